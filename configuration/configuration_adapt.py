@@ -1,0 +1,174 @@
+"""ADAPT model configuration."""
+
+import difflib
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# What transformers itself hands to a configuration beside its fields, on construction or from a saved config.json.
+_TRANSFORMERS_KEYS = frozenset(
+    "_attn_implementation_internal _commit_hash _experts_implementation_internal _name_or_path attn_implementation "
+    "auto_map custom_pipelines experts_implementation model_type name_or_path num_labels output_attentions "
+    "per_layer_config quantization_config torch_dtype".split()
+)
+
+
+@strict
+class ADAPTConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`ADAPTModel`] and [`ADAPTForForces`]. The defaults are the published small model
+    (arXiv 2509.24115): 4,319,107 parameters.
+
+    Lengths are in Å, energies in eV, forces in eV/Å. An unknown field is an error that names the nearest one.
+
+    Args:
+        geometry (`"cartesian"` or `"fourier"`, defaults to `"cartesian"`):
+            How coordinates enter the tokens. `"cartesian"`: normalised x, y, z, as published. `"fourier"`: sines and
+            cosines of the fractional coordinates, so that wrapping an atom into the cell changes nothing; needs a
+            periodic cell.
+        fourier_wave_numbers (`tuple[int, ...]`, defaults to `(1, 2, 3, 4, 6, 8, 12, 24)`):
+            Wave numbers k of `geometry="fourier"`, in waves per lattice vector. They should reach the spacing of the
+            lattice planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.
+        num_descriptors (`int`, defaults to 9):
+            Element descriptors per token, after x, y and z.
+        embedding_sizes (`tuple[int, ...]`, defaults to `(128, 256)`):
+            Widths of the hidden layers of the token embedding; `hidden_size` follows them.
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
+        attention_probs_dropout_prob, layer_norm_eps:
+            The Transformer encoder, named as in ViT.
+        norm_position (`"post"` or `"pre"`, defaults to `"post"`):
+            LayerNorm after each residual sum, as published, or before each sub-layer.
+        attention_radius (`float`, *optional*):
+            Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
+        force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
+            `"weighted_l2"`: mean over atoms of w |ΔF|, the published code. `"weighted_mse"`: mean over components of
+            w ΔF², the paper's text. `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
+        feature_mean, feature_std (`tuple[float, ...]` of length 3 + `num_descriptors`, *optional*):
+            Statistics of the training tokens; features are normalised as (x - mean) / (`rescale_factor` (std +
+            `normalization_eps`)). `None`: mean 0, std 1.
+        force_mean, force_std (`tuple[float, ...]` of length 3, *optional*):
+            Statistics of the training forces in eV/Å, used in the same way.
+        rescale_factor (`float`, defaults to 0.3), normalization_eps (`float`, defaults to 1e-6):
+            The published normalisation.
+        training_domain (`dict`, *optional*):
+            What the model was trained on (elements, closest distances, largest force, ...), written by `train.py`.
+    """
+
+    model_type = "adapt"
+
+    geometry: str = "cartesian"
+    fourier_wave_numbers: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 24)
+    num_descriptors: int = 9
+    embedding_sizes: list[int] | tuple[int, ...] = (128, 256)
+    hidden_size: int = 256
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    intermediate_size: int = 512
+    hidden_act: str = "relu"
+    hidden_dropout_prob: float | int = 0.05
+    attention_probs_dropout_prob: float | int = 0.05
+    layer_norm_eps: float = 1e-5
+    norm_position: str = "post"
+    attention_radius: float | int | None = None
+    force_loss: str = "weighted_l2"
+    feature_mean: list[float] | tuple[float, ...] | None = None
+    feature_std: list[float] | tuple[float, ...] | None = None
+    force_mean: list[float] | tuple[float, ...] | None = None
+    force_std: list[float] | tuple[float, ...] | None = None
+    rescale_factor: float = 0.3
+    normalization_eps: float = 1e-6
+    training_domain: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        for name in kwargs:
+            if name not in _TRANSFORMERS_KEYS:
+                nearest = difflib.get_close_matches(name, list(self.__dataclass_fields__), n=1, cutoff=0.0)[0]
+                raise ValueError(f"{type(self).__name__} has no field '{name}'; did you mean '{nearest}'?")
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_features(self) -> int:
+        """Columns of a token: x, y, z and the descriptors."""
+        return 3 + self.num_descriptors
+
+    def validate_choices(self):
+        choices = {
+            "geometry": ("cartesian", "fourier"),
+            "norm_position": ("post", "pre"),
+            "force_loss": ("weighted_l2", "weighted_mse", "mse"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} must be one of {', '.join(allowed)}, not '{getattr(self, field)}'")
+
+    def validate_sizes(self):
+        positive = ("num_descriptors", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for field in positive:
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        for field in ("embedding_sizes", "fourier_wave_numbers"):
+            if not getattr(self, field) or min(getattr(self, field)) < 1:
+                raise ValueError(f"{field} must list whole numbers of at least 1, not {getattr(self, field)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        if self.attention_radius is not None and self.attention_radius <= 0:
+            raise ValueError(f"attention_radius must be positive or None, not {self.attention_radius}")
+        for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)}")
+
+    def validate_statistics(self):
+        lengths = {"feature": self.num_features, "force": 3}
+        for quantity, length in lengths.items():
+            mean, std = getattr(self, f"{quantity}_mean"), getattr(self, f"{quantity}_std")
+            if (mean is None) != (std is None):
+                raise ValueError(f"{quantity}_mean and {quantity}_std must be given together")
+            for field, values in ((f"{quantity}_mean", mean), (f"{quantity}_std", std)):
+                if values is not None and len(values) != length:
+                    raise ValueError(f"{field} must have {length} entries, not {len(values)}")
+            if std is not None and min(std) < 0:
+                raise ValueError(f"{quantity}_std must not be negative, not {list(std)}")
+
+
+@strict
+class ADAPTEnergyConfig(ADAPTConfig):
+    r"""
+    Configuration of [`ADAPTForEnergy`]: the published residual MLP over the flattened tokens of at most `max_atoms`
+    atoms, about 73 million parameters. It has a `model_type` of its own, because two heads that share one are mistaken
+    for each other by `AutoModel`.
+
+    Args:
+        max_atoms (`int`, defaults to 220):
+            Tokens the network takes; smaller structures are padded with zeros after normalisation, as in the published
+            training code.
+        energy_hidden_sizes (`tuple[int, ...]`, defaults to `(4096, 4096, 4096, 4096, 128)`):
+            Widths of the residual blocks.
+        energy_dropout_prob (`float`, defaults to 0.1):
+            Dropout inside each residual block.
+        energy_mean, energy_std (`float`, *optional*):
+            Statistics of the training energies in eV.
+    """
+
+    model_type = "adapt_energy"
+
+    max_atoms: int = 220
+    energy_hidden_sizes: list[int] | tuple[int, ...] = (4096, 4096, 4096, 4096, 128)
+    energy_dropout_prob: float | int = 0.1
+    energy_mean: float | None = None
+    energy_std: float | None = None
+
+    def validate_energy(self):
+        if self.max_atoms < 1:
+            raise ValueError(f"max_atoms must be at least 1, not {self.max_atoms}")
+        if not self.energy_hidden_sizes or min(self.energy_hidden_sizes) < 1:
+            raise ValueError(f"energy_hidden_sizes must list whole numbers of at least 1: {self.energy_hidden_sizes}")
+        if not 0 <= self.energy_dropout_prob < 1:
+            raise ValueError(f"energy_dropout_prob must be at least 0 and below 1, not {self.energy_dropout_prob}")
+        if (self.energy_mean is None) != (self.energy_std is None):
+            raise ValueError("energy_mean and energy_std must be given together")
+
+
+__all__ = ["ADAPTConfig", "ADAPTEnergyConfig"]

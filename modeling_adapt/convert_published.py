@@ -1,0 +1,192 @@
+"""
+Converts weights of the published ADAPT code (a `state_dict`) and a statistics file to a checkpoint folder.
+
+    python -m modeling_adapt.convert_published --stats adapt_norm_stats.json --forces force.pth adapt-si
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .command_line import require_empty_folder, run_command
+from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from .errors import InputError
+from .feature_extraction_adapt import ADAPTFeatureExtractor
+from .loading import load_model
+from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+
+_FORCE_NAMES = [
+    (r"^lin(\d)\.", lambda m: f"adapt.embeddings.layers.{int(m[1]) - 1}."),
+    (r"^embed_norm\.", "adapt.embeddings.norm."),
+    (r"^layers\.(\d+)\.self_attn\.out_proj\.", r"adapt.layers.\1.attention.o_proj."),
+    (r"^layers\.(\d+)\.linear([12])\.", r"adapt.layers.\1.mlp.fc\2."),
+    (r"^layers\.(\d+)\.norm1\.", r"adapt.layers.\1.attention_norm."),
+    (r"^layers\.(\d+)\.norm2\.", r"adapt.layers.\1.mlp_norm."),
+    (r"^norm\.", "adapt.norm."),
+    (r"^output_linear\.", "force_head."),
+]
+
+
+def convert_force_weights(
+    state_dict: dict[str, torch.Tensor], statistics: dict[str, list[float]], num_attention_heads: int = 8
+) -> ADAPTForForces:
+    """
+    Published force Transformer -> [`ADAPTForForces`]. Sizes are read from the weights, all but the number of heads.
+
+    Args:
+        state_dict: Weights as published (`lin1.weight`, `layers.0.self_attn.in_proj_weight`, ...).
+        statistics: `x_mean`, `x_std` (12 or more entries), `y_mean_force`, `y_std_force` (3 entries, eV/Å).
+        num_attention_heads: Cannot be told from the weights; 8 in the published model.
+
+    Raises:
+        [`InputError`]: the weights are not those of the published force network.
+    """
+    if "lin1.weight" not in state_dict:
+        raise InputError("these are not weights of the published force network: there is no 'lin1.weight'")
+    converted = {}
+    for name, weight in state_dict.items():
+        if match := re.match(r"^layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", name):
+            for projection, part in zip("qkv", weight.chunk(3)):
+                converted[f"adapt.layers.{match[1]}.attention.{projection}_proj.{match[2]}"] = part.contiguous()
+            continue
+        for pattern, replacement in _FORCE_NAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[name] = weight
+    num_layers = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"layers\.(\d+)\.", name)))
+    config = ADAPTConfig(
+        embedding_sizes=[state_dict["lin1.weight"].shape[0], state_dict["lin2.weight"].shape[0]],
+        hidden_size=state_dict["lin3.weight"].shape[0],
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=state_dict["layers.0.linear1.weight"].shape[0],
+        feature_mean=_statistic(statistics, "x_mean", 12),
+        feature_std=_statistic(statistics, "x_std", 12),
+        force_mean=_statistic(statistics, "y_mean_force", 3),
+        force_std=_statistic(statistics, "y_std_force", 3),
+    )
+    return _with_weights(ADAPTForForces(config), converted)
+
+
+def convert_energy_weights(
+    state_dict: dict[str, torch.Tensor], statistics: dict[str, list[float]]
+) -> ADAPTForEnergy:
+    """
+    Published energy MLP -> [`ADAPTForEnergy`]; sizes are read from the weights.
+
+    Args:
+        state_dict: Weights as published (`model.1.fc.weight`, ..., the last entry a plain linear layer).
+        statistics: `x_mean`, `x_std` (12 or more entries), `y_mean_energy`, `y_std_energy` (eV).
+
+    Raises:
+        [`InputError`]: the weights are not those of the published energy network.
+    """
+    blocks = sorted({int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.fc\.", name))})
+    if not blocks:
+        raise InputError("these are not weights of the published energy network: there is no 'model.1.fc.weight'")
+    first, last = blocks[0], blocks[-1]
+    converted = {}
+    for name, weight in state_dict.items():
+        name = re.sub(rf"^model\.{last + 1}\.", "energy_head.", name)
+        name = re.sub(r"^model\.(\d+)\.", lambda m: f"blocks.{int(m[1]) - first}.", name)
+        converted[name] = weight
+    config = ADAPTEnergyConfig(
+        max_atoms=state_dict[f"model.{first}.fc.weight"].shape[1] // 12,
+        energy_hidden_sizes=[state_dict[f"model.{block}.fc.weight"].shape[0] for block in blocks],
+        feature_mean=_statistic(statistics, "x_mean", 12),
+        feature_std=_statistic(statistics, "x_std", 12),
+        energy_mean=_statistic(statistics, "y_mean_energy", 1)[0],
+        energy_std=_statistic(statistics, "y_std_energy", 1)[0],
+    )
+    return _with_weights(ADAPTForEnergy(config), converted)
+
+
+def _statistic(statistics: dict[str, list[float]], name: str, length: int) -> list[float]:
+    if name not in statistics or len(statistics[name]) < length:
+        raise InputError(f"the statistics need '{name}' with {length} entries; found {sorted(statistics)}")
+    return [float(value) for value in statistics[name][:length]]
+
+
+def _with_weights(model: PreTrainedModel, state_dict: dict[str, torch.Tensor]) -> Any:
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise InputError(f"the weights do not fit the published network: {error}") from error
+    return model.eval()
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """`torch.load(weights_only=True)` with one clear line on failure."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InputError(f"{path} is no readable PyTorch file of tensors: {str(error).splitlines()[0]}") from error
+
+
+def read_statistics(path: str | Path) -> dict[str, list[float]]:
+    """Published statistics (`x_mean`, `x_std`, `y_mean_force`, ...) from a `.json` or `.pt` file."""
+    if Path(path).suffix != ".json":
+        content = read_torch_file(path)
+        return {name: torch.as_tensor(values).flatten().tolist() for name, values in content.items()}
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON file: {error}") from error
+
+
+def save_verified(model: PreTrainedModel, folder: str | Path) -> None:
+    """Saves `model` with its feature extractor, reloads it and compares every weight; all or nothing is left behind."""
+    folder = require_empty_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        model.save_pretrained(staging)
+        ADAPTFeatureExtractor().save_pretrained(staging)
+        reloaded, _ = load_model(staging, type(model))
+        for name, weight in model.state_dict().items():
+            if not torch.equal(weight, reloaded.state_dict()[name]):
+                raise InputError(f"{name} changed while it was saved to {folder}; is the disk full?")
+        staging.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_adapt.convert_published",
+        description="Converts weights of the published ADAPT code to a checkpoint folder.",
+        epilog="example: python -m modeling_adapt.convert_published --stats stats.json --forces force.pth adapt-si",
+    )
+    parser.add_argument("output_model", help="folder to write")
+    parser.add_argument("--stats", required=True, help="normalisation statistics, .json or .pt")
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--forces", help="state_dict of the force network (.pth)")
+    weights.add_argument("--energy", help="state_dict of the energy network (.pth)")
+    parser.add_argument("--num-attention-heads", type=int, default=8, help="heads of the force network (default: 8)")
+    args = parser.parse_args(argv)
+
+    require_empty_folder(args.output_model)
+    statistics = read_statistics(args.stats)
+    if args.forces:
+        model = convert_force_weights(read_torch_file(args.forces), statistics, args.num_attention_heads)
+    else:
+        model = convert_energy_weights(read_torch_file(args.energy), statistics)
+    save_verified(model, args.output_model)
+    print(f"{type(model).__name__}, {model.num_parameters():,} parameters, verified: {args.output_model}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,69 @@
+"""Which structures belong together, and their division into train, validation and test.
+
+Frames of one relaxation are nearly the same structure: a split through a trajectory tests memory, not prediction.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+
+SPLITS = ("train", "validation", "test")
+LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
+
+
+def split_by_trajectory(
+    trajectories: Sequence[Hashable], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+) -> dict[str, list[int]]:
+    """Divides structures into train, validation and test without dividing a trajectory.
+
+    Trajectories in seeded random order go, one by one, where most structures are still missing; ties go to the first
+    split. So train is filled first, and with few trajectories the others may stay empty.
+
+    Args:
+        trajectories: the trajectory of every structure.
+        fractions: wanted shares of train, validation and test, adding up to 1.
+
+    Returns:
+        Sorted structure indices by split; empty splits are left out.
+    """
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be {len(SPLITS)} numbers >= 0 that add up to 1, not {tuple(fractions)}")
+    members: dict[Hashable, list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        members.setdefault(trajectory, []).append(index)
+    groups = list(members.values())
+    wanted = np.array(fractions) * len(trajectories)
+    chosen: list[list[int]] = [[] for _ in SPLITS]
+    for which in np.random.default_rng(seed).permutation(len(groups)):
+        split = int(np.argmax(np.round(wanted, 6)))  # rounded so that equal shares tie
+        chosen[split] += groups[which]
+        wanted[split] -= len(groups[which])
+    return {name: sorted(indices) for name, indices in zip(SPLITS, chosen) if indices}
+
+
+def trajectory_starts(frames: Sequence[Atoms]) -> list[int]:
+    """For every frame of a file the index of the first frame of its trajectory.
+
+    A frame continues the trajectory of the one before it if [`same_trajectory`] says so.
+    """
+    starts: list[int] = []
+    for index, atoms in enumerate(frames):
+        continues = index > 0 and same_trajectory(frames[index - 1], atoms)
+        starts.append(starts[-1] if continues else index)
+    return starts
+
+
+def same_trajectory(before: Atoms, after: Atoms) -> bool:
+    """Whether `after` holds the same atoms in the same order, each moved by less than `LARGEST_STEP` (minimum image).
+
+    A cell that changes a little is followed: displacements are then those of the fractional coordinates.
+    """
+    if not np.array_equal(before.numbers, after.numbers) or not np.array_equal(before.pbc, after.pbc):
+        return False
+    if np.abs(before.cell - after.cell).max() >= LARGEST_STEP:
+        return False
+    moved = after.cell.complete().scaled_positions(after.positions) @ before.cell.complete()
+    _, distances = find_mic(moved - before.positions, before.cell, before.pbc)
+    return bool(distances.max() < LARGEST_STEP)

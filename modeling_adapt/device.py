@@ -1,0 +1,15 @@
+"""Where a model runs."""
+
+import torch
+
+from .errors import InputError
+
+
+def available_device(name: str | None = None) -> torch.device:
+    """The device called `name`; without a name a GPU where there is one. [`InputError`] where it does not exist."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):  # torch raises the latter where it was built without that device
+        raise InputError(f"there is no device {name!r} here; use cpu, cuda or cuda:0") from None

@@ -1,0 +1,158 @@
+"""From a model and a data set to metrics and the arrays behind the plots."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ..data.columns import list_column
+from ..data.loader import StructureCollator, StructureDataset
+from ..errors import InputError
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .metrics import IGNORED, CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about a batch.
+
+    Attributes:
+        values: forces (B, N, 3) in eV/Å or energies (B,) in eV, float64.
+        batch: the tensors of the batch, `labels` among them.
+        config_types: group of each structure.
+    """
+
+    values: np.ndarray
+    batch: dict[str, torch.Tensor]
+    config_types: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Attributes:
+        metrics: plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
+        predicted, reference: every force component in eV/Å, or every energy per atom in eV, for a parity plot.
+    """
+
+    metrics: dict[str, Any]
+    predicted: np.ndarray
+    reference: np.ndarray
+
+
+def predict_forces(
+    model: ADAPTForForces,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Iterator[Prediction]:
+    """Predicts the forces of the rows of `dataset`, in order, on the device of the model.
+
+    Raises:
+        [`InputError`]: the model cannot read a row, or its prediction is not finite; the message names the row.
+    """
+    return _predict(model, feature_extractor, dataset, "forces", batch_size, progress)
+
+
+def predict_energies(
+    model: ADAPTForEnergy,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Iterator[Prediction]:
+    """Like [`predict_forces`], for total energies."""
+    return _predict(model, feature_extractor, dataset, "energy", batch_size, progress)
+
+
+def evaluate_forces(
+    model: ADAPTForForces,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Evaluation:
+    """Force errors of `model` on every row of `dataset`, beside those of predicting zero forces."""
+    metrics = ForceMetrics()
+    predicted, reference = [], []
+    for prediction in predict_forces(model, feature_extractor, dataset, batch_size, progress):
+        labels = prediction.batch["labels"].numpy()
+        metrics.update(prediction.values, labels, prediction.batch["nearest_defect"], prediction.config_types)
+        known = labels != IGNORED
+        predicted.append(prediction.values[known].astype(np.float32))
+        reference.append(labels[known])
+    return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
+
+
+def evaluate_energy(
+    model: ADAPTForEnergy,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    batch_size: int = 16,
+    progress: bool = True,
+    baseline: CompositionBaseline | None = None,
+) -> Evaluation:
+    """Energy errors of `model` on every row of `dataset`, beside those of `baseline` (see [`fit_baseline`])."""
+    metrics = EnergyMetrics()
+    predicted, reference = [], []
+    for prediction in predict_energies(model, feature_extractor, dataset, batch_size, progress):
+        labels = prediction.batch["labels"].numpy()
+        counts = compositions(prediction.batch["atomic_numbers"])
+        num_atoms = counts.sum(axis=1)
+        trivial = None if baseline is None else baseline.predict(counts)
+        metrics.update(prediction.values, labels, num_atoms, trivial, prediction.config_types)
+        predicted.append(prediction.values / num_atoms)
+        reference.append(labels / num_atoms)
+    return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
+
+
+def fit_baseline(train: datasets.Dataset) -> CompositionBaseline:
+    """Fits the composition-only baseline on a training split; its rows must have energies."""
+    table = train.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
+    return CompositionBaseline.fit(compositions(list_column(table, "atomic_numbers")), table["energy"].to_numpy())
+
+
+def _predict(
+    model: PreTrainedModel,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    target: Literal["forces", "energy"],
+    batch_size: int,
+    progress: bool,
+) -> Iterator[Prediction]:
+    collator = StructureCollator(feature_extractor, target)
+    loader = DataLoader(StructureDataset(dataset), batch_size=batch_size, collate_fn=collator)
+    with tqdm(total=len(dataset), unit=" structures", desc="predicting", disable=not progress, leave=False) as bar:
+        first = 0
+        for batch in loader:
+            last = first + len(batch["labels"])
+            inputs = {name: batch[name].to(model.device) for name in feature_extractor.model_input_names}
+            try:
+                with torch.inference_mode():
+                    values = as_float64(model(**inputs)[target])
+            except ValueError as error:
+                raise InputError(f"rows {first} to {last - 1}: {error}") from error
+            _require_finite(values, batch["attention_mask"].numpy(), dataset, first)
+            yield Prediction(values, batch, dataset[first:last]["config_type"])
+            bar.update(last - first)
+            first = last
+
+
+def _require_finite(values: np.ndarray, attention_mask: np.ndarray, dataset: datasets.Dataset, first: int) -> None:
+    """Padding is not looked at: what a model says about atoms that are not there does not matter."""
+    bad = ~np.isfinite(values)
+    if values.ndim > 1:
+        bad = bad.any(axis=-1) & (attention_mask == 1)
+    rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
+    if len(rows):
+        row = first + int(rows[0])
+        source = dataset[row]["source"]
+        raise InputError(f"row {row} ({source or 'source unknown'}): the model predicts values that are not finite")

@@ -1,0 +1,231 @@
+"""Errors of forces and energies in physical units, exact for ragged batches of any size, beside trivial baselines.
+
+Both accumulators keep sums per structure in float64 and divide once, in `compute`, so how the structures were batched
+or padded does not matter. An error is never read alone: predicting zero forces, or energies from the composition,
+costs nothing, and a model has to beat it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+IGNORED = -100  # the label of padding, as everywhere in transformers
+NEAR_DEFECT_RADIUS = 5.0  # Å; atoms nearer than this to a defect site count as near the defect
+SMALL_FORCE = 0.01  # eV/Å; below it the direction of a reference force is noise
+
+Sums = dict[str, float]
+
+
+class ForceMetrics:
+    """
+    Accumulates force errors. MAE and RMSE are over Cartesian components, the cosine over atoms whose reference force
+    is above `SMALL_FORCE`.
+
+    ```python
+    >>> metrics = ForceMetrics()
+    >>> metrics.update(forces, labels, nearest_defect, config_types)
+    >>> metrics.compute()["force_mae_mev_per_ang"]
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._groups = _Groups(_force_errors)
+
+    def update(
+        self,
+        forces: Any,
+        labels: Any,
+        nearest_defect: Any | None = None,
+        config_types: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            forces (`torch.Tensor` or `np.ndarray`, (B, N, 3)): predicted forces in eV/Å.
+            labels (`torch.Tensor` or `np.ndarray`, (B, N, 3)): reference forces in eV/Å, -100 on padding.
+            nearest_defect (*optional*, (B, N)): distance of each atom to the nearest defect site in Å, inf where none.
+            config_types (*optional*, B names): the group of each structure in `by_config_type`.
+        """
+        forces, labels = as_float64(forces), as_float64(labels)
+        known = labels != IGNORED
+        error = np.where(known, forces - labels, 0.0)
+        reference = np.where(known, labels, 0.0)
+        sums = _structure_sums(error, reference, known)
+
+        atoms = known.all(axis=-1)
+        size = np.linalg.norm(reference, axis=-1)
+        directed = atoms & (size > SMALL_FORCE)
+        product = size * np.linalg.norm(reference + error, axis=-1)
+        cosine = np.divide(
+            (reference * (reference + error)).sum(axis=-1),
+            product,
+            where=directed & (product > 0),
+            out=np.zeros_like(size),
+        )
+        sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
+        sums["structures"], sums["atoms"] = np.ones(len(labels)), atoms.sum(axis=-1)
+
+        if nearest_defect is not None:
+            near = (as_float64(nearest_defect) < NEAR_DEFECT_RADIUS)[..., None] & known
+            near_sums = _structure_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near)
+            sums.update({f"near_{name}": value for name, value in near_sums.items()})
+        self._groups.add(sums, config_types)
+
+    def compute(self) -> dict[str, Any]:
+        """Metrics over everything seen, and under `by_config_type` the same for every group; units are in the names."""
+        return self._groups.compute()
+
+
+def _structure_sums(error: np.ndarray, reference: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over the components of each structure, (B,) each; `error` and `reference` are zero where not known."""
+    axes = (1, 2)
+    return {
+        "components": known.sum(axis=axes),
+        "absolute_error": np.abs(error).sum(axis=axes),
+        "squared_error": np.square(error).sum(axis=axes),
+        "absolute_force": np.abs(reference).sum(axis=axes),
+        "squared_force": np.square(reference).sum(axis=axes),
+    }
+
+
+def _force_errors(sums: Sums) -> dict[str, float]:
+    components = sums["components"]
+    metrics = {
+        "force_mae_mev_per_ang": 1000 * _ratio(sums["absolute_error"], components),
+        "force_rmse_mev_per_ang": 1000 * _ratio(sums["squared_error"], components) ** 0.5,
+        "zero_force_mae_mev_per_ang": 1000 * _ratio(sums["absolute_force"], components),
+        "zero_force_rmse_mev_per_ang": 1000 * _ratio(sums["squared_force"], components) ** 0.5,
+    }
+    if directed := sums["directed"]:
+        metrics["force_cosine"] = sums["cosine"] / directed
+    if near := sums.get("near_components"):
+        metrics["near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_error"] / near
+        metrics["zero_force_near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_force"] / near
+    return metrics | {"num_structures": int(sums["structures"]), "num_atoms": int(sums["atoms"])}
+
+
+class EnergyMetrics:
+    """Accumulates errors of total energies, per atom and per structure, beside those of a composition-only baseline."""
+
+    def __init__(self) -> None:
+        self._groups = _Groups(_energy_errors)
+
+    def update(
+        self,
+        energies: Any,
+        labels: Any,
+        num_atoms: Any,
+        baseline: Any | None = None,
+        config_types: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            energies (`torch.Tensor` or `np.ndarray`, (B,)): predicted total energies in eV.
+            labels (`torch.Tensor` or `np.ndarray`, (B,)): reference energies in eV.
+            num_atoms (`torch.Tensor` or `np.ndarray`, (B,)): number of atoms of each structure.
+            baseline (*optional*, (B,)): energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
+            config_types (*optional*, B names): the group of each structure in `by_config_type`.
+        """
+        labels, num_atoms = as_float64(labels), as_float64(num_atoms)
+        error = as_float64(energies) - labels
+        sums = {
+            "structures": np.ones(len(labels)),
+            "atoms": num_atoms,
+            "error": np.abs(error),
+            "error_per_atom": np.abs(error / num_atoms),
+            "squared_error_per_atom": np.square(error / num_atoms),
+        }
+        if baseline is not None:
+            baseline_error = np.abs(as_float64(baseline) - labels) / num_atoms
+            sums["baseline_structures"] = np.isfinite(baseline_error)
+            sums["baseline_error_per_atom"] = np.nan_to_num(baseline_error)
+        self._groups.add(sums, config_types)
+
+    def compute(self) -> dict[str, Any]:
+        """Metrics over everything seen, and under `by_config_type` the same for every group; units are in the names."""
+        return self._groups.compute()
+
+
+def _energy_errors(sums: Sums) -> dict[str, float]:
+    structures = sums["structures"]
+    metrics = {
+        "energy_mae_mev_per_atom": 1000 * _ratio(sums["error_per_atom"], structures),
+        "energy_rmse_mev_per_atom": 1000 * _ratio(sums["squared_error_per_atom"], structures) ** 0.5,
+        "energy_mae_ev": _ratio(sums["error"], structures),
+    }
+    if count := sums.get("baseline_structures"):
+        metrics["composition_baseline_mae_mev_per_atom"] = 1000 * sums["baseline_error_per_atom"] / count
+    return metrics | {"num_structures": int(structures), "num_atoms": int(sums["atoms"])}
+
+
+@dataclass(frozen=True)
+class CompositionBaseline:
+    """Total energy as a sum of one energy per element, by least squares: what a model knows without any geometry.
+
+    Attributes:
+        energy_per_atom (`np.ndarray`, (elements,)): eV, NaN for an element that the fit did not see.
+    """
+
+    energy_per_atom: np.ndarray
+
+    @classmethod
+    def fit(cls, compositions: np.ndarray, energies: np.ndarray) -> "CompositionBaseline":
+        """
+        Args:
+            compositions (`np.ndarray`, (structures, elements)): number of atoms of each element, see [`compositions`].
+            energies (`np.ndarray`, (structures,)): total energies in eV.
+        """
+        compositions = as_float64(compositions)
+        solution, *_ = np.linalg.lstsq(compositions, as_float64(energies), rcond=None)
+        return cls(np.where(compositions.any(axis=0), solution, np.nan))
+
+    def predict(self, compositions: np.ndarray) -> np.ndarray:
+        """Energies (structures,) in eV; NaN where a structure holds an element that the fit did not see."""
+        compositions = as_float64(compositions)
+        contributions = np.where(compositions > 0, compositions * self.energy_per_atom, 0.0)
+        return contributions.sum(axis=-1)
+
+
+def compositions(atomic_numbers: Any, num_elements: int = 119) -> np.ndarray:
+    """Counts of each atomic number (B, `num_elements`) from B lists of atomic numbers, where 0 is padding."""
+    counts = np.stack([np.bincount(np.asarray(numbers), minlength=num_elements) for numbers in atomic_numbers])
+    counts[:, 0] = 0
+    return counts
+
+
+class _Groups:
+    """Sums by group name, turned into metrics by one function; the total is the sum over the groups."""
+
+    def __init__(self, metrics: Callable[[Sums], dict[str, float]]) -> None:
+        self._metrics = metrics
+        self._sums: dict[str, Sums] = defaultdict(lambda: defaultdict(float))
+
+    def add(self, sums: dict[str, np.ndarray], names: Sequence[str] | None) -> None:
+        count = len(sums["structures"])
+        for index, name in enumerate(names if names is not None else [""] * count):
+            group = self._sums[name]
+            for key, values in sums.items():
+                group[key] += float(values[index])
+
+    def compute(self) -> dict[str, Any]:
+        if not self._sums:
+            raise ValueError("no structures were added; there is nothing to compute")
+        total: Sums = defaultdict(float)
+        for group in self._sums.values():
+            for key, value in group.items():
+                total[key] += value
+        by_config_type = {name: self._metrics(group) for name, group in sorted(self._sums.items())}
+        return self._metrics(total) | {"by_config_type": by_config_type}
+
+
+def as_float64(values: Any) -> np.ndarray:
+    """A float64 array of a tensor (of any dtype, on any device) or an array."""
+    if hasattr(values, "detach"):
+        values = values.detach().double().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else float("nan")

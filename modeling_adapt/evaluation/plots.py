@@ -1,0 +1,120 @@
+"""Figures of errors and of training. Drawn on `Figure` objects, so that no global state of pyplot changes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#8a8f98"
+DENSE = 5_000  # points; beyond this a cloud of dots hides its density and hexagons are drawn
+RESOLUTION = 200  # dots per inch
+
+# What the training curve shows: metric, its trivial baseline, name of the axis, name of the baseline.
+_CURVES = (
+    ("force_mae_mev_per_ang", "zero_force_mae_mev_per_ang", "force MAE (meV/Å)", "zero forces"),
+    ("energy_mae_mev_per_atom", "composition_baseline_mae_mev_per_atom", "energy MAE (meV/atom)", "composition only"),
+)
+
+
+def parity_plot(
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    path: str | Path,
+    quantity: str = "force component",
+    unit: str = "eV/Å",
+    caption: str = "",
+) -> None:
+    """
+    Draws predictions against references, with the line on which they would agree.
+
+    Args:
+        predicted, reference (`np.ndarray` of equal shape): in `unit`.
+        path: image file; the ending decides the format.
+        caption: a few words in the upper left corner, such as the error.
+    """
+    predicted, reference = np.ravel(predicted), np.ravel(reference)
+    low, high = _limits(predicted, reference)
+    figure, axes = _figure(5.0, 5.0)
+    if len(reference) > DENSE:
+        extent = (low, high, low, high)
+        cells = axes.hexbin(
+            reference, predicted, gridsize=90, bins="log", mincnt=1, cmap="Blues", extent=extent, lw=0.1
+        )
+        bar = figure.colorbar(cells, ax=axes, shrink=0.8, pad=0.02)
+        bar.set_label("count")
+        bar.outline.set_visible(False)
+    else:
+        axes.scatter(reference, predicted, s=8, color=BLUE, alpha=0.5, linewidths=0)
+    axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set_xlabel(f"reference {quantity} ({unit})")
+    axes.set_ylabel(f"predicted {quantity} ({unit})")
+    axes.text(0.04, 0.96, caption, transform=axes.transAxes, va="top", linespacing=1.5)
+    _save(figure, path)
+
+
+def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """
+    Draws the training loss, and the error at every evaluation beside its trivial baseline, against the step.
+
+    Args:
+        log_history: `trainer.state.log_history`; entries with `loss` or `eval_*`, each with its `step`.
+        path: image file.
+    """
+    figure = Figure(figsize=(6.0, 5.0), dpi=RESOLUTION, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    _tidy(upper)
+    _tidy(lower)
+
+    steps, losses = _series(log_history, "loss")
+    upper.plot(steps, losses, color=BLUE, linewidth=1.2)
+    upper.set_ylabel("training loss")
+    if len(losses) and min(losses) > 0:
+        upper.set_yscale("log")
+
+    for metric, baseline, label, baseline_label in _CURVES:
+        steps, errors = _series(log_history, f"eval_{metric}")
+        if not steps:
+            continue
+        lower.plot(steps, errors, color=BLUE, linewidth=1.2, marker="o", markersize=3, label="model")
+        _, trivial = _series(log_history, f"eval_{baseline}")
+        if trivial:
+            lower.axhline(trivial[-1], color=ORANGE, linewidth=1.2, linestyle="--", label=baseline_label)
+        lower.set_ylabel(label)
+        lower.set_ylim(bottom=0)
+        lower.legend(frameon=False)
+        break
+    lower.set_xlabel("optimiser step")
+    _save(figure, path)
+
+
+def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    entries = [entry for entry in log_history if key in entry]
+    return [entry["step"] for entry in entries], [entry[key] for entry in entries]
+
+
+def _limits(*arrays: np.ndarray) -> tuple[float, float]:
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    margin = 0.05 * (high - low) or 0.05
+    return float(low - margin), float(high + margin)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=RESOLUTION, layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes)
+    return figure, axes
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(direction="in")
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path)

@@ -1,0 +1,101 @@
+"""Feature extractor of ADAPT: structures -> atom tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, FeatureExtractionMixin
+
+from .elements_adapt import SYMBOLS, descriptors
+
+
+class ADAPTFeatureExtractor(FeatureExtractionMixin):
+    r"""
+    Turns structures into the tensors that the ADAPT models read: one token per atom, x, y, z in Å followed by nine
+    element descriptors (see `elements_adapt.py`). Values are physical; the model normalises them.
+    """
+
+    model_input_names = ["input_features", "attention_mask", "cell", "atomic_numbers"]
+
+    def __call__(
+        self,
+        structures: Any | Mapping[str, Any] | Sequence[Any],
+        return_tensors: str | None = "pt",
+        dtype: str = "float32",
+    ) -> BatchFeature:
+        """
+        Args:
+            structures (`ase.Atoms`, a mapping, or a sequence of these):
+                A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the structure is periodic, `cell`
+                (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic.
+            return_tensors (`str`, *optional*, defaults to `"pt"`):
+                `"pt"`, `"np"` or `None`, as everywhere in transformers.
+            dtype (`str`, defaults to `"float32"`):
+                Floating-point type of the tensors; `"float64"` for finite differences.
+
+        Returns:
+            [`BatchFeature`] with `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
+            (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding).
+
+        Raises:
+            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite or an element
+            that has no descriptors; the message names the structure and the atom.
+        """
+        if isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
+            structures = [structures]
+        arrays = [_arrays(structure, index) for index, structure in enumerate(structures)]
+        longest = max((len(numbers) for numbers, _, _ in arrays), default=0)
+        batch_size = len(arrays)
+
+        input_features = np.zeros((batch_size, longest, 12), dtype=dtype)
+        attention_mask = np.zeros((batch_size, longest), dtype=np.int64)
+        atomic_numbers = np.zeros((batch_size, longest), dtype=np.int64)
+        cells = np.zeros((batch_size, 3, 3), dtype=dtype)
+        for index, (numbers, positions, cell) in enumerate(arrays):
+            count = len(numbers)
+            input_features[index, :count, :3] = positions
+            attention_mask[index, :count] = 1
+            atomic_numbers[index, :count] = numbers
+            cells[index] = cell
+            try:
+                input_features[index, :count, 3:] = descriptors(numbers)
+            except ValueError as error:
+                raise ValueError(f"structure {index}: {error}") from None
+        data = {
+            "input_features": input_features,
+            "attention_mask": attention_mask,
+            "cell": cells,
+            "atomic_numbers": atomic_numbers,
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _arrays(structure: Any, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atomic numbers (N,), positions (N, 3) and cell (3, 3) with zero rows where not periodic, all checked."""
+    if isinstance(structure, Mapping):
+        numbers, positions = structure["atomic_numbers"], structure["positions"]
+        cell = structure.get("cell")
+        pbc = structure.get("pbc", (True, True, True))
+    else:
+        numbers, positions = structure.get_atomic_numbers(), structure.get_positions()
+        cell, pbc = structure.cell.array, structure.pbc
+    numbers, positions = np.asarray(numbers), np.asarray(positions)
+    cell = np.zeros((3, 3)) if cell is None else np.where(np.reshape(pbc, (3, 1)), cell, 0.0)
+
+    if len(numbers) == 0:
+        raise ValueError(f"structure {index} has no atoms")
+    if positions.shape != (len(numbers), 3):
+        raise ValueError(
+            f"structure {index}: positions must have shape ({len(numbers)}, 3) like its atomic numbers, "
+            f"not {positions.shape}"
+        )
+    if not np.isfinite(positions).all():
+        atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
+        symbol = SYMBOLS[numbers[atom]] if 0 < numbers[atom] < len(SYMBOLS) else "?"
+        raise ValueError(f"structure {index}: the position of atom {atom} ({symbol}) is not finite")
+    if not np.isfinite(cell).all():
+        raise ValueError(f"structure {index}: the cell is not finite")
+    return numbers, positions, cell
+
+
+__all__ = ["ADAPTFeatureExtractor"]

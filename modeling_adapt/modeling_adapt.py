@@ -1,0 +1,515 @@
+"""PyTorch ADAPT model: atoms are tokens, a plain Transformer encoder returns the force on each atom."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+
+# Labels of padded atoms. The Trainer counts the labels that differ from it to normalise the loss.
+IGNORE_INDEX = -100
+
+
+@dataclass
+class ADAPTForcesOutput(ModelOutput):
+    """
+    Output of [`ADAPTForForces`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Loss in units of the normalised force.
+        forces (`torch.FloatTensor` of shape `(B, N, 3)`): Forces in eV/Å; meaningless on padding.
+        hidden_states, attentions: As everywhere in transformers.
+    """
+
+    loss: torch.FloatTensor | None = None
+    forces: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class ADAPTEnergyOutput(ModelOutput):
+    """
+    Output of [`ADAPTForEnergy`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Mean squared error in units of the normalised energy.
+        energy (`torch.FloatTensor` of shape `(B,)`): Total energies in eV.
+        hidden_states: Outputs of the residual blocks, after their input.
+    """
+
+    loss: torch.FloatTensor | None = None
+    energy: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ADAPTNormalizer:
+    """
+    The published normalisation (x - mean) / (rescale_factor (std + eps)), in float32 or better whatever the dtype of
+    the weights. The statistics are plain numbers from the configuration, so casting a model cannot round them.
+    """
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, config: ADAPTConfig):
+        self.mean = 0.0 if mean is None else mean
+        self.scale = 1.0 if std is None else [config.rescale_factor * (s + config.normalization_eps) for s in std]
+
+    def _tensors(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        return values, values.new_tensor(self.mean), values.new_tensor(self.scale)
+
+    def normalize(self, values: torch.Tensor) -> torch.Tensor:
+        values, mean, scale = self._tensors(values)
+        return (values - mean) / scale
+
+    def denormalize(self, values: torch.Tensor) -> torch.Tensor:
+        values, mean, scale = self._tensors(values)
+        return values * scale + mean
+
+
+class ADAPTCartesianGeometry(nn.Module):
+    """Normalised Cartesian coordinates, as published. Neither the origin nor the lattice is taken out."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        mean, std = config.feature_mean, config.feature_std
+        self.normalizer = ADAPTNormalizer(mean and mean[:3], std and std[:3], config)
+        self.num_features = 3
+
+    def forward(self, positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
+        return self.normalizer.normalize(positions)
+
+
+class ADAPTFourierGeometry(nn.Module):
+    """Sines and cosines of 2π k s for every wave number k and fractional coordinate s: periodic, and sharp at high k."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        self.wave_numbers = list(config.fourier_wave_numbers)
+        self.num_features = 6 * len(self.wave_numbers)
+
+    def forward(self, positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
+        is_periodic = cell is not None and (torch.compiler.is_compiling() or bool((cell.det().abs() > 1e-6).all()))
+        if not is_periodic:
+            raise ValueError("geometry='fourier' needs a cell that is periodic in all three directions")
+        fractional = torch.linalg.solve(cell.transpose(1, 2), positions.transpose(1, 2)).transpose(1, 2)
+        phases = 2 * math.pi * fractional[..., None] * fractional.new_tensor(self.wave_numbers)
+        return torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(2)
+
+
+# The one place where geometry enters the model: a kind of geometry is one class.
+GEOMETRIES = {"cartesian": ADAPTCartesianGeometry, "fourier": ADAPTFourierGeometry}
+
+
+class ADAPTEmbeddings(nn.Module):
+    """
+    Atom tokens (B, N, 3 + descriptors), raw, to embeddings (B, N, hidden_size).
+
+    Computed in float32 or better, also under autocast and with low-precision weights: bfloat16 resolves only 0.06 Å
+    at 12 Å.
+    """
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        mean, std = config.feature_mean, config.feature_std
+        self.geometry = GEOMETRIES[config.geometry](config)
+        self.normalizer = ADAPTNormalizer(mean and mean[3:], std and std[3:], config)
+        sizes = [self.geometry.num_features + config.num_descriptors, *config.embedding_sizes, config.hidden_size]
+        self.layers = nn.ModuleList(nn.Linear(size, next_size) for size, next_size in zip(sizes, sizes[1:]))
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_features: torch.Tensor, cell: torch.Tensor | None = None) -> torch.Tensor:
+        weight_dtype = self.norm.weight.dtype
+        dtype = torch.promote_types(input_features.dtype, torch.float32)
+        with torch.autocast(device_type=input_features.device.type, enabled=False):
+            positions, descriptors = input_features.to(dtype).split([3, input_features.shape[-1] - 3], dim=-1)
+            cell = None if cell is None else cell.to(dtype)
+            embeddings = torch.cat(
+                [self.geometry(positions, cell), self.normalizer.normalize(descriptors)], dim=-1
+            )
+            for index, layer in enumerate(self.layers):
+                embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
+                embeddings = nn.functional.linear(embeddings, layer.weight.to(dtype), layer.bias.to(dtype))
+        return self.dropout(self.norm(embeddings.to(weight_dtype)))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=dtype).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    return torch.matmul(attn_weights, value).transpose(1, 2).contiguous(), attn_weights
+
+
+class ADAPTAttention(nn.Module):
+    """Multi-head self-attention over all atoms: the only place where atoms meet."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        hidden_shape = (*input_shape, -1, self.head_dim)
+        query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query_states,
+            key_states,
+            value_states,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.reshape(*input_shape, -1).contiguous()), attn_weights
+
+
+class ADAPTMLP(nn.Module):
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
+
+
+class ADAPTLayer(GradientCheckpointingLayer):
+    """One encoder layer; LayerNorm after each residual sum (published) or before each sub-layer."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        self.attention = ADAPTAttention(config)
+        self.mlp = ADAPTMLP(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.pre_norm = config.norm_position == "pre"
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        residual = hidden_states
+        if self.pre_norm:
+            hidden_states = self.attention_norm(hidden_states)
+        hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        hidden_states = residual + self.dropout(hidden_states)
+        if not self.pre_norm:
+            hidden_states = self.attention_norm(hidden_states)
+
+        residual = hidden_states
+        if self.pre_norm:
+            hidden_states = self.mlp_norm(hidden_states)
+        hidden_states = residual + self.dropout(self.mlp(hidden_states))
+        if not self.pre_norm:
+            hidden_states = self.mlp_norm(hidden_states)
+        return hidden_states
+
+
+class ADAPTPreTrainedModel(PreTrainedModel):
+    config: ADAPTConfig
+    base_model_prefix = "adapt"
+    main_input_name = "input_features"
+    input_modalities = ("atoms",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": ADAPTLayer, "attentions": ADAPTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            # PyTorch's own scale, as in the published code: a fixed standard deviation would starve narrow layers.
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+
+
+class ADAPTModel(ADAPTPreTrainedModel):
+    """The encoder without a head: atom tokens (B, N, 12) to hidden states (B, N, hidden_size)."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__(config)
+        self.embeddings = ADAPTEmbeddings(config)
+        self.layers = nn.ModuleList(ADAPTLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        atomic_numbers: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_features (`torch.FloatTensor` of shape `(B, N, 12)`):
+                Raw tokens of [`ADAPTFeatureExtractor`]: x, y, z in Å and the element descriptors.
+            attention_mask (`torch.Tensor` of shape `(B, N)`, *optional*):
+                1 = atom, 0 = padding. `None`: no padding.
+            cell (`torch.FloatTensor` of shape `(B, 3, 3)`, *optional*):
+                Lattice vectors in Å as rows; zero rows along directions that are not periodic.
+            atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
+                Not read: the element enters through its descriptors.
+
+        Returns:
+            [`BaseModelOutput`] with `last_hidden_state` (B, N, hidden_size).
+        """
+        hidden_states = self.embeddings(input_features, cell)
+        attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            and_mask_function=self._within_attention_radius(input_features, cell),
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _within_attention_radius(self, input_features: torch.Tensor, cell: torch.Tensor | None) -> Callable | None:
+        radius = self.config.attention_radius
+        if radius is None:
+            return None
+        within = pair_distances(input_features[..., :3], cell) <= radius
+        return lambda batch_idx, head_idx, q_idx, kv_idx: within[batch_idx, q_idx, kv_idx]
+
+
+def pair_distances(positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
+    """
+    Distances between all atoms, to the nearest image where there is a cell.
+
+    Args:
+        positions (`torch.Tensor` of shape `(B, N, 3)`): Å.
+        cell (`torch.Tensor` of shape `(B, 3, 3)`, *optional*): Å; a zero row means not periodic along that direction.
+
+    Returns:
+        `torch.Tensor` of shape `(B, N, N)` in Å. The nearest of the 27 images around the one that rounding finds, which
+        is the minimum image for a reduced cell, and for any cell up to half of its smallest thickness.
+    """
+    displacements = positions[:, None, :, :] - positions[:, :, None, :]
+    if cell is None:
+        return displacements.norm(dim=-1)
+    shifts = torch.cartesian_prod(*[torch.arange(-1, 2, device=cell.device, dtype=cell.dtype)] * 3)
+    # The pseudo-inverse leaves directions without a lattice vector alone.
+    displacements = displacements - torch.einsum(
+        "bijk,bkl->bijl", torch.einsum("bijk,bkl->bijl", displacements, torch.linalg.pinv(cell)).round(), cell
+    )
+    nearest = displacements.norm(dim=-1)
+    for image in torch.einsum("sk,bkl->sbl", shifts, cell):
+        nearest = torch.minimum(nearest, (displacements + image[:, None, None, :]).norm(dim=-1))
+    return nearest
+
+
+class ADAPTForForces(ADAPTPreTrainedModel):
+    """ADAPT with a linear force head. The forces are not the gradient of an energy: for relaxation, not dynamics."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__(config)
+        self.adapt = ADAPTModel(config)
+        self.force_head = nn.Linear(config.hidden_size, 3)
+        self.normalizer = ADAPTNormalizer(config.force_mean, config.force_std, config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        atomic_numbers: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        importance_weights: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ADAPTForcesOutput:
+        """
+        Args:
+            input_features, attention_mask, cell, atomic_numbers:
+                See [`ADAPTModel.forward`].
+            labels (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
+                Reference forces in eV/Å, -100 on padding.
+            importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+                Weights of the atoms in the weighted losses. `None`: 1.
+            num_items_in_batch (`int`, *optional*):
+                Force components over which the loss is averaged; `Trainer` counts them over the whole accumulation window
+                and all processes. `None`: those of this batch.
+
+        Returns:
+            [`ADAPTForcesOutput`] with `forces` (B, N, 3) in eV/Å.
+        """
+        outputs = self.adapt(input_features, attention_mask, cell, atomic_numbers, **kwargs)
+        normalized_forces = self.force_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self._loss(normalized_forces, labels, importance_weights, num_items_in_batch)
+        return ADAPTForcesOutput(
+            loss=loss,
+            forces=self.normalizer.denormalize(normalized_forces),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss(
+        self,
+        normalized_forces: torch.Tensor,
+        labels: torch.Tensor,
+        importance_weights: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        is_atom = labels[..., 0] != IGNORE_INDEX
+        error = normalized_forces.to(torch.promote_types(normalized_forces.dtype, torch.float32))
+        error = (error - self.normalizer.normalize(labels)) * is_atom[..., None]
+        num_components = 3 * is_atom.sum() if num_items_in_batch is None else num_items_in_batch
+        if self.config.force_loss == "mse" or importance_weights is None:
+            importance_weights = is_atom.to(error.dtype)
+        if self.config.force_loss == "weighted_l2":
+            return 3 * (importance_weights * torch.linalg.vector_norm(error, dim=-1)).sum() / num_components
+        return (importance_weights * error.square().sum(dim=-1)).sum() / num_components
+
+
+class ADAPTResidualBlock(nn.Module):
+    """LayerNorm(Dropout(ReLU(W x)) + skip x); the skip is linear where the widths differ."""
+
+    def __init__(self, in_features: int, out_features: int, config: ADAPTEnergyConfig):
+        super().__init__()
+        self.fc = nn.Linear(in_features, out_features)
+        self.skip = nn.Linear(in_features, out_features) if in_features != out_features else nn.Identity()
+        self.norm = nn.LayerNorm(out_features, eps=config.layer_norm_eps)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.energy_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.dropout(self.activation_fn(self.fc(hidden_states))) + self.skip(hidden_states))
+
+
+class ADAPTForEnergy(ADAPTPreTrainedModel):
+    """The published energy network: a residual MLP over the flattened tokens. It depends on the order of the atoms."""
+
+    config: ADAPTEnergyConfig
+    _no_split_modules = ["ADAPTResidualBlock"]
+    _can_record_outputs = {"hidden_states": ADAPTResidualBlock}
+
+    def __init__(self, config: ADAPTEnergyConfig):
+        super().__init__(config)
+        sizes = [config.max_atoms * config.num_features, *config.energy_hidden_sizes]
+        self.blocks = nn.ModuleList(ADAPTResidualBlock(*pair, config) for pair in zip(sizes, sizes[1:]))
+        self.energy_head = nn.Linear(sizes[-1], 1)
+        self.feature_normalizer = ADAPTNormalizer(config.feature_mean, config.feature_std, config)
+        mean, std = config.energy_mean, config.energy_std
+        self.energy_normalizer = ADAPTNormalizer(mean and [mean], std and [std], config)
+        self.post_init()
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        atomic_numbers: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ADAPTEnergyOutput:
+        """
+        Args:
+            input_features, attention_mask:
+                See [`ADAPTModel.forward`]; at most `config.max_atoms` atoms.
+            cell, atomic_numbers:
+                Not read by this network.
+            labels (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                Reference total energies in eV.
+            num_items_in_batch (`int`, *optional*):
+                Structures over which the loss is averaged. `None`: those of this batch.
+
+        Returns:
+            [`ADAPTEnergyOutput`] with `energy` (B,) in eV.
+
+        Raises:
+            `ValueError`: a structure has more than `config.max_atoms` atoms.
+        """
+        max_atoms = self.config.max_atoms
+        if input_features.shape[1] > max_atoms:
+            counts = (
+                attention_mask.sum(dim=1) if attention_mask is not None else [input_features.shape[1]]
+            )
+            raise ValueError(
+                f"a structure has {int(max(counts))} atoms, but this energy model takes at most {max_atoms}"
+            )
+        # Normalise, then pad with zeros: the order of the published training code (its inference code does the reverse).
+        tokens = self.feature_normalizer.normalize(input_features)
+        if attention_mask is not None:
+            tokens = tokens * attention_mask[..., None]
+        tokens = nn.functional.pad(tokens, (0, 0, 0, max_atoms - tokens.shape[1]))
+        hidden_states = tokens.flatten(1).to(self.energy_head.weight.dtype)
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        normalized_energy = self.energy_head(hidden_states)
+
+        loss = None
+        if labels is not None:
+            error = normalized_energy.float()[:, 0] - self.energy_normalizer.normalize(labels).float()
+            loss = error.square().sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return ADAPTEnergyOutput(loss=loss, energy=self.energy_normalizer.denormalize(normalized_energy)[:, 0])
+
+
+__all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel"]

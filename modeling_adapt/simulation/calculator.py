@@ -1,0 +1,105 @@
+"""ADAPT as an ASE calculator."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from ..device import available_device
+from ..errors import InputError
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..loading import load_model
+from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .domain import TrainingDomain
+
+
+class ADAPTCalculator(Calculator):
+    r"""
+    Forces in eV/Å, and the total energy in eV where an energy model is given, both in float64.
+
+    The forces are predicted, not derived from the energy: good for relaxing a structure, not for molecular dynamics,
+    and of no use to an optimiser with a line search. Without an energy model, asking for the energy raises ASE's
+    `PropertyNotImplementedError`.
+
+    ```python
+    >>> atoms.calc = ADAPTCalculator.from_pretrained("runs/silicon/final")
+    >>> atoms.get_forces()
+    ```
+
+    Args:
+        model ([`ADAPTForForces`]):
+            Force model; it is moved to `device` and put into evaluation mode.
+        energy_model ([`ADAPTForEnergy`], *optional*):
+            Energy model, treated likewise.
+        device (`str` or `torch.device`, defaults to `"cpu"`):
+            Where the models run.
+    """
+
+    # The network sees elements, positions and the cell, nothing else.
+    ignored_changes = {"initial_charges", "initial_magmoms"}
+
+    def __init__(
+        self,
+        model: ADAPTForForces,
+        energy_model: ADAPTForEnergy | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__()
+        self.device = available_device(str(device))
+        self.model = model.to(self.device).eval()
+        self.energy_model = None if energy_model is None else energy_model.to(self.device).eval()
+        self.feature_extractor = ADAPTFeatureExtractor()
+        self.implemented_properties = ["forces"] if energy_model is None else ["energy", "forces"]
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, energy_model: str | Path | None = None, device: str | torch.device = "cpu"
+    ) -> "ADAPTCalculator":
+        """
+        Args:
+            model (`str` or `Path`): folder or Hub id of a force checkpoint.
+            energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
+            device (`str` or `torch.device`): where the models run.
+
+        Raises:
+            [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
+        """
+        energy = None if energy_model is None else load_model(energy_model, ADAPTForEnergy)[0]
+        return cls(load_model(model, ADAPTForForces)[0], energy, device)
+
+    @property
+    def domain(self) -> TrainingDomain | None:
+        """The trained region of the force model, where its checkpoint records one."""
+        values = self.model.config.training_domain
+        return None if values is None else TrainingDomain.from_dict(values)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("forces",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """ASE's entry point: fills `self.results` with the properties asked for.
+
+        Raises:
+            [`InputError`]: a structure that the model cannot read; the message names the atom.
+        """
+        super().calculate(atoms, properties, system_changes)
+        try:
+            inputs = self.feature_extractor(self.atoms).to(self.device)
+            with torch.no_grad():
+                if "forces" in properties:
+                    self.results["forces"] = self.model(**inputs).forces[0].double().cpu().numpy()
+                if "energy" in properties and self.energy_model is not None:
+                    self.results["energy"] = self.energy_model(**inputs).energy.item()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def _get_name(self) -> str:
+        return "adapt"
+
+
+__all__ = ["ADAPTCalculator"]

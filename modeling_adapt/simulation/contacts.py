@@ -1,0 +1,71 @@
+"""The closest contact of each pair of elements in a structure, periodic images included."""
+
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from scipy.spatial import cKDTree
+
+CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
+
+
+class Contact(NamedTuple):
+    """Two atoms (the same one where it meets its own periodic image) and their distance in Å."""
+
+    first: int
+    second: int
+    distance: float
+
+
+def closest_contacts(atoms: Atoms, cutoff: float = CONTACT_CUTOFF) -> dict[str, Contact]:
+    """The closest contact of each pair of elements, by the pair's name in alphabetical order ("C-Si")."""
+    first, second, distances = contacts(atoms, cutoff)
+    by_distance = np.argsort(distances, kind="stable")
+    first, second, distances = first[by_distance], second[by_distance], distances[by_distance]
+    low, high = np.sort(atoms.numbers[[first, second]], axis=0)
+    _, closest = np.unique(low * len(chemical_symbols) + high, return_index=True)
+    return {
+        "-".join(sorted(atoms.symbols[[first[index], second[index]]])): Contact(
+            int(first[index]), int(second[index]), float(distances[index])
+        )
+        for index in closest
+    }
+
+
+def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    All pairs of atoms nearer to each other than `cutoff` Å, in a cell of any shape, however small; each at least once.
+
+    Returns:
+        Three arrays (pairs,): both atom indices, and the distance in Å.
+    """
+    images, owners = _with_images(atoms, cutoff)
+    inside = cKDTree(images[: len(atoms)])
+    pairs = inside.sparse_distance_matrix(cKDTree(images), cutoff, output_type="ndarray")
+    # Among the atoms of the cell itself each pair is listed twice, and each atom with itself.
+    once = pairs["i"] < pairs["j"]
+    return pairs["i"][once], owners[pairs["j"][once]], pairs["v"][once]
+
+
+def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the atoms, wrapped into the cell, then of their images within `cutoff` of it; and whose they are."""
+    own = np.arange(len(atoms))
+    pbc = atoms.pbc & atoms.cell.any(axis=1)
+    if not pbc.any():
+        return atoms.positions, own
+    cell = atoms.cell.complete()
+    fractional = cell.scaled_positions(atoms.positions)
+    fractional[:, pbc] %= 1.0
+    # The planes that bound the cell along lattice vector i are 1 / |reciprocal vector i| apart.
+    reach = np.where(pbc, cutoff * np.linalg.norm(cell.reciprocal(), axis=1), 0.0)
+
+    images, owners = [fractional], [own]
+    for shift in product(*(range(-count, count + 1) for count in np.ceil(reach).astype(int))):
+        if any(shift):
+            shifted = fractional + shift
+            near = (((shifted >= -reach) & (shifted <= 1 + reach)) | ~pbc).all(axis=1)
+            images.append(shifted[near])
+            owners.append(own[near])
+    return np.concatenate(images) @ cell.array, np.concatenate(owners)

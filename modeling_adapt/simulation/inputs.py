@@ -1,0 +1,92 @@
+"""Structures to relax, from files or data sets, each under a name that files can carry."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.io.formats import string2index
+
+from ..data.reading import read_split
+from ..data.structures import atoms_from_row
+from ..errors import InputError
+
+
+def read_inputs(paths: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
+    """
+    Reads what `index` selects of every input.
+
+    Args:
+        paths: files that ASE reads, or folders of data sets.
+        index: which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
+        split: the split of a data set.
+
+    Returns:
+        Structures by name: the name of the file without its ending; the whole path where two files share one; with
+        the number of the frame where an input gives several.
+
+    Raises:
+        [`InputError`]: an input that does not exist, cannot be read, or has no such frame, atoms or finite positions.
+    """
+    paths = [Path(path) for path in paths]
+    structures = {}
+    for path, name in zip(paths, _names(paths), strict=True):
+        frames = _read_dataset(path, index, split) if path.is_dir() else _read_file(path, index)
+        for number, atoms in enumerate(frames):
+            where = name if len(frames) == 1 else f"{name}-{number}"
+            _require_atoms(atoms, f"{path}, structure {number}" if len(frames) > 1 else str(path))
+            structures[where] = atoms
+    return structures
+
+
+def _names(paths: list[Path]) -> list[str]:
+    shared = Counter(path.stem for path in paths)
+    names = ["-".join(path.parts).strip("/.-") if shared[path.stem] > 1 else path.stem for path in paths]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{count} inputs would write to the same files {name}.*; rename them or relax them apart")
+    return names
+
+
+def _read_file(path: Path, index: str) -> list[Atoms]:
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty")
+    try:
+        frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
+    except IndexError:
+        raise InputError(f"{path} has no structure at index {index}") from None
+    except Exception as error:  # every format of ASE fails in its own way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: ASE cannot read it: {reason}") from error
+    return _as_list(frames, path, index)
+
+
+def _read_dataset(path: Path, index: str, split: str) -> list[Atoms]:
+    rows = read_split(path, split)
+    numbers = range(len(rows))
+    try:
+        selected = numbers[string2index(index)]
+    except IndexError:
+        raise InputError(f"{path}, split {split}, has {len(rows)} rows and none at index {index}") from None
+    if isinstance(selected, int):
+        selected = [selected]
+    return _as_list([atoms_from_row(rows[number]) for number in selected], path, index)
+
+
+def _as_list(frames: Atoms | list[Atoms], path: Path, index: str) -> list[Atoms]:
+    frames = [frames] if isinstance(frames, Atoms) else frames
+    if not frames:
+        raise InputError(f"{path} has no structure at index {index}")
+    return frames
+
+
+def _require_atoms(atoms: Atoms, where: str) -> None:
+    if len(atoms) == 0:
+        raise InputError(f"{where}: there are no atoms")
+    finite = np.isfinite(atoms.positions).all(axis=1)
+    if not finite.all():
+        raise InputError(f"{where}: the position of atom {int(np.argmin(finite))} is not finite")
