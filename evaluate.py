@@ -10,7 +10,7 @@ from typing import Any
 
 from modeling_adapt.command_line import require_empty_folder, run_command
 from modeling_adapt.data.reading import read_split
-from modeling_adapt.device import available_device
+from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.evaluate import Evaluation, evaluate_energy, evaluate_forces, fit_baseline
 from modeling_adapt.evaluation.metrics import CompositionBaseline
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int | None:
     model, feature_extractor = load_model(arguments.model)
     is_energy = isinstance(model, ADAPTForEnergy)
     rows = read_split(arguments.dataset, arguments.split, "energy" if is_energy else "forces")
-    options = (model.to(device), feature_extractor, rows, arguments.batch_size)
+    options = (on_device(model, device), feature_extractor, rows, arguments.batch_size)
 
     if is_energy:
         evaluation = evaluate_energy(*options, baseline=_baseline(arguments.dataset))

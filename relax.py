@@ -101,22 +101,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 def _index(text: str) -> str:
-    if not isinstance(string2index(text), int | slice):
-        raise ValueError
+    try:
+        is_index = isinstance(string2index(text), int | slice)
+    except ValueError:
+        is_index = False
+    if not is_index:
+        raise argparse.ArgumentTypeError(f"{text!r} is no index such as 0, -1, : or ::10")
     return text
 
 

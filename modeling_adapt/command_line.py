@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from transformers.utils import logging
+
 from .errors import InputError
 
 
@@ -13,6 +15,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     Returns:
         `int`: exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
     """
+    logging.disable_progress_bar()  # loading and saving weights takes no time worth a bar
     try:
         return main() or 0
     except (InputError, OSError) as error:

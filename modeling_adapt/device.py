@@ -1,8 +1,13 @@
 """Where a model runs."""
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from .errors import InputError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def available_device(name: str | None = None) -> torch.device:
@@ -13,3 +18,8 @@ def available_device(name: str | None = None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):  # torch raises the latter where it was built without that device
         raise InputError(f"there is no device {name!r} here; use cpu, cuda or cuda:0") from None
+
+
+def on_device(model: Model, device: torch.device) -> Model:
+    """`model`, moved to `device` and in evaluation mode."""
+    return model.to(device).eval()

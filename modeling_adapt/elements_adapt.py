@@ -21,7 +21,7 @@ Where Magpie has no value:
 * ionisation energy of At: measured by Rothe et al. [11];
 * molar volume of At: the solid predicted by Hermann, Hoffmann and Ashcroft [12].
 
-No zero stands for "unknown": the only zeros are the electron affinities of `ZERO_AFFINITY`, for the reason given there.
+No zero stands for "unknown": the only zeros are the electron affinities of `ZERO_AFFINITY`, for reasons given there.
 
 1. Ward et al., npj Comput. Mater. 2, 16028 (2016), doi:10.1038/npjcompumats.2016.28
 2. Ward et al., Comput. Mater. Sci. 152, 60 (2018), doi:10.1016/j.commatsci.2018.05.018

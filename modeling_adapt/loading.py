@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .errors import InputError
 from .feature_extraction_adapt import ADAPTFeatureExtractor
@@ -42,8 +43,6 @@ def load_model(
     if not config_file.is_file() and (folder.exists() or looks_like_path):
         raise InputError(f"{model} is no checkpoint: {config_file} does not exist; name a folder written by train.py")
     try:
-        from transformers import PreTrainedConfig
-
         config_dict, _ = PreTrainedConfig.get_config_dict(model, subfolder=subfolder, revision=revision)
         model_type = config_dict.get("model_type")
         found = HEADS.get(model_type)
@@ -54,9 +53,9 @@ def load_model(
         loaded, info = found.from_pretrained(
             model, subfolder=subfolder, revision=revision, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{model} cannot be loaded: {str(error).splitlines()[0]}") from error
     problems = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if problems:

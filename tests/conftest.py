@@ -3,8 +3,22 @@
 from pathlib import Path
 
 import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+TINY = {"embedding_sizes": (16,), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY |= {"intermediate_size": 24, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+STATISTICS = {
+    "feature_mean": (3.0, 3.0, 3.0, 14.0, 3.0, 1.9, 111.0, 4.0, 8.2, 133.0, 1.1, 12.0),
+    "feature_std": (2.0, 2.0, 2.0, 1.0, 0.2, 0.1, 4.0, 1.0, 0.3, 9.0, 0.1, 1.0),
+    "force_mean": (0.0, 0.01, 0.0),
+    "force_std": (0.5, 0.5, 0.5),
+}
 
 
 def _folder_or_skip(name: str) -> Path:
@@ -24,3 +38,39 @@ def shared_data() -> Path:
 def shared_reference() -> Path:
     """Reference outputs of the published code (`../shared/reference`); the test is skipped where it is absent."""
     return _folder_or_skip("reference")
+
+
+@pytest.fixture
+def make_force_model():
+    """Function from configuration fields to a small seeded force model in evaluation mode."""
+
+    def make(seed: int = 0, **fields) -> ADAPTForForces:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ADAPTForForces(ADAPTConfig(**(TINY | STATISTICS | fields))).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_energy_model():
+    """Function from configuration fields to a small seeded energy model in evaluation mode."""
+
+    def make(seed: int = 0, **fields) -> ADAPTForEnergy:
+        small = {"max_atoms": 24, "energy_hidden_sizes": (32, 32, 8), "energy_mean": -90.0, "energy_std": 5.0}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ADAPTForEnergy(ADAPTEnergyConfig(**(TINY | STATISTICS | small | fields))).eval()
+
+    return make
+
+
+@pytest.fixture
+def structures() -> list[Atoms]:
+    """Three rattled periodic structures of 7, 8 and 16 atoms: a vacancy, one with carbon, and a larger cell."""
+    cell = bulk("Si", cubic=True)
+    vacancy, carbon, double = cell.copy()[1:], cell.copy(), cell.repeat((2, 1, 1))
+    carbon.symbols[0] = "C"
+    for seed, atoms in enumerate((vacancy, carbon, double)):
+        atoms.rattle(0.1, seed=seed)
+    return [vacancy, carbon, double]

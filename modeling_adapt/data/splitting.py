@@ -3,11 +3,15 @@
 Frames of one relaxation are nearly the same structure: a split through a trajectory tests memory, not prediction.
 """
 
+import re
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
+
+from ..errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
@@ -67,3 +71,32 @@ def same_trajectory(before: Atoms, after: Atoms) -> bool:
     moved = after.cell.complete().scaled_positions(after.positions) @ before.cell.complete()
     _, distances = find_mic(moved - before.positions, before.cell, before.pbc)
     return bool(distances.max() < LARGEST_STEP)
+
+
+def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
+    """Rows by split name, for the `--split` option of the commands.
+
+    Args:
+        rows: rows of [`structure_row`].
+        split: three fractions for train, validation and test (by trajectory), or the name of one split for all rows.
+
+    Raises:
+        InputError: if `split` is neither.
+    """
+    if "," not in split:
+        return {split_name(split): list(rows)}
+    try:
+        fractions = [float(part) for part in split.split(",")]
+        indices = split_by_trajectory([row["trajectory"] for row in rows], fractions, seed)
+    except ValueError as error:
+        raise InputError(
+            f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
+        ) from error
+    return {name: [rows[index] for index in chosen] for name, chosen in indices.items()}
+
+
+def split_name(name: str) -> str:
+    """`name` if `datasets` accepts it as the name of a split; [`InputError`] otherwise."""
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise InputError(f"{name!r} is no name for a split; use letters, digits and _, such as train")
+    return name

@@ -15,7 +15,6 @@ from ..data.columns import list_column
 from ..data.loader import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from .metrics import IGNORED, CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
 
 
@@ -48,7 +47,7 @@ class Evaluation:
 
 
 def predict_forces(
-    model: ADAPTForForces,
+    model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     batch_size: int = 16,
@@ -63,7 +62,7 @@ def predict_forces(
 
 
 def predict_energies(
-    model: ADAPTForEnergy,
+    model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     batch_size: int = 16,
@@ -74,7 +73,7 @@ def predict_energies(
 
 
 def evaluate_forces(
-    model: ADAPTForForces,
+    model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     batch_size: int = 16,
@@ -93,7 +92,7 @@ def evaluate_forces(
 
 
 def evaluate_energy(
-    model: ADAPTForEnergy,
+    model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     batch_size: int = 16,

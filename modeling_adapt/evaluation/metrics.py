@@ -74,7 +74,7 @@ class ForceMetrics:
         self._groups.add(sums, config_types)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over everything seen, and under `by_config_type` the same for every group; units are in the names."""
+        """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""
         return self._groups.compute()
 
 
@@ -107,7 +107,7 @@ def _force_errors(sums: Sums) -> dict[str, float]:
 
 
 class EnergyMetrics:
-    """Accumulates errors of total energies, per atom and per structure, beside those of a composition-only baseline."""
+    """Accumulates errors of total energies, per atom and per structure, beside a composition-only baseline."""
 
     def __init__(self) -> None:
         self._groups = _Groups(_energy_errors)
@@ -144,7 +144,7 @@ class EnergyMetrics:
         self._groups.add(sums, config_types)
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over everything seen, and under `by_config_type` the same for every group; units are in the names."""
+        """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""
         return self._groups.compute()
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from transformers import PreTrainedModel
 
-from ..device import available_device
+from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model
@@ -43,14 +43,14 @@ class ADAPTCalculator(Calculator):
 
     def __init__(
         self,
-        model: ADAPTForForces,
-        energy_model: ADAPTForEnergy | None = None,
+        model: PreTrainedModel,
+        energy_model: PreTrainedModel | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
         self.device = available_device(str(device))
-        self.model = model.to(self.device).eval()
-        self.energy_model = None if energy_model is None else energy_model.to(self.device).eval()
+        self.model = on_device(model, self.device)
+        self.energy_model = None if energy_model is None else on_device(energy_model, self.device)
         self.feature_extractor = ADAPTFeatureExtractor()
         self.implemented_properties = ["forces"] if energy_model is None else ["energy", "forces"]
 

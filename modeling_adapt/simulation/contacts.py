@@ -50,7 +50,7 @@ def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the atoms, wrapped into the cell, then of their images within `cutoff` of it; and whose they are."""
+    """Positions of the atoms, wrapped into the cell, then of their images within `cutoff`, and whose they are."""
     own = np.arange(len(atoms))
     pbc = atoms.pbc & atoms.cell.any(axis=1)
     if not pbc.any():

@@ -32,9 +32,9 @@ def largest_displacement(start: Atoms, end: Atoms) -> float:
 
 
 def delta_q(start: Atoms, end: Atoms) -> float:
-    r"""
-    Mass-weighted displacement \\(\Delta Q = \sqrt{\sum_i m_i |\Delta r_i|^2}\\) in amu^1/2 Å, by the minimum image: the
-    configuration coordinate of defect physics (Alkauskas, Yan and Van de Walle, Phys. Rev. B 90, 075202 (2014)).
+    """
+    Mass-weighted displacement sqrt(sum_i m_i |dr_i|^2) in amu^1/2 Å, by the minimum image: the configuration
+    coordinate of defect physics (Alkauskas, Yan and Van de Walle, Phys. Rev. B 90, 075202 (2014)).
     """
     squared = np.square(displacements(start, end)).sum(axis=1)
     return float(np.sqrt(start.get_masses() @ squared))

@@ -61,8 +61,10 @@ class TrainingDomain:
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise InputError(f"the checkpoint's training_domain lacks {', '.join(missing)}; train or convert it again")
-        as_tuple = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
-        return cls(**as_tuple)
+        ranges: dict[str, Any] = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names
+        }
+        return cls(**ranges)
 
     def check(self, atoms: Atoms, start: Atoms | None = None, forces: np.ndarray | None = None) -> list[str]:
         """
@@ -76,7 +78,7 @@ class TrainingDomain:
         return list(self.findings(atoms, start, forces).values())
 
     def findings(self, atoms: Atoms, start: Atoms | None = None, forces: np.ndarray | None = None) -> dict[str, str]:
-        """As `check`, with the kind of each finding as its key: such as "distance"."""
+        """As `check`, with the kind of each finding as its key, such as "distance"."""
         found = {
             "elements": self._check_elements(atoms),
             "number of atoms": self._check_number_of_atoms(atoms),
@@ -149,7 +151,7 @@ class TrainingDomain:
         )
 
 
-def fit_domain(rows: Iterable[Mapping[str, Any]]) -> TrainingDomain:
+def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
     """Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms."""
     elements: set[str] = set()
     periodicity: set[str] = set()

@@ -14,12 +14,12 @@ from ..data.structures import atoms_from_row
 from ..errors import InputError
 
 
-def read_inputs(paths: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
+def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
     """
     Reads what `index` selects of every input.
 
     Args:
-        paths: files that ASE reads, or folders of data sets.
+        inputs: files that ASE reads, or folders of data sets.
         index: which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
         split: the split of a data set.
 
@@ -30,8 +30,8 @@ def read_inputs(paths: Sequence[str | Path], index: str = "-1", split: str = "te
     Raises:
         [`InputError`]: an input that does not exist, cannot be read, or has no such frame, atoms or finite positions.
     """
-    paths = [Path(path) for path in paths]
-    structures = {}
+    paths = [Path(path) for path in inputs]
+    structures: dict[str, Atoms] = {}
     for path, name in zip(paths, _names(paths), strict=True):
         frames = _read_dataset(path, index, split) if path.is_dir() else _read_file(path, index)
         for number, atoms in enumerate(frames):
@@ -67,14 +67,11 @@ def _read_file(path: Path, index: str) -> list[Atoms]:
 
 def _read_dataset(path: Path, index: str, split: str) -> list[Atoms]:
     rows = read_split(path, split)
-    numbers = range(len(rows))
     try:
-        selected = numbers[string2index(index)]
+        selected = np.atleast_1d(np.arange(len(rows))[string2index(index)])  # type: ignore[index]
     except IndexError:
         raise InputError(f"{path}, split {split}, has {len(rows)} rows and none at index {index}") from None
-    if isinstance(selected, int):
-        selected = [selected]
-    return _as_list([atoms_from_row(rows[number]) for number in selected], path, index)
+    return _as_list([atoms_from_row(rows[int(number)]) for number in selected], path, index)
 
 
 def _as_list(frames: Atoms | list[Atoms], path: Path, index: str) -> list[Atoms]:

@@ -75,17 +75,17 @@ def relax(
     first = frame = _frame(atoms, has_energy)
     step, converged, largest_force = 0, False, np.inf
 
-    with _TrajectoryFile(trajectory) as file:
-        for step, converged in enumerate(_ForceFIRE(atoms, logfile=None).irun(fmax=fmax, steps=steps)):
-            frame = _frame(atoms, has_energy)
-            file.append(frame)
-            largest_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-            if on_step is not None:
-                on_step(step, largest_force)
-            for kind, line in _findings(frame, start, domain).items():
-                findings.setdefault(kind, f"step {step}: {line}")
-            if FATAL_FINDINGS & findings.keys():
-                break
+    for step, converged in enumerate(_ForceFIRE(atoms, logfile=None).irun(fmax=fmax, steps=steps)):  # noqa: B007
+        frame = _frame(atoms, has_energy)
+        if trajectory is not None:
+            _write(trajectory, frame, append=step > 0)
+        largest_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        if on_step is not None:
+            on_step(step, largest_force)
+        for kind, line in _findings(frame, start, domain).items():
+            findings.setdefault(kind, f"step {step}: {line}")
+        if FATAL_FINDINGS & findings.keys():
+            break
 
     return RelaxationResult(
         atoms=frame,
@@ -102,29 +102,16 @@ def relax(
 class _ForceFIRE(FIRE):
     """FIRE for calculators without an energy, which ASE asks for in nothing but the line that it logs."""
 
-    def log(self, gradient: np.ndarray) -> None:
+    def log(self, *_: object) -> None:
         pass
 
 
-class _TrajectoryFile:
-    """Extended XYZ file that grows by whole frames, so that it can be read while, and after, anything happens."""
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._file = None if path is None else open(path, "w", encoding="utf-8")
-
-    def append(self, frame: Atoms) -> None:
-        if self._file is not None:
-            text = io.StringIO()
-            ase.io.write(text, frame, format="extxyz")
-            self._file.write(text.getvalue())
-            self._file.flush()
-
-    def __enter__(self) -> "_TrajectoryFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+def _write(path: str | Path, frame: Atoms, append: bool) -> None:
+    """Writes the whole frame at once, so that the file can be read while, and after, anything happens."""
+    text = io.StringIO()
+    ase.io.write(text, frame, format="extxyz")
+    with open(path, "a" if append else "w", encoding="utf-8") as file:
+        file.write(text.getvalue())
 
 
 def _frame(atoms: Atoms, has_energy: bool) -> Atoms:

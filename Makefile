@@ -1,0 +1,35 @@
+# Every target works on a fresh machine: the first one that needs Python builds .venv.
+
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: demo test lint slow clean
+
+# Environment, data, training, evaluation and relaxation of a vacancy.
+demo: $(READY)
+	@echo "error: the demo chain is not written yet" >&2; exit 1
+
+# What a change must pass: style, types and the fast tests, without the network.
+test: lint
+	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q
+
+lint: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+# The tests that take minutes.
+slow: $(READY)
+	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q -m slow
+
+# Removes caches and build products; the environment, data sets and runs stay.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+# torch first and alone, so that a local CPU build satisfies what follows.
+$(READY): pyproject.toml constraints.txt
+	$$(command -v python3.11 || command -v python3) -m venv .venv
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

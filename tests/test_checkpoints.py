@@ -1,0 +1,126 @@
+"""A saved folder stands alone: it loads in a process that knows nothing of this repository, and only as what it is."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.errors import InputError
+from modeling_adapt.loading import load_model
+
+STRANGER = """
+import sys
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+folder, inputs, outputs = sys.argv[1:]
+try:
+    import modeling_adapt
+    raise SystemExit("the package must not be importable here")
+except ImportError:
+    pass
+AutoConfig.from_pretrained(folder, trust_remote_code=True)
+model, info = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+problems = [info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
+assert not problems, problems
+extract = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+structure = load_file(inputs)
+result = model.eval()(**extract({name: array.numpy() for name, array in structure.items()}))
+save_file({"result": (result.forces if "forces" in result else result.energy).detach()}, outputs)
+print(type(model).__name__)
+"""
+
+# Where the packages are, without the editable install that would make this repository importable.
+BLIND = "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
+
+
+@pytest.fixture(params=["forces", "energy"])
+def saved(request, make_force_model, make_energy_model, tmp_path):
+    model = make_force_model() if request.param == "forces" else make_energy_model()
+    model.save_pretrained(tmp_path / "model")
+    ADAPTFeatureExtractor().save_pretrained(tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_a_stranger_loads_it_and_gets_identical_outputs(saved, structures, tmp_path):
+    model, folder = saved
+    assert "class ADAPTConfig" in (folder / "configuration_adapt.py").read_text()
+    atoms = structures[1]
+    tensors = {"atomic_numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
+    save_file({name: torch.tensor(array) for name, array in tensors.items()}, tmp_path / "inputs")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    arguments = [str(folder), str(tmp_path / "inputs"), str(tmp_path / "outputs")]
+    run = subprocess.run(
+        [sys.executable, "-c", BLIND + STRANGER, *arguments],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == type(model).__name__
+    with torch.no_grad():
+        expected = model(**ADAPTFeatureExtractor()(atoms))[0]
+    assert torch.equal(load_file(tmp_path / "outputs")["result"], expected)
+
+
+def test_auto_classes_find_ours_when_the_package_is_imported(saved):
+    model, folder = saved
+    assert type(AutoModel.from_pretrained(folder)) is type(model)
+    assert type(AutoConfig.from_pretrained(folder)) is type(model.config)
+    assert type(AutoFeatureExtractor.from_pretrained(folder)) is ADAPTFeatureExtractor
+    assert type(AutoModel.from_config(type(model.config)(**model.config.to_dict()))) is type(model)
+
+
+def test_heads_never_load_as_each_other(saved):
+    model, folder = saved
+    other = ADAPTForEnergy if isinstance(model, ADAPTForForces) else ADAPTForForces
+    with pytest.raises(InputError, match=f"holds {type(model).__name__}, but {other.__name__} is needed"):
+        load_model(folder, other)
+    other_config = ADAPTEnergyConfig if other is ADAPTForEnergy else ADAPTConfig
+    assert other_config.model_type != model.config.model_type
+
+
+def test_files_import_only_what_a_checkpoint_may(saved):
+    _, folder = saved
+    allowed = ("numpy", "torch", "transformers", "huggingface_hub", "math", "collections", "dataclasses", "difflib")
+    for file in folder.glob("*.py"):
+        for line in file.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                module = line.split()[1]
+                assert module.startswith(".") or module.split(".")[0] in (*allowed, "typing"), f"{file.name}: {line}"
+
+
+class TestWrongFolders:
+    def test_missing_and_empty(self, tmp_path):
+        for folder in (tmp_path, tmp_path / "none"):
+            with pytest.raises(InputError, match="is no checkpoint"):
+                load_model(folder)
+
+    def test_foreign_model(self, tmp_path):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        with pytest.raises(InputError, match="model_type is 'bert'"):
+            load_model(tmp_path)
+
+    def test_truncated_weights(self, saved):
+        _, folder = saved
+        content = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match="cannot be loaded"):
+            load_model(folder)
+
+    def test_missing_weight(self, saved):
+        _, folder = saved
+        weights = load_file(folder / "model.safetensors")
+        weights.pop(sorted(weights)[0])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match="does not fit its configuration: .*missing_keys"):
+            load_model(folder)

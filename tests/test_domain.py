@@ -1,0 +1,179 @@
+"""The trained region: what is fitted, that it travels as JSON, and what it notices."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.neighborlist import neighbor_list
+
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.contacts import closest_contacts
+from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
+
+
+def _silicon() -> Atoms:
+    return bulk("Si", cubic=True) * 2
+
+
+def _rows() -> list[dict]:
+    """A trajectory in which one atom moves by 0.3 Å across the boundary of the cell, and a structure with carbon."""
+    start = _silicon()
+    moved = start.copy()
+    moved.positions[0] -= [0.3, 0, 0]
+    moved.wrap()
+    carbon = start.copy()
+    carbon.symbols[3] = "C"
+    forces = np.zeros((64, 3))
+    forces[5] = [0, 3, 4]
+    return [
+        structure_row(start, forces, trajectory="a"),
+        structure_row(moved, forces / 2, trajectory="a"),
+        structure_row(carbon, forces / 2, trajectory="b"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def domain() -> TrainingDomain:
+    return fit_domain(_rows())
+
+
+def test_fitted_ranges(domain):
+    bond = _silicon().get_distance(0, 1, mic=True)
+    assert domain.elements == ("C", "Si")
+    assert domain.periodicity == ("abc",)
+    assert domain.number_of_atoms == (64, 64)
+    assert domain.largest_force == pytest.approx(5)
+    assert domain.largest_displacement == pytest.approx(0.3, abs=1e-5)
+    assert domain.cell_edges == pytest.approx((10.86, 10.86))
+    assert domain.volume_per_atom == pytest.approx((5.43**3 / 8,) * 2)
+    assert domain.closest_distances["C-Si"] == pytest.approx(bond, abs=1e-5)
+    assert bond - 0.3 < domain.closest_distances["Si-Si"] < bond - 0.1
+    assert "C-C" not in domain.closest_distances  # one carbon, 10 Å from its own image
+
+
+def test_no_displacement_is_known_from_single_frames():
+    rows = _rows()
+    assert fit_domain([rows[0], rows[2]]).largest_displacement is None
+    unnamed = [row | {"trajectory": ""} for row in rows]
+    assert fit_domain(unnamed).largest_displacement is None
+
+
+def test_nothing_to_fit():
+    with pytest.raises(InputError, match="empty"):
+        fit_domain([])
+
+
+def test_travels_as_json(domain):
+    values = json.loads(json.dumps(domain.to_dict()))
+    assert TrainingDomain.from_dict(values | {"anything_else": 1}) == domain
+    del values["largest_force"]
+    with pytest.raises(InputError, match="largest_force"):
+        TrainingDomain.from_dict(values)
+
+
+def test_training_structures_are_inside(domain):
+    start = _silicon()
+    forces = np.zeros((64, 3))
+    forces[5] = [0, 3, 4]
+    assert domain.check(start, start, forces) == []
+
+
+def _too_close(atoms: Atoms) -> None:
+    atoms.positions[0] += 0.3 * (atoms.positions[1] - atoms.positions[0])
+
+
+def _germanium(atoms: Atoms) -> None:
+    atoms.symbols[7] = "Ge"
+
+
+def _second_carbon(atoms: Atoms) -> None:
+    atoms.symbols[:2] = "C"
+
+
+def _vacancy(atoms: Atoms) -> None:
+    del atoms[4]
+
+
+def _molecule(atoms: Atoms) -> None:
+    atoms.pbc = False
+
+
+def _strained(atoms: Atoms) -> None:
+    atoms.set_cell(atoms.cell * [1.05, 1, 1], scale_atoms=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_too_close, r"atoms 0 and 1 \(Si-Si\) are 1\.65 Å apart; training had none closer than 2\.\d\d Å"),
+        (_germanium, r"atom 7 is Ge; training had only C, Si"),
+        (_second_carbon, r"atoms 0 and 1 \(C-C\) are 2\.35 Å apart; training had none closer than 4\.00 Å"),
+        (_vacancy, r"63 atoms; training had 64"),
+        (_molecule, r"not periodic; training had structures periodic along a, b, c"),
+        (_strained, r"cell edge of 11\.403 Å; training had 10\.860 Å"),
+    ],
+)
+def test_a_structure_outside_is_noticed_in_one_line(domain, change, expected):
+    atoms = _silicon()
+    change(atoms)
+    (line,) = domain.check(atoms)
+    assert "\n" not in line
+    assert re.search(expected, line), line
+
+
+def test_a_dense_cell_is_noticed_by_its_volume():
+    domain = fit_domain(
+        [structure_row(_silicon(), np.zeros((64, 3))), structure_row(_silicon() * 2, np.zeros((512, 3)))]
+    )
+    sheared = _silicon()
+    sheared.set_cell(sheared.cell.array + [[0, 6, 0], [0, 0, 0], [0, 0, 0]], scale_atoms=True)
+    assert not any("volume" in line or "Å^3" in line for line in domain.check(sheared))
+    # Edges of the trained lengths, but the angle between them closes: less volume for the same atoms.
+    flat = _silicon()
+    cell = flat.cell.array.copy()
+    cell[1] = np.linalg.norm(cell[1]) * np.array([0.5, np.sqrt(0.75), 0])
+    flat.set_cell(cell, scale_atoms=True)
+    assert any("Å^3 per atom" in line for line in domain.check(flat))
+
+
+def test_displacement_and_force_are_judged_with_their_tolerance(domain):
+    start = _silicon()
+    forces = np.zeros((64, 3))
+
+    def moved(by: float) -> list[str]:
+        atoms = start.copy()
+        atoms.positions[9] += [by, 0, 0]
+        return domain.check(atoms, start)
+
+    assert moved(0.32) == []
+    assert "moved 0.34 Å" in moved(0.34)[0]
+    forces[2, 0] = 5.4
+    assert domain.check(start, forces=forces) == []
+    forces[2, 0] = -5.6
+    assert domain.check(start, forces=forces) == ["5.60 eV/Å on Si (atom 2); training had no force above 5.00 eV/Å"]
+
+
+def test_closest_contacts_agree_with_the_neighbour_list_of_ase_in_cells_of_any_shape():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        count = rng.integers(1, 10)
+        atoms = Atoms(
+            rng.choice([6, 14], count),
+            scaled_positions=rng.uniform(-1, 2, (count, 3)),
+            cell=rng.uniform(-2, 2, (3, 3)) + np.diag(rng.uniform(2, 8, 3)),
+            pbc=rng.random(3) < 0.6,
+        )
+        expected: dict[str, float] = {}
+        for i, j, distance in zip(*neighbor_list("ijd", atoms, 4.0), strict=True):
+            pair = "-".join(sorted((atoms.symbols[i], atoms.symbols[j])))
+            expected[pair] = min(distance, expected.get(pair, 4.0))
+        found = {pair: contact.distance for pair, contact in closest_contacts(atoms).items()}
+        assert found == pytest.approx(expected)
+
+
+def test_atoms_on_top_of_each_other_are_a_contact():
+    assert closest_contacts(Atoms("Si2", positions=[[1, 1, 1]] * 2))["Si-Si"].distance == 0

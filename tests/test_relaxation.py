@@ -1,0 +1,304 @@
+"""Relaxation by forces alone, with analytic potentials in the place of the model; and the command around it."""
+
+import csv
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.optimize import FIRE
+
+import relax as command
+from modeling_adapt.command_line import run_command
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.displacement import delta_q, largest_displacement
+from modeling_adapt.simulation.domain import fit_domain
+from modeling_adapt.simulation.relaxation import relax
+
+
+class ForcesOnly(Calculator):
+    """Forces of EMT without their energy, as a force model gives them; `broken_after` calls they are not finite."""
+
+    implemented_properties = ["forces"]
+    domain = None
+
+    def __init__(self, broken_after: int | None = None):
+        super().__init__()
+        self.calls, self.broken_after = 0, broken_after
+
+    def calculate(self, atoms=None, properties=("forces",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.calls += 1
+        self.results = {"forces": EMT().get_property("forces", self.atoms)}
+        if self.broken_after is not None and self.calls > self.broken_after:
+            self.results["forces"][2] = np.nan
+
+
+def _vacancy() -> Atoms:
+    atoms = bulk("Cu", cubic=True) * 2
+    del atoms[0]
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def _domain(**changes):
+    """Everything about the relaxed vacancy is inside, and moving up to 1 Å, unless `changes` say otherwise."""
+    atoms = _vacancy()
+    row = structure_row(atoms, np.full((len(atoms), 3), 5.0))
+    values = fit_domain([row]).to_dict() | {"closest_distances": {"Cu-Cu": 2.3}, "largest_displacement": 1.0} | changes
+    return type(fit_domain([row])).from_dict(values)
+
+
+def test_relaxes_to_what_fire_finds_with_energies():
+    expected = _vacancy()
+    expected.calc = EMT()
+    FIRE(expected, logfile=None).run(fmax=0.01)
+
+    start = _vacancy()
+    result = relax(start, ForcesOnly(), fmax=0.01, domain=_domain())
+    assert result.status == "converged" and result.fmax < 0.01 and result.findings == ()
+    np.testing.assert_allclose(result.atoms.positions, expected.positions, atol=1e-8)
+    np.testing.assert_array_equal(start.positions, _vacancy().positions)
+    assert start.calc is None
+    assert result.energy_change is None
+    with pytest.raises(PropertyNotImplementedError):
+        result.atoms.get_potential_energy()
+    displacement = result.atoms.positions - start.positions
+    assert result.largest_displacement == pytest.approx(np.linalg.norm(displacement, axis=1).max())
+    assert result.delta_q == pytest.approx(np.sqrt((start.get_masses()[:, None] * displacement**2).sum()))
+
+
+def test_energy_change_where_there_are_energies():
+    start = _vacancy()
+    result = relax(start, EMT(), fmax=0.02)
+    start.calc = EMT()
+    assert result.energy_change == pytest.approx(result.atoms.get_potential_energy() - start.get_potential_energy())
+    assert result.energy_change < 0
+
+
+def test_too_few_steps_are_not_converged():
+    result = relax(_vacancy(), ForcesOnly(), fmax=0.001, steps=3)
+    assert (result.status, result.steps) == ("not converged", 3)
+    assert relax(_vacancy(), ForcesOnly(), steps=0).steps == 0
+
+
+def test_fixed_atoms_stay_and_do_not_count():
+    atoms = _vacancy()
+    atoms.set_constraint(FixAtoms(range(10)))
+    result = relax(atoms, ForcesOnly(), fmax=0.02)
+    assert result.status == "converged"
+    np.testing.assert_array_equal(result.atoms.positions[:10], atoms.positions[:10])
+    assert np.linalg.norm(result.atoms.get_forces(apply_constraint=False), axis=1).max() > 0.02
+
+
+def test_too_close_atoms_stop_a_relaxation_at_once():
+    result = relax(_vacancy(), ForcesOnly(), domain=_domain(closest_distances={"Cu-Cu": 3.0}))
+    assert (result.status, result.steps) == ("left the trained region", 0)
+    assert result.findings[0].startswith("step 0: atoms ")
+
+
+def test_moving_too_far_is_never_converged_though_the_forces_are_small():
+    result = relax(_vacancy(), ForcesOnly(), fmax=0.01, domain=_domain(largest_displacement=0.02))
+    assert result.fmax < 0.01
+    assert result.status == "left the trained region"
+    (finding,) = result.findings
+    assert "an atom moved" in finding
+
+
+def test_forces_that_are_not_finite_stop_a_relaxation():
+    result = relax(_vacancy(), ForcesOnly(broken_after=4), fmax=0.001)
+    assert (result.status, result.steps) == ("left the trained region", 4)
+    assert result.findings == ("step 4: the force on Cu (atom 2) is not finite",)
+
+
+def test_trajectory_grows_frame_by_frame_and_survives_an_interruption(tmp_path):
+    path = tmp_path / "vacancy.traj.extxyz"
+    seen = []
+
+    def interrupt(step: int, fmax: float) -> None:
+        seen.append(len(ase.io.read(path, ":")))
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relax(_vacancy(), ForcesOnly(), fmax=0.001, trajectory=path, on_step=interrupt)
+    assert seen == [1, 2, 3, 4]
+    frames = ase.io.read(path, ":")
+    np.testing.assert_allclose(frames[0].positions, _vacancy().positions, atol=1e-7)
+    assert np.abs(frames[3].get_forces()).max() > 0
+
+
+def test_labels_of_the_input_do_not_end_up_in_the_trajectory(tmp_path):
+    atoms = _vacancy()
+    atoms.arrays["REF_forces"] = np.ones((len(atoms), 3))
+    atoms.info["REF_energy"] = 3.0
+    relax(atoms, ForcesOnly(), steps=1, trajectory=tmp_path / "t.extxyz")
+    frame = ase.io.read(tmp_path / "t.extxyz")
+    assert "REF_forces" not in frame.arrays and "REF_energy" not in frame.info
+
+
+def test_displacements_use_the_minimum_image():
+    start = Atoms("SiC", positions=[[0.1, 1, 1], [3, 3, 3]], cell=[5, 5, 5], pbc=True)
+    end = start.copy()
+    end.positions[0] = [4.9, 1, 1]
+    assert largest_displacement(start, end) == pytest.approx(0.2)
+    assert delta_q(start, end) == pytest.approx(0.2 * np.sqrt(28.085))
+    with pytest.raises(InputError, match="same atoms"):
+        delta_q(start, end[::-1])
+
+
+# The command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_model(monkeypatch):
+    """Puts a calculator in the place of every checkpoint."""
+
+    def replace(calculator) -> None:
+        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_: calculator)
+
+    replace(ForcesOnly())
+    return replace
+
+
+def _run(*argv) -> int:
+    return run_command(lambda: command.main([str(argument) for argument in argv]))
+
+
+def test_command_writes_structures_and_a_summary(tmp_path, as_model, capsys):
+    ase.io.write(tmp_path / "vacancy.extxyz", _vacancy())
+    ase.io.write(tmp_path / "bulk.cif", bulk("Cu", cubic=True))
+    output = tmp_path / "out"
+    status = _run(tmp_path / "vacancy.extxyz", tmp_path / "bulk.cif", "--model", "m", "--output", output)
+    assert status == 0
+    relaxed = ase.io.read(output / "vacancy.relaxed.extxyz")
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.05
+    assert relaxed.info["status"] == "converged"
+    assert len(ase.io.read(output / "vacancy.traj.extxyz", ":")) > 1
+    rows = list(csv.DictReader(open(output / "summary.csv", newline="")))
+    assert [(row["name"], row["atoms"], row["status"]) for row in rows] == [
+        ("vacancy", "31", "converged"),
+        ("bulk", "4", "converged"),
+    ]
+    assert int(rows[0]["steps"]) == len(ase.io.read(output / "vacancy.traj.extxyz", ":")) - 1
+    assert float(rows[0]["delta_q_amu_half_ang"]) > 0 and rows[0]["energy_change_ev"] == ""
+    printed = capsys.readouterr()
+    assert "vacancy" in printed.out and "converged" in printed.out
+    assert "does not say what it was trained on" in printed.err
+
+
+def test_command_exits_with_1_unless_all_converge(tmp_path, as_model, capsys):
+    ase.io.write(tmp_path / "vacancy.extxyz", _vacancy())
+    arguments = (tmp_path / "vacancy.extxyz", "--model", "m", "--output")
+    assert _run(*arguments, tmp_path / "a", "--fmax", "0.001", "--steps", "2") == 1
+
+    outside = ForcesOnly()
+    outside.domain = _domain(largest_displacement=0.01)
+    as_model(outside)
+    assert _run(*arguments, tmp_path / "b") == 1
+    out = capsys.readouterr().out
+    assert "left the trained region" in out and "vacancy: step " in out
+
+
+def test_command_keeps_what_is_done_when_interrupted(tmp_path, as_model, monkeypatch, capsys):
+    for name in ("first", "second"):
+        ase.io.write(tmp_path / f"{name}.extxyz", _vacancy())
+    done = []
+
+    def interrupted_relax(*arguments):
+        if done:
+            raise KeyboardInterrupt
+        done.append(relax(*arguments))
+        return done[0]
+
+    monkeypatch.setattr(command, "relax", interrupted_relax)
+    output = tmp_path / "out"
+    assert _run(tmp_path / "first.extxyz", tmp_path / "second.extxyz", "--model", "m", "--output", output) == 130
+    assert [row["name"] for row in csv.DictReader(open(output / "summary.csv", newline=""))] == ["first"]
+    assert (output / "first.relaxed.extxyz").is_file()
+    assert "first" in capsys.readouterr().out
+
+
+def test_command_reads_frames_and_rows(tmp_path, as_model):
+    frames = [_vacancy() for _ in range(3)]
+    ase.io.write(tmp_path / "frames.extxyz", frames)
+    common = ("--model", "m", "--steps", "1", "--output")
+    _run(tmp_path / "frames.extxyz", "--index", "::2", *common, tmp_path / "a")
+    assert {path.name for path in (tmp_path / "a").glob("*.relaxed.extxyz")} == {
+        "frames-0.relaxed.extxyz",
+        "frames-1.relaxed.extxyz",
+    }
+    row = structure_row(frames[0], np.zeros((31, 3)))
+    write_dataset({"train": [row, row]}, tmp_path / "copper")
+    _run(tmp_path / "copper", "--split", "train", "--index", "0", *common, tmp_path / "b")
+    assert len(ase.io.read(tmp_path / "b" / "copper.relaxed.extxyz")) == 31
+
+
+def test_command_keeps_inputs_of_the_same_name_apart(tmp_path, as_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        ase.io.write(tmp_path / folder / "POSCAR", _vacancy(), format="vasp")
+    _run("a/POSCAR", "b/POSCAR", "--model", "m", "--steps", "1", "--output", "out")
+    assert (tmp_path / "out" / "a-POSCAR.traj.extxyz").is_file()
+    assert (tmp_path / "out" / "b-POSCAR.traj.extxyz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("", "is empty"),
+        ("no structure at all\n", "ASE cannot read it"),
+        ("1\nProperties=species:S:1:pos:R:3\nSi nan 0 0\n", "the position of atom 0 is not finite"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, as_model, capsys, content, message):
+    path = tmp_path / "input.xyz"
+    if content is not None:
+        path.write_text(content)
+    assert _run(path, "--model", "m", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_bad_input(tmp_path, as_model, capsys, monkeypatch):
+    good = tmp_path / "vacancy.extxyz"
+    ase.io.write(good, _vacancy())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "folder").mkdir()
+    out = ("--output", tmp_path / "out")
+
+    def fails_with(*argv) -> str:
+        assert _run(*argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+        return error
+
+    assert "not empty" in fails_with(good, "--model", "m", "--output", tmp_path / "full")
+    assert "no structure at index 7" in fails_with(good, "--index", "7", "--model", "m", *out)
+    assert "no structure at index 5:" in fails_with(good, "--index", "5:", "--model", "m", *out)
+    assert "no parquet files" in fails_with(tmp_path / "folder", "--model", "m", *out)
+    assert "same files" in fails_with(good, good, "--model", "m", *out)
+    assert "no device" in fails_with(good, "--device", "nonsense", "--model", "m", *out)
+    monkeypatch.undo()
+    assert "no checkpoint" in fails_with(good, "--model", tmp_path / "folder", *out)
+    (tmp_path / "folder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "no ADAPT checkpoint" in fails_with(good, "--model", tmp_path / "folder", *out)
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(good), "--model", "m", "--output", "x", "--fmax", "-1"])
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])
+    assert "python relax.py" in capsys.readouterr().out
