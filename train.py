@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(training.output_dir)
     if not training.resume_from_checkpoint:
         require_empty_folder(output)
-    target = "energy" if config.model_type == "adapt_energy" else "forces"
+    target: Literal["forces", "energy"] = "energy" if config.model_type == "adapt_energy" else "forces"
     train_rows = read_split(data.dataset, data.train_split, target)
     validation_rows = None
     if data.validation_split is not None:

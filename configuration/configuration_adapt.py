@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 _TRANSFORMERS_KEYS = frozenset(
     "_attn_implementation_internal _commit_hash _experts_implementation_internal _name_or_path attn_implementation "
     "auto_map custom_pipelines experts_implementation model_type name_or_path num_labels output_attentions "
-    "per_layer_config quantization_config torch_dtype".split()
+    "per_layer_config quantization_config torch_dtype use_cache".split()
 )
 
 

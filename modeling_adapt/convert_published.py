@@ -24,7 +24,7 @@ from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .loading import load_model
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
 
-_FORCE_NAMES = [
+_FORCE_NAMES: list[tuple[str, Any]] = [
     (r"^lin(\d)\.", lambda m: f"adapt.embeddings.layers.{int(m[1]) - 1}."),
     (r"^embed_norm\.", "adapt.embeddings.norm."),
     (r"^layers\.(\d+)\.self_attn\.out_proj\.", r"adapt.layers.\1.attention.o_proj."),
@@ -55,7 +55,7 @@ def convert_force_weights(
     converted = {}
     for name, weight in state_dict.items():
         if match := re.match(r"^layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", name):
-            for projection, part in zip("qkv", weight.chunk(3)):
+            for projection, part in zip("qkv", weight.chunk(3), strict=True):
                 converted[f"adapt.layers.{match[1]}.attention.{projection}_proj.{match[2]}"] = part.contiguous()
             continue
         for pattern, replacement in _FORCE_NAMES:
@@ -76,9 +76,7 @@ def convert_force_weights(
     return _with_weights(ADAPTForForces(config), converted)
 
 
-def convert_energy_weights(
-    state_dict: dict[str, torch.Tensor], statistics: dict[str, list[float]]
-) -> ADAPTForEnergy:
+def convert_energy_weights(state_dict: dict[str, torch.Tensor], statistics: dict[str, list[float]]) -> ADAPTForEnergy:
     """
     Published energy MLP -> [`ADAPTForEnergy`]; sizes are read from the weights.
 
@@ -145,7 +143,7 @@ def read_statistics(path: str | Path) -> dict[str, list[float]]:
 
 
 def save_verified(model: PreTrainedModel, folder: str | Path) -> None:
-    """Saves `model` with its feature extractor, reloads it and compares every weight; all or nothing is left behind."""
+    """Saves `model` with its feature extractor, reloads it and compares every weight; leaves all or nothing behind."""
     folder = require_empty_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))

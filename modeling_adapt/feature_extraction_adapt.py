@@ -26,8 +26,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         """
         Args:
             structures (`ase.Atoms`, a mapping, or a sequence of these):
-                A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the structure is periodic, `cell`
-                (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic.
+                A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the structure is periodic,
+                `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
@@ -38,8 +38,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding).
 
         Raises:
-            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite or an element
-            that has no descriptors; the message names the structure and the atom.
+            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite or an
+            element that has no descriptors; the message names the structure and the atom.
         """
         if isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
             structures = [structures]

@@ -57,7 +57,8 @@ def load_model(
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    problems = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
-    if problems:
-        raise InputError(f"{model} does not fit its configuration: {problems}")
+    kinds = [kind for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
+    if kinds:
+        details = ", ".join(f"{kind} {sorted(info[kind])}" for kind in kinds)
+        raise InputError(f"{model} does not fit its configuration: {details}")
     return loaded.eval(), ADAPTFeatureExtractor()

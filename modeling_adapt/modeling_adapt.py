@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,10 +36,10 @@ class ADAPTForcesOutput(ModelOutput):
         hidden_states, attentions: As everywhere in transformers.
     """
 
-    loss: torch.FloatTensor | None = None
-    forces: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    forces: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -51,9 +53,9 @@ class ADAPTEnergyOutput(ModelOutput):
         hidden_states: Outputs of the residual blocks, after their input.
     """
 
-    loss: torch.FloatTensor | None = None
-    energy: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    energy: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class ADAPTNormalizer:
@@ -93,7 +95,7 @@ class ADAPTCartesianGeometry(nn.Module):
 
 
 class ADAPTFourierGeometry(nn.Module):
-    """Sines and cosines of 2π k s for every wave number k and fractional coordinate s: periodic, and sharp at high k."""
+    """Sines and cosines of 2π k s for wave numbers k and fractional coordinates s: periodic, and sharp at high k."""
 
     def __init__(self, config: ADAPTConfig):
         super().__init__()
@@ -101,8 +103,7 @@ class ADAPTFourierGeometry(nn.Module):
         self.num_features = 6 * len(self.wave_numbers)
 
     def forward(self, positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
-        is_periodic = cell is not None and (torch.compiler.is_compiling() or bool((cell.det().abs() > 1e-6).all()))
-        if not is_periodic:
+        if cell is None or not (torch.compiler.is_compiling() or bool((cell.det().abs() > 1e-6).all())):
             raise ValueError("geometry='fourier' needs a cell that is periodic in all three directions")
         fractional = torch.linalg.solve(cell.transpose(1, 2), positions.transpose(1, 2)).transpose(1, 2)
         phases = 2 * math.pi * fractional[..., None] * fractional.new_tensor(self.wave_numbers)
@@ -110,7 +111,7 @@ class ADAPTFourierGeometry(nn.Module):
 
 
 # The one place where geometry enters the model: a kind of geometry is one class.
-GEOMETRIES = {"cartesian": ADAPTCartesianGeometry, "fourier": ADAPTFourierGeometry}
+GEOMETRIES: dict[str, Any] = {"cartesian": ADAPTCartesianGeometry, "fourier": ADAPTFourierGeometry}
 
 
 class ADAPTEmbeddings(nn.Module):
@@ -127,7 +128,7 @@ class ADAPTEmbeddings(nn.Module):
         self.geometry = GEOMETRIES[config.geometry](config)
         self.normalizer = ADAPTNormalizer(mean and mean[3:], std and std[3:], config)
         sizes = [self.geometry.num_features + config.num_descriptors, *config.embedding_sizes, config.hidden_size]
-        self.layers = nn.ModuleList(nn.Linear(size, next_size) for size, next_size in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(size, next_size) for size, next_size in pairwise(sizes))
         self.activation_fn = ACT2FN[config.hidden_act]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -138,13 +139,15 @@ class ADAPTEmbeddings(nn.Module):
         with torch.autocast(device_type=input_features.device.type, enabled=False):
             positions, descriptors = input_features.to(dtype).split([3, input_features.shape[-1] - 3], dim=-1)
             cell = None if cell is None else cell.to(dtype)
-            embeddings = torch.cat(
-                [self.geometry(positions, cell), self.normalizer.normalize(descriptors)], dim=-1
-            )
+            embeddings = torch.cat([self.geometry(positions, cell), self.normalizer.normalize(descriptors)], dim=-1)
             for index, layer in enumerate(self.layers):
                 embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
-                embeddings = nn.functional.linear(embeddings, layer.weight.to(dtype), layer.bias.to(dtype))
+                embeddings = self._linear(layer, embeddings)
         return self.dropout(self.norm(embeddings.to(weight_dtype)))
+
+    @staticmethod
+    def _linear(layer: Any, values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(values, layer.weight.to(values.dtype), layer.bias.to(values.dtype))
 
 
 def eager_attention_forward(
@@ -269,7 +272,7 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": ADAPTLayer, "attentions": ADAPTAttention}
+    _can_record_outputs: dict = {"hidden_states": ADAPTLayer, "attentions": ADAPTAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -341,8 +344,8 @@ def pair_distances(positions: torch.Tensor, cell: torch.Tensor | None) -> torch.
         cell (`torch.Tensor` of shape `(B, 3, 3)`, *optional*): Å; a zero row means not periodic along that direction.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, N)` in Å. The nearest of the 27 images around the one that rounding finds, which
-        is the minimum image for a reduced cell, and for any cell up to half of its smallest thickness.
+        `torch.Tensor` of shape `(B, N, N)` in Å. The nearest of the 27 images around the one that rounding finds: the
+        minimum image for a reduced cell, and for any cell up to half of its smallest thickness.
     """
     displacements = positions[:, None, :, :] - positions[:, :, None, :]
     if cell is None:
@@ -389,8 +392,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
             importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weights of the atoms in the weighted losses. `None`: 1.
             num_items_in_batch (`int`, *optional*):
-                Force components over which the loss is averaged; `Trainer` counts them over the whole accumulation window
-                and all processes. `None`: those of this batch.
+                Force components over which the loss is averaged; `Trainer` counts them over the whole accumulation
+                window and all processes. `None`: those of this batch.
 
         Returns:
             [`ADAPTForcesOutput`] with `forces` (B, N, 3) in eV/Å.
@@ -445,16 +448,18 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
 
     config: ADAPTEnergyConfig
     _no_split_modules = ["ADAPTResidualBlock"]
-    _can_record_outputs = {"hidden_states": ADAPTResidualBlock}
+    _can_record_outputs: dict = {"hidden_states": ADAPTResidualBlock}
 
     def __init__(self, config: ADAPTEnergyConfig):
         super().__init__(config)
         sizes = [config.max_atoms * config.num_features, *config.energy_hidden_sizes]
-        self.blocks = nn.ModuleList(ADAPTResidualBlock(*pair, config) for pair in zip(sizes, sizes[1:]))
+        self.blocks = nn.ModuleList(ADAPTResidualBlock(*pair, config) for pair in pairwise(sizes))
         self.energy_head = nn.Linear(sizes[-1], 1)
         self.feature_normalizer = ADAPTNormalizer(config.feature_mean, config.feature_std, config)
         mean, std = config.energy_mean, config.energy_std
-        self.energy_normalizer = ADAPTNormalizer(mean and [mean], std and [std], config)
+        self.energy_normalizer = ADAPTNormalizer(
+            None if mean is None else [mean], None if std is None else [std], config
+        )
         self.post_init()
 
     @can_return_tuple
@@ -489,13 +494,11 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         """
         max_atoms = self.config.max_atoms
         if input_features.shape[1] > max_atoms:
-            counts = (
-                attention_mask.sum(dim=1) if attention_mask is not None else [input_features.shape[1]]
-            )
+            counts = attention_mask.sum(dim=1) if attention_mask is not None else [input_features.shape[1]]
             raise ValueError(
                 f"a structure has {int(max(counts))} atoms, but this energy model takes at most {max_atoms}"
             )
-        # Normalise, then pad with zeros: the order of the published training code (its inference code does the reverse).
+        # Normalise, then pad with zeros, as the published training code does (its inference code does the reverse).
         tokens = self.feature_normalizer.normalize(input_features)
         if attention_mask is not None:
             tokens = tokens * attention_mask[..., None]

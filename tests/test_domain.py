@@ -164,7 +164,7 @@ def test_closest_contacts_agree_with_the_neighbour_list_of_ase_in_cells_of_any_s
         atoms = Atoms(
             rng.choice([6, 14], count),
             scaled_positions=rng.uniform(-1, 2, (count, 3)),
-            cell=rng.uniform(-2, 2, (3, 3)) + np.diag(rng.uniform(2, 8, 3)),
+            cell=rng.uniform(-1, 1, (3, 3)) + np.diag(rng.uniform(2, 8, 3)),
             pbc=rng.random(3) < 0.6,
         )
         expected: dict[str, float] = {}
@@ -173,6 +173,12 @@ def test_closest_contacts_agree_with_the_neighbour_list_of_ase_in_cells_of_any_s
             expected[pair] = min(distance, expected.get(pair, 4.0))
         found = {pair: contact.distance for pair, contact in closest_contacts(atoms).items()}
         assert found == pytest.approx(expected)
+
+
+def test_a_cell_without_volume_is_an_error_not_an_endless_loop():
+    flat = Atoms("Si", cell=[[5, 0, 0], [5, 1e-6, 0], [0, 0, 5]], pbc=True)
+    with pytest.raises(InputError, match="thick along"):
+        closest_contacts(flat)
 
 
 def test_atoms_on_top_of_each_other_are_a_contact():

@@ -46,7 +46,10 @@ def test_published_loss_matches(force_model, reference):
     labels = labels.masked_fill(~reference["mask"][..., None], -100.0)
     with torch.no_grad():
         loss = force_model(
-            reference["tokens_raw"], reference["mask"].long(), labels=labels, importance_weights=reference["loss_weight"]
+            reference["tokens_raw"],
+            reference["mask"].long(),
+            labels=labels,
+            importance_weights=reference["loss_weight"],
         ).loss
     published = reference["loss_sum_weighted_l2"].item()
     assert abs(loss.item() * reference["mask"].sum().item() - published) < TOLERANCE * published

@@ -1,7 +1,7 @@
 """Point defects in a silicon supercell, started away from their relaxed geometry.
 
-Sites are random lattice or interstitial sites, orientations random among the equivalent ones, so that a model sees a defect in every
-place of the cell and not in one.
+Sites are random lattice or interstitial sites, orientations random among the equivalent ones, so that a model sees a
+defect in every place of the cell and not in one.
 """
 
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def tetrahedral_interstitial(host: Atoms, rng: np.random.Generator) -> Defect:
 def hexagonal_interstitial(host: Atoms, rng: np.random.Generator) -> Defect:
     """One silicon atom in the centre of a random six-membered ring, half-way between two tetrahedral voids.
 
-    With one bond along [111], the ring's centre lies at (1, 1, -3) a/8 from the atom at the bond's foot; other bonds and rings
-    by symmetry: two components of the bond kept, the third tripled and turned round.
+    From an atom with a bond (1, 1, 1) a/4 one such centre lies at (1, 1, -3) a/8; the others follow by symmetry: half
+    the bond, with one component tripled and turned round.
     """
     index, bonds = _random_bonds(host, rng)
     offset = bonds[0] / 2.0
@@ -109,8 +109,8 @@ DEFECT_KINDS: dict[str, Callable[[Atoms, np.random.Generator], Defect]] = {
 def distort(defect: Defect, rng: np.random.Generator, bond: float = 0.1, rattle: float = 0.04) -> Defect:
     """Moves a defect off its ideal geometry, so that its relaxation has something to do.
 
-    Neighbours of the site go towards or away from it, each by a random share of their distance (standard deviation `bond`),
-    and every atom gets a Gaussian displacement of a random scale up to `rattle`. Where atoms come closer than
+    Neighbours of the site go towards or away from it, each by a random share of their distance (standard deviation
+    `bond`), and every atom gets a Gaussian displacement of a random scale up to `rattle`. Where atoms come closer than
     `SHORTEST_BONDS`, the displacement is drawn anew, smaller each time.
 
     Args:

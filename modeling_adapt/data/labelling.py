@@ -72,9 +72,8 @@ def relaxation_trajectory(
 ) -> Relaxation:
     """A short FIRE relaxation, of which well-spread frames are kept.
 
-    Absurd frames (largest force component norm above `absurd_force`, or not finite) are dropped first. Of the others the first,
-    the last and those are kept that divide the path of the forces into equal parts: in a relaxation most steps change little,
-    and equal steps in time would give nearly equal structures.
+    Absurd frames (the force on an atom above `absurd_force`, or not finite) are dropped first; [`spread`] chooses
+    among the others.
 
     Args:
         atoms: start; not modified.
@@ -106,7 +105,12 @@ def relaxation_trajectory(
 
 
 def spread(path: list[LabelledFrame], frames: int) -> list[int]:
-    """Indices of at most `frames` frames, first and last included, at equal distances along the path of the forces."""
+    """Indices of at most `frames` frames, first and last included, at equal distances along the path of the forces.
+
+    In a relaxation most steps change little, and equal steps in time would give nearly equal structures. Yet the first
+    steps change so much more than all others that a step counts with the square root of its force change: then the
+    quiet end, where a relaxation is decided, gets its share.
+    """
     if len(path) <= frames:
         return list(range(len(path)))
     changes = [

@@ -1,7 +1,7 @@
 """From data-set rows to batches, without Python loops over atoms.
 
-`datasets`' own formatters walk nested lists in Python (a few hundred structures/s). Here the Arrow buffers of a batch are
-viewed as flat numpy arrays and cut by offsets.
+`datasets`' own formatters walk nested lists in Python (a few hundred structures/s). Here the Arrow buffers of a batch
+are viewed as flat numpy arrays and cut by offsets.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ IGNORED_LABEL = -100.0  # padding of force labels; Trainer counts the labels tha
 class StructureDataset(Dataset):
     """Map-style torch data set over rows of `STRUCTURE_FEATURES`.
 
-    An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell` (3, 3)
-    float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
+    An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
+    (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
     `importance_weights` (N,) float32 and `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
     defect site, inf if there is none.
 
@@ -89,8 +89,8 @@ class StructureCollator:
 
     Args:
         feature_extractor: [`ADAPTFeatureExtractor`].
-        target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded with 0 and
-            `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV.
+        target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
+            with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV.
     """
 
     def __init__(self, feature_extractor: Any, target: Literal["forces", "energy"] = "forces"):

@@ -1,7 +1,8 @@
 """The file format of the published ADAPT data: token matrices and labels in torch files.
 
-`{"X": [(n, 13) or (n, 12)], "Y": [(n, 3)]}` for forces; for energies a tensor or list of (n, 12) and one of total energies in eV.
-Columns: x, y, z (Å), the nine descriptors, and in column 13 the importance weight. Rows of zeros are padding.
+`{"X": [(n, 13) or (n, 12)], "Y": [(n, 3)]}` for forces; for energies a tensor or list of (n, 12) and one of total
+energies in eV. Columns: x, y, z (Å), the nine descriptors, and in column 13 the importance weight. Rows of zeros are
+padding.
 """
 
 from collections import Counter
@@ -27,10 +28,10 @@ def read_published(
 ) -> list[dict[str, Any]]:
     """Rows of [`structure_row`] from a published force file and, if given, the two energy files.
 
-    The format stores descriptors instead of elements and no lattice: elements are recovered from group and period (and the
-    other descriptors, where a group and period hold several elements), the cell is cubic. Atoms that are not of the most
-    common element count as the defect sites. An energy whose structure is also in the force file, atom for atom at equal
-    positions, joins that row; any other becomes a row without forces.
+    The format stores descriptors instead of elements, and no lattice. Elements are recovered from group and period,
+    the cell is cubic, and atoms that are not of the most common element count as the defect sites. An energy whose
+    structure is also in the force file, atom for atom at equal positions, joins that row; any other becomes a row
+    without forces.
 
     Raises:
         InputError: for files that are missing, damaged or of another format; naming file, frame and atom.
@@ -58,7 +59,7 @@ def read_published(
 def atomic_numbers(tokens: np.ndarray, where: str = "structure") -> np.ndarray:
     """Elements of tokens (N, >= 12) from their group and period columns: (N,) int.
 
-    Where several elements share them (lanthanides), the one whose other descriptors are nearest relative to their size.
+    Where several elements share them (lanthanides), the one whose other descriptors are nearest, relatively.
     """
     numbers = np.zeros(len(tokens), dtype=np.int64)
     for group, period in np.unique(tokens[:, [_GROUP, _PERIOD]], axis=0):

@@ -44,7 +44,7 @@ def split_by_trajectory(
         split = int(np.argmax(np.round(wanted, 6)))  # rounded so that equal shares tie
         chosen[split] += groups[which]
         wanted[split] -= len(groups[which])
-    return {name: sorted(indices) for name, indices in zip(SPLITS, chosen) if indices}
+    return {name: sorted(indices) for name, indices in zip(SPLITS, chosen, strict=True) if indices}
 
 
 def trajectory_starts(frames: Sequence[Atoms]) -> list[int]:
@@ -76,6 +76,9 @@ def same_trajectory(before: Atoms, after: Atoms) -> bool:
 def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
     """Rows by split name, for the `--split` option of the commands.
 
+    Structures with forces and structures with an energy alone are divided separately: they train different models, and
+    each needs a train split.
+
     Args:
         rows: rows of [`structure_row`].
         split: three fractions for train, validation and test (by trajectory), or the name of one split for all rows.
@@ -85,14 +88,19 @@ def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", se
     """
     if "," not in split:
         return {split_name(split): list(rows)}
-    try:
-        fractions = [float(part) for part in split.split(",")]
-        indices = split_by_trajectory([row["trajectory"] for row in rows], fractions, seed)
-    except ValueError as error:
-        raise InputError(
-            f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
-        ) from error
-    return {name: [rows[index] for index in chosen] for name, chosen in indices.items()}
+    rows_by_split: dict[str, list[dict]] = {}
+    for has_forces in (True, False):
+        alike = [row for row in rows if (row["forces"] is not None) == has_forces]
+        try:
+            fractions = [float(part) for part in split.split(",")]
+            indices = split_by_trajectory([row["trajectory"] for row in alike], fractions, seed)
+        except ValueError as error:
+            raise InputError(
+                f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
+            ) from error
+        for name, chosen in indices.items():
+            rows_by_split.setdefault(name, []).extend(alike[index] for index in chosen)
+    return rows_by_split
 
 
 def split_name(name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..elements_adapt import DESCRIPTORS
 from ..errors import InputError
-from .columns import list_column
+from .columns import flat_values
 
 ROWS_PER_READ = 1000
 
@@ -16,8 +16,8 @@ ROWS_PER_READ = 1000
 class DatasetStatistics:
     """Population statistics, in the units of the data.
 
-    `feature_*`: the 12 token columns (x, y, z in Å, then nine descriptors) over atoms; `force_*`: three components in eV/Å over
-    atoms; `energy_*`: eV over structures. Labels that no row carries have None.
+    `feature_*`: the 12 token columns (x, y, z in Å, then nine descriptors) over atoms; `force_*`: three components in
+    eV/Å over atoms; `energy_*`: eV over structures. Labels that no row carries have None.
     """
 
     feature_mean: list[float]
@@ -43,10 +43,9 @@ class _Moments:
         self.squares += ((values - mean) ** 2).sum(axis=0) + shift**2 * self.count * len(values) / total
         self.mean, self.count = self.mean + shift * len(values) / total, total
 
-    def results(self) -> tuple[list[float], list[float]] | tuple[None, None]:
-        if not self.count:
-            return None, None
-        return self.mean.tolist(), np.sqrt(self.squares / self.count).tolist()
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self.squares / self.count)
 
 
 def fit_statistics(dataset: datasets.Dataset) -> DatasetStatistics:
@@ -62,25 +61,20 @@ def fit_statistics(dataset: datasets.Dataset) -> DatasetStatistics:
     elements = np.zeros(len(DESCRIPTORS), dtype=np.int64)
     for start in range(0, len(rows), ROWS_PER_READ):
         table = rows[start : start + ROWS_PER_READ]
-        elements += np.bincount(np.concatenate(list_column(table, "atomic_numbers")), minlength=len(elements))
-        positions.add(np.concatenate(list_column(table, "positions")))
-        labelled = [array for array in list_column(table, "forces") if array is not None]
-        if labelled:
-            forces.add(np.concatenate(labelled))
+        elements += np.bincount(flat_values(table, "atomic_numbers"), minlength=len(elements))
+        positions.add(flat_values(table, "positions").reshape(-1, 3))
+        forces.add(flat_values(table, "forces").reshape(-1, 3))
         energies.add(table["energy"].drop_null().to_numpy()[:, None])
 
     # Descriptors depend on the element alone, so counting elements is enough.
     share = elements / elements.sum()
     descriptor_mean = share @ DESCRIPTORS
     descriptor_std = np.sqrt(share @ (DESCRIPTORS - descriptor_mean) ** 2)
-    position_mean, position_std = positions.results()
-    force_mean, force_std = forces.results()
-    energy_mean, energy_std = energies.results()
     return DatasetStatistics(
-        feature_mean=[*position_mean, *descriptor_mean.tolist()],
-        feature_std=[*position_std, *descriptor_std.tolist()],
-        force_mean=force_mean,
-        force_std=force_std,
-        energy_mean=None if energy_mean is None else energy_mean[0],
-        energy_std=None if energy_std is None else energy_std[0],
+        feature_mean=[*positions.mean.tolist(), *descriptor_mean.tolist()],
+        feature_std=[*positions.std.tolist(), *descriptor_std.tolist()],
+        force_mean=forces.mean.tolist() if forces.count else None,
+        force_std=forces.std.tolist() if forces.count else None,
+        energy_mean=float(energies.mean[0]) if energies.count else None,
+        energy_std=float(energies.std[0]) if energies.count else None,
     )

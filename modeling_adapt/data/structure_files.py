@@ -36,11 +36,11 @@ def read_structures(
         name: what rows call the file in `source` and `trajectory`; its base name by default.
         forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
         energy_key: likewise for the energy (eV), which may be missing unless the key is given.
-        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms moved by little
-            are one trajectory ([`trajectory_starts`]).
+        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
+            moved by little, are one trajectory ([`trajectory_starts`]).
 
     Raises:
-        InputError: for a file that is missing, empty or not readable, and for a frame that has no forces or is not valid.
+        InputError: for a file that is missing, empty or not readable, and for a frame without forces or with bad data.
     """
     path = Path(path)
     name = name or path.name
@@ -69,7 +69,9 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     """Short names for files: the part of each path below the folder that all share; base names for one folder."""
     parents = [Path(path).absolute().parent for path in paths]
     shared = commonpath(parents)
-    return [(parent.relative_to(shared) / Path(path).name).as_posix() for parent, path in zip(parents, paths)]
+    return [
+        (parent.relative_to(shared) / Path(path).name).as_posix() for parent, path in zip(parents, paths, strict=True)
+    ]
 
 
 def _frames(path: Path) -> Iterator[Atoms]:

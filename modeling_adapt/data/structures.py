@@ -1,6 +1,7 @@
 """One row of the data set: its columns, its validation, and the way back to `ase.Atoms`.
 
-Units everywhere: Å, eV, eV/Å. A row carries forces, an energy, or both; a label that the source lacks is null, never zero.
+Units everywhere: Å, eV, eV/Å. A row carries forces, an energy, or both; a label that the source lacks is null, never
+zero.
 """
 
 from collections.abc import Sequence

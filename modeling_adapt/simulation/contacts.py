@@ -8,7 +8,10 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 
+from ..errors import InputError
+
 CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
+MAX_REACH = 20  # images along a lattice vector; a cell that needs more is no crystal, and there are too many of them
 
 
 class Contact(NamedTuple):
@@ -60,6 +63,8 @@ def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     fractional[:, pbc] %= 1.0
     # The planes that bound the cell along lattice vector i are 1 / |reciprocal vector i| apart.
     reach = np.where(pbc, cutoff * np.linalg.norm(cell.reciprocal(), axis=1), 0.0)
+    if reach.max() > MAX_REACH:
+        raise InputError(f"the cell is only {cutoff / reach.max():.2g} Å thick along {'abc'[reach.argmax()]}; check it")
 
     images, owners = [fractional], [own]
     for shift in product(*(range(-count, count + 1) for count in np.ceil(reach).astype(int))):

@@ -57,7 +57,7 @@ def _read_file(path: Path, index: str) -> list[Atoms]:
         raise InputError(f"{path} is empty")
     try:
         frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
-    except IndexError:
+    except (IndexError, StopIteration):
         raise InputError(f"{path} has no structure at index {index}") from None
     except Exception as error:  # every format of ASE fails in its own way
         reason = " ".join(str(error).split()) or type(error).__name__

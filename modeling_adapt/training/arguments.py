@@ -90,13 +90,12 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
 
     config = _model_config(namespace)
     try:
-        data, training = (
-            cls(**{f.name: getattr(namespace, f.name) for f in fields(cls) if f.init})
-            for cls in (RunArguments, ADAPTTrainingArguments)
-        )
+        run = RunArguments(**{f.name: getattr(namespace, f.name) for f in fields(RunArguments)})
+        names = [f.name for f in fields(ADAPTTrainingArguments) if f.init]
+        training = ADAPTTrainingArguments(**{name: getattr(namespace, name) for name in names})
     except (ValueError, TypeError) as error:
         raise InputError(f"{recipe_path or 'command line'}: {error}") from error
-    return config, data, training
+    return config, run, training
 
 
 def _read_recipe(path: str, known: set[str]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 class RunProgress(TrainerCallback):
     """
-    The progress bar (none where the output is no terminal), and one line per evaluation, every error beside the trivial
-    baseline that it has to beat. Losses go to `trainer_state.json` and the training curve.
+    The progress bar (none where the output is no terminal), and one line per evaluation, every error beside the
+    trivial baseline that it has to beat. Losses go to `trainer_state.json` and the training curve.
     """
 
     def __init__(self) -> None:

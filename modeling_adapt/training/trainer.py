@@ -13,6 +13,7 @@ from ..configuration_adapt import ADAPTConfig
 from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
+from ..errors import InputError
 from ..evaluation.metrics import CompositionBaseline, compositions
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
@@ -82,7 +83,14 @@ def fit_config(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
         config.energy_mean, config.energy_std = statistics.energy_mean, statistics.energy_std
     else:
         config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
-    config.training_domain = fit_domain(train_rows).to_dict()
+    domain = fit_domain(train_rows)
+    largest = domain.number_of_atoms[1]
+    if config.model_type == "adapt_energy" and largest > config.max_atoms:
+        raise InputError(
+            f"the training split has a structure of {largest} atoms, but this energy model takes at most "
+            f"{config.max_atoms}; raise max_atoms"
+        )
+    config.training_domain = domain.to_dict()
 
 
 def fit_baseline(train_rows: datasets.Dataset) -> CompositionBaseline:

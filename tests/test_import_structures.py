@@ -1,0 +1,151 @@
+"""import_structures.py: whatever ASE reads, labels untouched, bad files refused."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import write
+
+from data_scripts.import_structures import main
+from modeling_adapt.command_line import run_command
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structure_files import distinct_names
+
+
+def labelled(seed: int, shift: float = 0.0) -> tuple[Atoms, np.ndarray]:
+    """A rattled silicon cell with a calculator that holds forces and an energy."""
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True)
+    rng = np.random.default_rng(seed)
+    atoms.positions += rng.normal(scale=0.05, size=(8, 3)) + [shift, 0.0, 0.0]
+    forces = rng.normal(size=(8, 3))
+    atoms.calc = SinglePointCalculator(atoms, forces=forces, energy=-37.0 - seed)
+    return atoms, forces
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    """Exit status and standard error of the command."""
+    status = run_command(lambda: main(list(map(str, arguments))))
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "db", "json"])
+def test_formats_and_constraints(tmp_path, suffix, capsys):
+    """Frozen atoms keep their labels in every format: a constraint never zeroes a force."""
+    atoms, forces = labelled(0)
+    atoms.set_constraint(FixAtoms([0, 1, 2]))
+    write(tmp_path / f"frames.{suffix}", atoms)
+    assert run(capsys, tmp_path / f"frames.{suffix}", tmp_path / "set")[0] == 0
+    (row,) = read_split(tmp_path / "set", "train")
+    np.testing.assert_allclose(row["forces"], forces, atol=1e-6)
+    np.testing.assert_allclose(row["positions"], atoms.positions, atol=1e-6)
+    assert row["energy"] == pytest.approx(-37.0)
+    assert row["source"] == row["trajectory"] == f"frames.{suffix}#0"
+
+
+def test_reference_keys_come_first_and_can_be_given(tmp_path, capsys):
+    atoms, predicted = labelled(0)
+    atoms.arrays["REF_forces"] = predicted + 1.0
+    atoms.arrays["mine"] = predicted + 2.0
+    atoms.info.update(REF_energy=-1.0, my_energy=-2.0, config_type="vacancy", defect_sites=np.ones((2, 3)))
+    write(tmp_path / "a.extxyz", atoms)
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "found")
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "given", "--forces-key", "mine", "--energy-key", "my_energy")
+    (found,), (given,) = (read_split(tmp_path / name, "train") for name in ("found", "given"))
+    np.testing.assert_allclose(found["forces"], predicted + 1.0, atol=1e-6)
+    np.testing.assert_allclose(given["forces"], predicted + 2.0, atol=1e-6)
+    assert (found["energy"], given["energy"]) == (-1.0, -2.0)
+    assert found["config_type"] == "vacancy" and found["defect_sites"] == [[1.0] * 3] * 2
+
+
+def test_splits_by_trajectory_group_and_name(tmp_path, capsys):
+    frames = [labelled(seed, shift=2.0 * (seed // 2))[0] for seed in range(20)]  # pairs 2 Å apart
+    for index, atoms in enumerate(frames):
+        atoms.info["run"] = f"run{index % 5}"
+    write(tmp_path / "a.extxyz", frames)
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "found")
+    sets = [read_split(tmp_path / "found", split)["trajectory"][:] for split in ("train", "validation", "test")]
+    assert [len(names) for names in sets] == [16, 2, 2] and len(set(sum(sets, []))) == 10
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "grouped", "--group-key", "run", "--split", "0.6,0.2,0.2")
+    assert len(set(read_split(tmp_path / "grouped", "test")["trajectory"])) == 1
+    run(capsys, f"train={tmp_path / 'a.extxyz'}", f"held_out={tmp_path / 'a.extxyz'}", tmp_path / "named")
+    assert len(read_split(tmp_path / "named", "held_out")) == 20
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "whole", "--split", "test")
+    assert len(read_split(tmp_path / "whole", "test")) == 20
+
+
+def test_names_of_files(tmp_path):
+    assert distinct_names([tmp_path / "a" / "OUTCAR"]) == ["OUTCAR"]
+    assert distinct_names([tmp_path / "a" / "OUTCAR", tmp_path / "b" / "OUTCAR"]) == ["a/OUTCAR", "b/OUTCAR"]
+
+
+def bad_files(folder) -> dict[str, str]:
+    """File name -> what the error must say."""
+    atoms, forces = labelled(0)
+    bare = atoms.copy()
+    write(folder / "bare.extxyz", [bare])
+    write(folder / "half.extxyz", [atoms, bare])
+    (folder / "empty.extxyz").touch()
+    (folder / "what.unknown").write_text("nothing that ASE knows\n")
+    broken = atoms.copy()
+    broken.arrays["forces"] = np.where(np.arange(24).reshape(8, 3) == 13, np.nan, forces)
+    write(folder / "nan.extxyz", [atoms, broken])
+    displaced = atoms.copy()
+    displaced.positions[6, 2] = np.nan
+    displaced.arrays["forces"] = forces
+    write(folder / "lost.extxyz", displaced)
+    heavy = atoms.copy()
+    heavy.symbols[3] = "U"
+    heavy.arrays["forces"] = forces
+    write(folder / "heavy.extxyz", heavy)
+    text = (folder / "half.extxyz").read_text().splitlines()
+    (folder / "short.extxyz").write_text("\n".join(text[:7]))
+    return {
+        "missing.extxyz": "no such file",
+        "bare.extxyz": "frame 0: no forces",
+        "half.extxyz": "frame 1: no forces",
+        "empty.extxyz": "the file is empty",
+        "what.unknown": "ASE cannot read",
+        "nan.extxyz": "frame 1: the force of atom 4 (Si) is not a finite number",
+        "lost.extxyz": "frame 0: the position of atom 6 (Si) is not a finite number",
+        "heavy.extxyz": "element U",
+        "short.extxyz": "ASE cannot read frame 0",
+    }
+
+
+def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
+    for name, message in bad_files(tmp_path).items():
+        status, error = run(capsys, tmp_path / name, tmp_path / "set")
+        assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, (name, error)
+        assert message in error and name in error, error
+        assert not (tmp_path / "set").exists()
+
+
+def test_bad_arguments(tmp_path, capsys):
+    good = tmp_path / "good.extxyz"
+    write(good, labelled(0)[0])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").touch()
+    for arguments, message in [
+        ((good, tmp_path / "full"), "not empty"),
+        ((good, tmp_path / "set", "--forces-key", "mine"), "no 'mine'"),
+        ((good, tmp_path / "set", "--energy-key", "mine"), "no 'mine'"),
+        ((good, tmp_path / "set", "--group-key", "run"), "no 'run' to group by"),
+        ((good, tmp_path / "set", "--split", "0.8,0.2"), "three fractions"),
+        ((f"train={good}", good, tmp_path / "set"), "for every input"),
+        ((f"tr-ain={good}", tmp_path / "set"), "no name for a split"),
+    ]:
+        status, error = run(capsys, *arguments)
+        assert status == 2 and message in error and error.count("\n") == 1, error
+        assert not (tmp_path / "set").exists()
+
+
+def test_real_silicon(shared_data, tmp_path, capsys):
+    files = [f"{split}={shared_data / f'si-dft-{split[:5]}.extxyz'}" for split in ("train", "validation")]
+    assert run_command(lambda: main([*files, str(tmp_path / "set")])) == 0
+    table = capsys.readouterr().out
+    assert "816.6" in table and "enhanced-validation 50" in table  # the zero-force baseline
+    train = read_split(tmp_path / "set", "train", "energy")
+    assert len(train) == 305 and len(set(train["config_type"])) == 6
+    assert len(read_split(tmp_path / "set", "validation", "forces")) == 50

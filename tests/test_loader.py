@@ -1,0 +1,146 @@
+"""Rows to batches, and the statistics of a data set."""
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from torch.utils.data import DataLoader
+
+from modeling_adapt.data.importance import ImportanceWeighting, defect_distances
+from modeling_adapt.data.loader import StructureCollator, StructureDataset
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.statistics import fit_statistics
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.elements_adapt import descriptors
+from modeling_adapt.errors import InputError
+from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
+
+
+def make_rows() -> list[dict]:
+    """Five structures of 5 to 9 atoms: without defect, with one or two sites, with published weights, with C."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, size in enumerate((8, 7, 5, 9, 6)):
+        atoms = (bulk("Si", "diamond", a=5.43, cubic=True) * (2, 1, 1))[:size]
+        atoms.positions += rng.normal(scale=0.1, size=(size, 3))
+        if index == 4:
+            atoms.symbols[2] = "C"
+        rows.append(
+            structure_row(
+                atoms,
+                rng.normal(size=(size, 3)),
+                None if index == 1 else -4.6 * size + rng.normal(),
+                defect_sites=atoms.positions[: (0, 1, 2, 1, 1)[index]] + 0.3,
+                importance_weights=rng.uniform(1, 10, size) if index == 3 else None,
+                source=f"made#{index}",
+            )
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return make_rows()
+
+
+@pytest.fixture(scope="module")
+def dataset(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader") / "set"
+    write_dataset({"train": rows}, folder)
+    return read_split(folder, "train")
+
+
+def test_items_are_the_rows(rows, dataset):
+    structures = StructureDataset(dataset)
+    assert len(structures) == 5
+    order = [3, 0, 4, 4, 1]
+    for item, row in zip(structures.__getitems__(order), (rows[index] for index in order), strict=True):
+        for name in ("atomic_numbers", "positions", "cell", "pbc", "forces"):
+            np.testing.assert_array_equal(item[name], row[name])
+        assert item["energy"] == row["energy"] or (np.isnan(item["energy"]) and row["energy"] is None)
+    np.testing.assert_array_equal(structures[2]["forces"], rows[2]["forces"])
+    chosen = StructureDataset(dataset.select([4, 2]))  # an index mapping lies in between
+    np.testing.assert_array_equal(chosen[0]["positions"], rows[4]["positions"])
+
+
+def test_weights_and_nearest_defect(rows, dataset):
+    weighting = ImportanceWeighting()
+    items = StructureDataset(dataset, weighting).__getitems__(range(5))
+    assert (items[0]["importance_weights"] == 1).all() and np.isinf(items[0]["nearest_defect"]).all()
+    for index in (1, 2, 4):
+        row = rows[index]
+        distances = defect_distances(row["positions"], row["defect_sites"], row["cell"], row["pbc"])
+        np.testing.assert_allclose(items[index]["importance_weights"], weighting.weights(distances), rtol=1e-6)
+        np.testing.assert_allclose(items[index]["nearest_defect"], distances.min(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(items[3]["importance_weights"], rows[3]["importance_weights"])
+    assert np.isfinite(items[3]["nearest_defect"]).all()
+
+    unweighted = StructureDataset(dataset)
+    assert (unweighted[2]["importance_weights"] == 1).all()
+    np.testing.assert_array_equal(unweighted[3]["importance_weights"], rows[3]["importance_weights"])
+    plain = StructureDataset(dataset, ImportanceWeighting(minimum_image=False))[2]
+    assert (plain["nearest_defect"] == items[2]["nearest_defect"]).all()  # the metric is always periodic
+    assert not np.allclose(plain["importance_weights"], items[2]["importance_weights"])
+
+
+def test_force_batch_is_padded(rows, dataset):
+    collator = StructureCollator(ADAPTFeatureExtractor(), "forces")
+    loader = DataLoader(StructureDataset(dataset, ImportanceWeighting()), batch_size=5, collate_fn=collator)
+    (batch,) = loader
+    assert batch["input_features"].shape == (5, 9, 12) and batch["labels"].shape == (5, 9, 3)
+    assert all(isinstance(value, torch.Tensor) for value in batch.values())
+    real = batch["attention_mask"].bool()
+    assert (batch["labels"][~real] == -100).all() and (batch["labels"] != -100).sum() == 3 * real.sum() == 3 * 35
+    assert (batch["importance_weights"][~real] == 0).all() and (batch["importance_weights"][real] >= 1).all()
+    assert torch.isinf(batch["nearest_defect"][~real]).all()
+    for index, row in enumerate(rows):
+        size = len(row["atomic_numbers"])
+        np.testing.assert_array_equal(batch["labels"][index, :size].numpy(), row["forces"])
+        np.testing.assert_allclose(batch["input_features"][index, :size, :3].numpy(), row["positions"], atol=1e-6)
+    alone = collator([StructureDataset(dataset)[2]])
+    torch.testing.assert_close(alone["labels"][0], batch["labels"][2, :5])
+
+
+def test_energy_batch_is_double(rows, dataset):
+    structures, collator = StructureDataset(dataset), StructureCollator(ADAPTFeatureExtractor(), "energy")
+    batch = collator(structures.__getitems__([0, 2]))
+    assert batch["labels"].dtype == torch.float64
+    assert batch["labels"].tolist() == [rows[0]["energy"], rows[2]["energy"]]
+    assert "importance_weights" not in batch
+    with pytest.raises(InputError, match="without energy"):
+        collator(structures.__getitems__([0, 1]))
+
+
+def test_missing_forces_are_an_error(rows, tmp_path):
+    write_dataset({"train": [rows[0], rows[2] | {"forces": None}]}, tmp_path / "set")
+    structures = StructureDataset(read_split(tmp_path / "set", "train"))
+    items = structures.__getitems__([0, 1])
+    assert items[1]["forces"] is None
+    with pytest.raises(InputError, match="without forces"):
+        StructureCollator(ADAPTFeatureExtractor(), "forces")(items)
+
+
+def test_statistics(rows, dataset, monkeypatch):
+    monkeypatch.setattr("modeling_adapt.data.statistics.ROWS_PER_READ", 2)  # merged over three reads
+    statistics = fit_statistics(dataset)
+    positions = np.concatenate([row["positions"] for row in rows]).astype(np.float64)
+    numbers = np.concatenate([row["atomic_numbers"] for row in rows])
+    features = np.hstack([positions, descriptors(numbers)])
+    forces = np.concatenate([row["forces"] for row in rows]).astype(np.float64)
+    energies = np.array([row["energy"] for row in rows if row["energy"] is not None])
+    np.testing.assert_allclose(statistics.feature_mean, features.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.feature_std, features.std(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(statistics.force_mean, forces.mean(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(statistics.force_std, forces.std(axis=0), rtol=1e-12)
+    assert statistics.energy_mean == pytest.approx(energies.mean(), rel=1e-14)
+    assert statistics.energy_std == pytest.approx(energies.std(), rel=1e-12)
+
+
+def test_statistics_of_absent_labels(rows, dataset, tmp_path):
+    write_dataset({"train": [rows[2] | {"forces": None}]}, tmp_path / "set")
+    statistics = fit_statistics(read_split(tmp_path / "set", "train"))
+    assert statistics.force_mean is None and statistics.force_std is None and statistics.energy_std == 0.0
+    assert fit_statistics(dataset.select([1])).energy_mean is None
+    with pytest.raises(InputError, match="empty"):
+        fit_statistics(dataset.select([]))

@@ -1,0 +1,207 @@
+"""`train.py`: recipes are checked first, runs end in a model that loads, and resuming changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase.build import bulk
+from safetensors.torch import load_file
+
+import train
+from modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.statistics import fit_statistics
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.errors import InputError
+from modeling_adapt.loading import load_model
+from modeling_adapt.training.arguments import parse_arguments
+
+RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    """Rattled silicon of 7 to 16 atoms with springs to the lattice sites as forces; sites known for every structure."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(20):
+        perfect = bulk("Si", cubic=True).repeat((1 + index % 2, 1, 1))[index % 3 :]
+        atoms = perfect.copy()
+        atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
+        displacements = atoms.positions - perfect.positions
+        rows.append(
+            structure_row(
+                atoms,
+                -5.0 * displacements,
+                energy=-5.0 * len(atoms) + 2.5 * float((displacements**2).sum()),
+                defect_sites=[perfect.positions[0]],
+                config_type="even" if index % 2 else "odd",
+                trajectory=f"t{index}",
+            )
+        )
+    folder = tmp_path_factory.mktemp("data") / "springs"
+    write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Function from fields to the path of a recipe of a tiny run."""
+
+    def write(**fields) -> str:
+        tiny = {
+            "model": "fourier-small",
+            "embedding_sizes": [16],
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "num_train_epochs": 4,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 3e-3,
+            "eval_strategy": "epoch",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "seed": 1,
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny | fields))
+        return str(tmp_path / "recipe.yaml")
+
+    return write
+
+
+class TestRecipes:
+    @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+    def test_every_shipped_recipe_is_valid(self, path, tmp_path):
+        parse_arguments([str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")])
+
+    def test_command_line_wins(self, recipe, tmp_path):
+        argv = [recipe(), "--dataset", "d", "--output_dir", str(tmp_path / "run")]
+        config, run, training = parse_arguments(
+            [*argv, "--hidden_size", "32", "--learning_rate", "1e-4", "--seed", "7"]
+        )
+        assert (config.hidden_size, run.dataset, training.learning_rate, training.seed) == (32, "d", 1e-4, 7)
+        assert training.num_train_epochs == 4
+
+    def test_numbers_that_yaml_reads_as_text(self, tmp_path):
+        (tmp_path / "r.yaml").write_text("model: published-small\nlearning_rate: 3e-4\n")
+        _, _, training = parse_arguments([str(tmp_path / "r.yaml"), "--dataset", "d", "--output_dir", "run"])
+        assert training.learning_rate == 3e-4
+
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"lerning_rate": 1e-3}, "no field 'lerning_rate'; did you mean 'learning_rate'"),
+            ({"hiden_size": 8}, "no field 'hiden_size'; did you mean 'hidden_size'"),
+            ({"geometry": "polar"}, "geometry must be one of"),
+            ({"hidden_size": "wide"}, "expected int, got str"),
+            ({"model": "huge"}, "no model preset 'huge'; name a JSON file or one of: .*published-small"),
+            ({"eval_strategy": "sometimes"}, "sometimes"),
+        ],
+    )
+    def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, dataset, tmp_path, fields, message):
+        with pytest.raises(InputError, match=message):
+            train.main([recipe(**fields), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("content, message", [("- a\n- b\n", "must be a mapping"), ("a: [", "is no YAML")])
+    def test_files_that_are_no_recipe(self, tmp_path, content, message):
+        (tmp_path / "r.yaml").write_text(content)
+        with pytest.raises(InputError, match=message):
+            parse_arguments([str(tmp_path / "r.yaml"), "--dataset", "d", "--output_dir", "run"])
+        with pytest.raises(InputError, match="does not exist"):
+            parse_arguments([str(tmp_path / "none.yaml"), "--dataset", "d", "--output_dir", "run"])
+
+    def test_output_folder_that_is_not_empty(self, recipe, dataset, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "precious").write_text("")
+        with pytest.raises(InputError, match="exists and is not empty"):
+            train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+
+    def test_data_set_that_is_missing_or_has_no_such_split(self, recipe, dataset, tmp_path):
+        for arguments in (["--dataset", str(tmp_path / "none")], ["--dataset", dataset, "--validation_split", "test"]):
+            with pytest.raises(InputError):
+                train.main([recipe(), *arguments, "--output_dir", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+
+class TestRuns:
+    def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, dataset, tmp_path, capsys):
+        path = recipe(num_train_epochs=60, learning_rate=1e-2, force_loss="weighted_mse")
+        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        assert f"model saved to: {tmp_path / 'run'}" in capsys.readouterr().out
+        model, _ = load_model(tmp_path / "run", ADAPTForForces)
+        metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
+        assert metrics["eval_force_mae_mev_per_ang"] < 0.9 * metrics["eval_zero_force_mae_mev_per_ang"]
+        assert metrics["eval_near_defect_mae_mev_per_ang"] > 0
+        assert (tmp_path / "run" / "training_curve.png").stat().st_size > 1000
+        # Statistics and the trained domain come from the training split alone.
+        statistics = fit_statistics(read_split(dataset, "train"))
+        assert np.allclose(model.config.force_std, statistics.force_std)
+        assert model.config.training_domain["number_of_atoms"] == [6, 16]
+
+    def test_recorded_recipe_repeats_the_run(self, recipe, dataset, tmp_path):
+        train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        again = ["--output_dir", str(tmp_path / "again")]
+        train.main([str(tmp_path / "run" / "recipe.yaml"), *again])
+        first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "again"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, dataset, tmp_path):
+        path = recipe(model="published-energy", max_atoms=16, energy_hidden_sizes=[32, 16])
+        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        load_model(tmp_path / "run", ADAPTForEnergy)
+        metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
+        assert metrics["eval_energy_mae_mev_per_atom"] > 0
+        assert metrics["eval_composition_baseline_mae_mev_per_atom"] < 100
+
+    def test_energy_model_too_small_for_the_data(self, recipe, dataset, tmp_path):
+        path = recipe(model="published-energy", max_atoms=10, energy_hidden_sizes=[8])
+        with pytest.raises(InputError, match="16 atoms.*at most 10"):
+            train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+    def test_resumed_run_ends_with_the_same_weights(self, recipe, dataset, tmp_path):
+        path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1)
+        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        whole = load_file(tmp_path / "run" / "model.safetensors")
+        checkpoint = str(tmp_path / "run" / "checkpoint-8")
+        train.main(
+            [path, "--dataset", dataset, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", checkpoint]
+        )
+        resumed = load_file(tmp_path / "run" / "model.safetensors")
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_learn_what_one_learns(recipe, dataset, tmp_path):
+    """`accelerate launch` on two gloo processes with half the batch each, ragged, ends with the same weights."""
+    common = ["--dataset", dataset]
+    train.main([recipe(), *common, "--output_dir", str(tmp_path / "one")])
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = (
+        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no".split()
+    )
+    run = subprocess.run(
+        [
+            *[sys.executable, *launch, "--dynamo_backend", "no", "--main_process_port", "0", "train.py"],
+            *[recipe(per_device_train_batch_size=2), *common, "--output_dir", str(tmp_path / "two")],
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+    # Two processes ran: one alone with half the batch would have taken twice the steps.
+    assert json.loads((tmp_path / "two" / "trainer_state.json").read_text())["global_step"] == 16
+    # The softmax cancels a bias of the keys; its gradient is rounding noise, which Adam blows up to full steps.
+    names = [name for name in one if not name.endswith("k_proj.bias")]
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in names)
