@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int | None:
     results: dict[str, RelaxationResult] = {}
     try:
         for name, atoms in structures.items():
-            with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False) as bar:
+            with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
 
                 def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
                     bar.update(step - bar.n)

@@ -33,19 +33,18 @@ IDEAL = {
 
 
 class Springs(Calculator):
-    """Every atom bound to where it was first seen; for one file-less calculator with forces and energies."""
+    """Every coordinate bound to the nearest quarter of the lattice constant: fast, and without memory."""
 
     implemented_properties = ["energy", "forces"]
 
     def __init__(self, stiffness: float = 5.0):
         super().__init__()
-        self.stiffness, self.origin = stiffness, None
+        self.stiffness = stiffness
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
-        if self.origin is None or len(self.origin) != len(atoms):
-            self.origin = atoms.positions + 0.1 * np.sin(np.arange(atoms.positions.size)).reshape(-1, 3)
-        displacement = atoms.positions - self.origin
+        step = SILICON_LATTICE_CONSTANT / 4
+        displacement = atoms.positions - step * np.rint(atoms.positions / step)
         self.results = {
             "energy": 0.5 * self.stiffness * (displacement**2).sum(),
             "forces": -self.stiffness * displacement,
@@ -126,13 +125,15 @@ def test_spread_takes_ends_and_big_changes():
     forces = [np.full((1, 3), value) for value in (9.0, 4.0, 1.0, *np.linspace(0.9, 0.0, 40))]
     path = [LabelledFrame(None, force, 0.0) for force in forces]
     chosen = spread(path, 8)
-    assert chosen[0] == 0 and chosen[-1] == len(path) - 1 and {1, 2} <= set(chosen) and len(chosen) == 8
+    assert 7 <= len(chosen) <= 8 and chosen[:2] == [0, 1] and chosen[-1] == len(path) - 1
+    assert 3 <= sum(index > 12 for index in chosen) <= 5  # the long quiet end has its share, and not more
     assert spread(path[:3], 8) == [0, 1, 2]
     assert spread([path[0]] * 20, 8)[0] == 0  # nothing changes
 
 
 def test_absurd_frames_are_dropped_and_counted():
     start = silicon_supercell(repeat=1)
+    start.positions += 0.2 * np.sin(np.arange(24)).reshape(8, 3)
     frames, dropped = relaxation_trajectory(start, Springs(), max_steps=30, absurd_force=0.5)
     assert dropped >= 1 and all(np.linalg.norm(frame.forces, axis=1).max() <= 0.5 for frame in frames)
     total = relaxation_trajectory(start, Springs(), max_steps=30, frames=1000)

@@ -182,7 +182,7 @@ def test_command_writes_structures_and_a_summary(tmp_path, as_model, capsys):
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.05
     assert relaxed.info["status"] == "converged"
     assert len(ase.io.read(output / "vacancy.traj.extxyz", ":")) > 1
-    rows = list(csv.DictReader(open(output / "summary.csv", newline="")))
+    rows = list(csv.DictReader((output / "summary.csv").read_text().splitlines()))
     assert [(row["name"], row["atoms"], row["status"]) for row in rows] == [
         ("vacancy", "31", "converged"),
         ("bulk", "4", "converged"),
@@ -221,7 +221,7 @@ def test_command_keeps_what_is_done_when_interrupted(tmp_path, as_model, monkeyp
     monkeypatch.setattr(command, "relax", interrupted_relax)
     output = tmp_path / "out"
     assert _run(tmp_path / "first.extxyz", tmp_path / "second.extxyz", "--model", "m", "--output", output) == 130
-    assert [row["name"] for row in csv.DictReader(open(output / "summary.csv", newline=""))] == ["first"]
+    assert [row["name"] for row in csv.DictReader((output / "summary.csv").read_text().splitlines())] == ["first"]
     assert (output / "first.relaxed.extxyz").is_file()
     assert "first" in capsys.readouterr().out
 

@@ -33,6 +33,7 @@ def test_round_trip_through_parquet(tmp_path):
         config_type="vacancy", trajectory="t0", source="a.extxyz#4",
     )  # fmt: skip
     energy_only = structure_row(atoms[:5], None, -5.0, trajectory="t1", source="a.extxyz#5")
+    (tmp_path / "set").mkdir()  # an empty folder is welcome
     counts = write_dataset({"train": [full], "test": iter([energy_only]), "validation": []}, tmp_path / "set")
     assert counts == {"train": 1, "test": 1}
 

@@ -11,10 +11,10 @@ import numpy as np
 from ase import Atom, Atoms
 from ase.build import bulk
 
-from .importance import defect_distances
+from .importance import defect_distances, shortest_images
 
 SILICON_LATTICE_CONSTANT = 5.429  # Å; zero stress of the Erhart-Albe potential, which labels the generated data
-SHORTEST_BONDS = {(6, 6): 1.2, (6, 14): 1.5, (14, 14): 1.95}  # Å; no start has two atoms closer than this
+SHORTEST_BONDS = {(6, 6): 1.2, (6, 14): 1.5, (14, 14): 1.9}  # Å; no start has two atoms closer than this
 _NEIGHBOUR_SHELL = 3.0  # Å; what counts as bonded to a defect
 _DUMBBELL = {"Si": 2.4, "C": 1.8}  # Å; length of a split interstitial of silicon with this atom
 
@@ -93,7 +93,8 @@ def carbon_substitutional(host: Atoms, rng: np.random.Generator) -> Defect:
 def carbon_interstitial(host: Atoms, rng: np.random.Generator) -> Defect:
     """Carbon and silicon share a random lattice site along a random <100>: the carbon interstitial's ground state."""
     index, bonds = _random_bonds(host, rng)
-    return _dumbbell(host, "carbon_interstitial", "C", index, bonds[0] + bonds[1], np.zeros(3))
+    direction = bonds[0] + bonds[1]
+    return _dumbbell(host, "carbon_interstitial", "C", index, direction, 0.11 * direction)  # off centre: C is smaller
 
 
 DEFECT_KINDS: dict[str, Callable[[Atoms, np.random.Generator], Defect]] = {
@@ -121,8 +122,7 @@ def distort(defect: Defect, rng: np.random.Generator, bond: float = 0.1, rattle:
     centre = defect.site[None, :]
     distances = defect_distances(atoms.positions, centre, atoms.cell, atoms.pbc)[:, 0]
     shell = np.flatnonzero((distances < _NEIGHBOUR_SHELL) & (distances > 1e-6))
-    outward = atoms.positions[shell] - centre
-    outward -= np.rint(atoms.cell.scaled_positions(outward)) @ atoms.cell
+    outward = shortest_images(atoms.positions[shell] - centre, atoms.cell, atoms.pbc)
     for scale in 0.8 ** np.arange(30):
         moved = atoms.copy()
         moved.positions += rng.normal(scale=scale * rattle * rng.uniform(0.25, 1.0), size=moved.positions.shape)
@@ -133,7 +133,7 @@ def distort(defect: Defect, rng: np.random.Generator, bond: float = 0.1, rattle:
 
 
 def too_close(atoms: Atoms) -> bool:
-    """Whether two atoms are closer than `SHORTEST_BONDS` allows (minimum image, orthogonal cell)."""
+    """Whether two atoms are closer than `SHORTEST_BONDS` allows (minimum image)."""
     distances = defect_distances(atoms.positions, atoms.positions, atoms.cell, atoms.pbc)
     np.fill_diagonal(distances, np.inf)
     return any(

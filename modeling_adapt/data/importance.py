@@ -6,28 +6,40 @@ import numpy as np
 from ase.geometry import find_mic
 
 
+def shortest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The shortest periodic images of `vectors` (M, 3) in Å.
+
+    Args:
+        cell: (3, 3) rows are cell vectors in Å; those of directions that are not periodic are not used.
+        pbc: (3,) periodic directions.
+    """
+    pbc = np.asarray(pbc, dtype=bool)
+    lattice = np.asarray(cell, dtype=np.float64)[pbc]
+    if not len(lattice):
+        return vectors
+    metric = lattice @ lattice.T
+    lengths = metric.diagonal()
+    if np.abs(metric - np.diag(lengths)).max() < 1e-8 * lengths.max():
+        # Orthogonal cell vectors: rounding is exact, and many times faster than the general search.
+        return vectors - np.rint(vectors @ (lattice.T / lengths)) @ lattice
+    # ASE 3.29 errs by whole cell vectors if one that is not periodic leans; zero rows become perpendicular ones there.
+    return find_mic(vectors, np.where(pbc[:, None], cell, 0.0), pbc)[0]
+
+
 def defect_distances(
     positions: np.ndarray, sites: np.ndarray, cell: np.ndarray, pbc: np.ndarray, minimum_image: bool = True
 ) -> np.ndarray:
     """Distances in Å of atoms (N, 3) to defect sites (S, 3): (N, S) float64.
 
     Args:
-        cell: (3, 3) rows are cell vectors in Å; those of directions that are not periodic are not used.
-        pbc: (3,) periodic directions.
-        minimum_image: measure to the nearest periodic image; otherwise between coordinates as they are, which is
-            what the published weights do.
+        cell, pbc: as for [`shortest_images`].
+        minimum_image: measure to the nearest periodic image; otherwise between coordinates as they are, which is what
+            the published weights do.
     """
     # Site by site in one long list of vectors, which numpy handles several times faster than short inner axes.
     vectors = (positions[None, :, :].astype(np.float64) - sites[:, None, :]).reshape(-1, 3)
-    if minimum_image and vectors.size and np.any(pbc):
-        lattice = np.asarray(cell, dtype=np.float64)[np.asarray(pbc, dtype=bool)]
-        metric = lattice @ lattice.T
-        lengths = metric.diagonal()
-        if np.abs(metric - np.diag(lengths)).max() < 1e-8 * lengths.max():
-            # Orthogonal cell vectors: rounding is exact, and many times faster than the general search.
-            vectors -= np.rint(vectors @ (lattice.T / lengths)) @ lattice
-        else:
-            vectors, _ = find_mic(vectors, cell, pbc)
+    if minimum_image and vectors.size:
+        vectors = shortest_images(vectors, cell, pbc)
     return np.sqrt(np.einsum("ij,ij->i", vectors, vectors)).reshape(len(sites), len(positions)).T
 
 

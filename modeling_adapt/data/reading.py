@@ -45,22 +45,17 @@ def read_split(dataset: str | Path, split: str, target: Literal["forces", "energ
 
 
 def _labelled(rows: Dataset, target: str, where: str) -> Dataset:
-    """The rows whose label `target` is not null; the null mask is all that is read."""
-    column = rows.with_format("arrow")[target] if len(rows) else None
-    valid = np.concatenate([np.asarray(chunk.is_valid()) for chunk in _chunks(column)]) if len(rows) else np.zeros(0)
+    """The rows whose label `target` is not null."""
+    labels = rows.select_columns([target]).with_format("arrow")[:][target]
+    valid = labels.is_valid().to_numpy()
     if not valid.any():
         raise InputError(f"{where}: no structure has {'forces' if target == 'forces' else 'an energy'}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
 
-def _chunks(column):  # a `datasets.Column` in Arrow format yields chunks when sliced
-    array = column[:]
-    return array.chunks if hasattr(array, "chunks") else [array]
-
-
 def _load(dataset: str) -> DatasetDict:
     path = Path(dataset).expanduser()
-    local = path.exists() or not _HUB_ID.fullmatch(dataset) or path.parent.is_dir() and str(path.parent) != "."
+    local = path.exists() or not _HUB_ID.fullmatch(dataset) or path.parent.is_dir()
     if local and not path.exists():
         raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
     if local and not path.is_dir():

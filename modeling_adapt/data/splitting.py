@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import find_mic
 
 from ..errors import InputError
+from .importance import shortest_images
 
 SPLITS = ("train", "validation", "test")
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
@@ -69,8 +69,8 @@ def same_trajectory(before: Atoms, after: Atoms) -> bool:
     if np.abs(before.cell - after.cell).max() >= LARGEST_STEP:
         return False
     moved = after.cell.complete().scaled_positions(after.positions) @ before.cell.complete()
-    _, distances = find_mic(moved - before.positions, before.cell, before.pbc)
-    return bool(distances.max() < LARGEST_STEP)
+    steps = shortest_images(moved - before.positions, before.cell, before.pbc)
+    return bool(np.linalg.norm(steps, axis=1).max() < LARGEST_STEP)
 
 
 def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:

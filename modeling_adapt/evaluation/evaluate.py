@@ -129,7 +129,9 @@ def _predict(
 ) -> Iterator[Prediction]:
     collator = StructureCollator(feature_extractor, target)
     loader = DataLoader(StructureDataset(dataset), batch_size=batch_size, collate_fn=collator)
-    with tqdm(total=len(dataset), unit=" structures", desc="predicting", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=len(dataset), unit=" structures", desc="predicting", disable=None if progress else True, leave=False
+    ) as bar:
         first = 0
         for batch in loader:
             last = first + len(batch["labels"])

@@ -223,7 +223,7 @@ class _Groups:
 def as_float64(values: Any) -> np.ndarray:
     """A float64 array of a tensor (of any dtype, on any device) or an array."""
     if hasattr(values, "detach"):
-        values = values.detach().double().cpu().numpy()
+        values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#8a8f98"
@@ -40,9 +41,10 @@ def parity_plot(
     low, high = _limits(predicted, reference)
     figure, axes = _figure(5.0, 5.0)
     if len(reference) > DENSE:
+        shades = LogNorm(vmin=0.2)  # below one, so that a single prediction far off the line is still visible
         extent = (low, high, low, high)
         cells = axes.hexbin(
-            reference, predicted, gridsize=90, bins="log", mincnt=1, cmap="Blues", extent=extent, lw=0.1
+            reference, predicted, gridsize=90, mincnt=1, norm=shades, cmap="Blues", extent=extent, linewidths=0.1
         )
         bar = figure.colorbar(cells, ax=axes, shrink=0.8, pad=0.02)
         bar.set_label("count")

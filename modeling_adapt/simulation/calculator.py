@@ -92,7 +92,7 @@ class ADAPTCalculator(Calculator):
             inputs = self.feature_extractor(self.atoms).to(self.device)
             with torch.no_grad():
                 if "forces" in properties:
-                    self.results["forces"] = self.model(**inputs).forces[0].double().cpu().numpy()
+                    self.results["forces"] = self.model(**inputs).forces[0].cpu().double().numpy()
                 if "energy" in properties and self.energy_model is not None:
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
         except ValueError as error:

@@ -64,7 +64,9 @@ def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     # The planes that bound the cell along lattice vector i are 1 / |reciprocal vector i| apart.
     reach = np.where(pbc, cutoff * np.linalg.norm(cell.reciprocal(), axis=1), 0.0)
     if reach.max() > MAX_REACH:
-        raise InputError(f"the cell is only {cutoff / reach.max():.2g} Å thick along {'abc'[reach.argmax()]}; check it")
+        raise InputError(
+            f"the cell is only {cutoff / reach.max():.2g} Å thick along {'abc'[reach.argmax()]}; check it"
+        )
 
     images, owners = [fractional], [own]
     for shift in product(*(range(-count, count + 1) for count in np.ceil(reach).astype(int))):

@@ -1,0 +1,173 @@
+"""The ASE calculator: results, caching, copies, errors, and that it leaves torch's global state alone."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.domain import fit_domain
+from modeling_adapt.simulation.relaxation import relax
+
+TINY = {
+    "embedding_sizes": (16,),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "hidden_dropout_prob": 0.5,  # a calculator that forgets eval() gives other forces every time
+}
+
+
+def _atoms() -> Atoms:
+    atoms = bulk("Si", cubic=True)
+    atoms.symbols[2] = "C"
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def model() -> ADAPTForForces:
+    torch.manual_seed(0)
+    return ADAPTForForces(ADAPTConfig(**TINY, geometry="fourier", fourier_wave_numbers=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def energy_model() -> ADAPTForEnergy:
+    torch.manual_seed(0)
+    return ADAPTForEnergy(
+        ADAPTEnergyConfig(max_atoms=10, energy_hidden_sizes=(8,), energy_mean=-900.0, energy_std=2.0)
+    )
+
+
+def test_forces_are_those_of_the_model_in_float64(model):
+    atoms = _atoms()
+    atoms.calc = ADAPTCalculator(model)
+    forces = atoms.get_forces()
+    assert forces.dtype == np.float64 and forces.shape == (8, 3)
+    with torch.no_grad():
+        expected = model.eval()(**ADAPTFeatureExtractor()(atoms)).forces[0].numpy()
+    np.testing.assert_array_equal(forces, expected)
+    assert np.abs(forces).max() > 0
+
+
+def test_energy_only_with_an_energy_model(model, energy_model):
+    atoms = _atoms()
+    atoms.calc = ADAPTCalculator(model)
+    assert atoms.calc.implemented_properties == ["forces"]
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energy()
+
+    atoms.calc = ADAPTCalculator(model, energy_model)
+    energy = atoms.get_potential_energy()
+    assert isinstance(energy, float) and abs(energy + 900) < 50
+    with pytest.raises(PropertyNotImplementedError):  # forces are not its gradient
+        atoms.get_potential_energy(force_consistent=True)
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+    assert ADAPTCalculator(model).implemented_properties == ["forces"]
+
+
+def test_results_are_kept_until_the_structure_changes(model, energy_model):
+    class Counting(ADAPTCalculator):
+        calls: list = []
+
+        def calculate(self, atoms=None, properties=("forces",), system_changes=()):
+            self.calls.append(tuple(properties))
+            super().calculate(atoms, properties, system_changes)
+
+    atoms = _atoms()
+    atoms.calc = Counting(model, energy_model)
+    first = atoms.get_forces()
+    energy = atoms.get_potential_energy()
+    atoms.set_initial_magnetic_moments(np.ones(8))
+    np.testing.assert_array_equal(atoms.get_forces(), first)
+    assert atoms.get_potential_energy() == energy
+    assert atoms.calc.calls == [("forces",), ("energy",)]
+
+    atoms.positions[0] += 0.1
+    assert np.abs(atoms.get_forces() - first).max() > 0
+    del atoms[3]
+    assert atoms.get_forces().shape == (7, 3)
+    assert len(atoms.calc.calls) == 4
+
+
+def test_copies_and_pickles_predict_the_same_from_any_folder(model, energy_model, tmp_path, monkeypatch):
+    calculator = ADAPTCalculator(model, energy_model)
+    atoms = _atoms()
+    expected = calculator.get_property("forces", atoms)
+    pickled = pickle.dumps(calculator)
+    monkeypatch.chdir(tmp_path)
+    for twin in (copy.deepcopy(calculator), pickle.loads(pickled)):
+        twin.reset()
+        np.testing.assert_array_equal(twin.get_property("forces", atoms), expected)
+        assert twin.get_property("energy", atoms) == calculator.get_property("energy", atoms)
+        assert twin.model is not calculator.model
+
+
+def test_from_pretrained_and_its_errors(model, energy_model, tmp_path):
+    for part, name in ((model, "forces"), (energy_model, "energy")):
+        part.save_pretrained(tmp_path / name)
+        ADAPTFeatureExtractor().save_pretrained(tmp_path / name)
+    calculator = ADAPTCalculator.from_pretrained(tmp_path / "forces", tmp_path / "energy")
+    both = ADAPTCalculator(model, energy_model)
+    np.testing.assert_array_equal(calculator.get_property("forces", _atoms()), both.get_property("forces", _atoms()))
+    assert calculator.get_property("energy", _atoms()) == both.get_property("energy", _atoms())
+    with pytest.raises(InputError, match="holds ADAPTForEnergy"):
+        ADAPTCalculator.from_pretrained(tmp_path / "energy")
+    with pytest.raises(InputError, match="no checkpoint"):
+        ADAPTCalculator.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no device"):
+        ADAPTCalculator(model, device="nonsense")
+
+
+def test_a_structure_the_model_cannot_read_is_an_input_error(model, energy_model):
+    calculator = ADAPTCalculator(model, energy_model)
+    atoms = _atoms()
+    atoms.symbols[5] = "U"
+    with pytest.raises(InputError, match=r"U.*5|5.*U"):
+        calculator.get_property("forces", atoms)
+    atoms = _atoms()
+    atoms.positions[1] = np.nan
+    with pytest.raises(InputError, match=r"atom 1"):
+        calculator.get_property("forces", atoms)
+    with pytest.raises(InputError, match="periodic"):  # Fourier geometry
+        calculator.get_property("forces", Atoms("Si2", positions=[[0, 0, 0], [2, 2, 2]]))
+    with pytest.raises(InputError, match="at most 10"):
+        calculator.get_property("energy", _atoms() * (2, 1, 1))
+
+
+def test_global_state_of_torch_stays(model):
+    def state():
+        return (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.random.get_rng_state(),
+        )
+
+    before = state()
+    ADAPTCalculator(model).get_property("forces", _atoms())
+    assert state()[:3] == before[:3] and torch.equal(state()[3], before[3])
+    assert torch.is_grad_enabled() and model.force_head.weight.requires_grad
+
+
+def test_the_trained_region_travels_with_the_checkpoint(model, tmp_path):
+    assert ADAPTCalculator(model).domain is None
+    trained = copy.deepcopy(model)
+    domain = fit_domain([structure_row(_atoms(), np.ones((8, 3)))])
+    trained.config.training_domain = domain.to_dict()
+    trained.save_pretrained(tmp_path)
+    calculator = ADAPTCalculator.from_pretrained(tmp_path)
+    assert calculator.domain == domain
+    result = relax(_atoms() * (2, 1, 1), calculator, steps=1, domain=calculator.domain)
+    assert result.status == "left the trained region"
+    assert "16 atoms; training had 8" in result.findings[0]

@@ -1,0 +1,225 @@
+"""Evaluation of force and energy models on data sets: figures against a plain loop, files, table and errors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+import evaluate as command
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.command_line import run_command
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import atoms_from_row, structure_row
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline
+from modeling_adapt.evaluation.plots import parity_plot, training_curve
+
+
+def _structure(rng: np.random.Generator, kind: str, energy: float | None = None) -> dict:
+    atoms = bulk("Si", cubic=True) * (1, 1, int(rng.integers(1, 3)))
+    sites = []
+    if kind == "carbon":
+        atoms.symbols[1] = "C"
+        sites = [atoms.positions[1]]
+    atoms.rattle(0.1, rng=rng)
+    forces = rng.normal(size=(len(atoms), 3))
+    return structure_row(atoms, forces, energy, defect_sites=sites, config_type=kind, source=f"made#{kind}")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A data set and two tiny models that know it, as folders."""
+    root = tmp_path_factory.mktemp("evaluate")
+    rng = np.random.default_rng(0)
+    kinds = ["bulk", "carbon", "carbon", "bulk", "carbon"]
+    rows = {
+        "train": [_structure(rng, kind, -100.0 + i) for i, kind in enumerate(kinds)],
+        "test": [_structure(rng, kind, -100.0 - i) for i, kind in enumerate(kinds)],
+        "validation": [_structure(rng, "bulk")],
+    }
+    write_dataset(rows, root / "dataset")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    models = {
+        "forces": ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), **sizes)),
+        "energy": ADAPTForEnergy(
+            ADAPTEnergyConfig(max_atoms=16, energy_hidden_sizes=(8,), energy_mean=-100.0, energy_std=2.0)
+        ),
+        "small": ADAPTForEnergy(ADAPTEnergyConfig(max_atoms=3, energy_hidden_sizes=(8,))),
+    }
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        ADAPTFeatureExtractor().save_pretrained(root / name)
+    return root
+
+
+def _load(head, folder):
+    return head.from_pretrained(folder).eval(), ADAPTFeatureExtractor()
+
+
+def test_force_figures_equal_a_loop_over_single_structures(folders):
+    model, feature_extractor = _load(ADAPTForForces, folders / "forces")
+    rows = read_split(folders / "dataset", "test")
+    errors, labels = [], []
+    with torch.no_grad():
+        for row in rows:
+            forces = model(**feature_extractor(atoms_from_row(row))).forces[0].double().numpy()
+            labels.append(np.array(row["forces"]))
+            errors.append(np.abs(forces - labels[-1]))
+    mae, zero = 1000 * np.concatenate(errors).mean(), 1000 * np.abs(np.concatenate(labels)).mean()
+
+    for batch_size in (1, 2, 16):
+        evaluation = evaluate_forces(model, feature_extractor, rows, batch_size, progress=False)
+        metrics = evaluation.metrics
+        assert metrics["force_mae_mev_per_ang"] == pytest.approx(mae, rel=1e-5)
+        assert metrics["zero_force_mae_mev_per_ang"] == pytest.approx(zero, rel=1e-6)
+        assert metrics["by_config_type"]["bulk"]["num_structures"] == 2
+        assert "near_defect_mae_mev_per_ang" in metrics["by_config_type"]["carbon"]
+        assert "near_defect_mae_mev_per_ang" not in metrics["by_config_type"]["bulk"]
+        assert 1000 * np.abs(evaluation.predicted - evaluation.reference).mean() == pytest.approx(mae, rel=1e-5)
+
+
+def test_energy_figures_equal_a_loop_over_single_structures(folders):
+    model, feature_extractor = _load(ADAPTForEnergy, folders / "energy")
+    rows = read_split(folders / "dataset", "test")
+    train = read_split(folders / "dataset", "train")
+    with torch.no_grad():
+        errors = [
+            (model(**feature_extractor(atoms_from_row(row))).energy.item() - row["energy"]) / len(row["positions"])
+            for row in rows
+        ]
+    evaluation = evaluate_energy(model, feature_extractor, rows, 2, progress=False, baseline=fit_baseline(train))
+    assert evaluation.metrics["energy_mae_mev_per_atom"] == pytest.approx(1000 * np.abs(errors).mean(), rel=1e-4)
+
+    def counts(rows):
+        return np.array([[row["atomic_numbers"].count(number) for number in (6, 14)] for row in rows])
+
+    solution = np.linalg.lstsq(counts(train), np.array(train["energy"]), rcond=None)[0]
+    trivial = np.abs(counts(rows) @ solution - np.array(rows["energy"])) / counts(rows).sum(1)
+    assert evaluation.metrics["composition_baseline_mae_mev_per_atom"] == pytest.approx(1000 * trivial.mean())
+
+
+def test_a_prediction_that_is_not_finite_names_the_row(folders):
+    model, feature_extractor = _load(ADAPTForForces, folders / "forces")
+    rows = read_split(folders / "dataset", "test")
+
+    def poison(module, inputs, output):
+        carbon = (inputs_seen[-1] == 6).any(dim=1)
+        return torch.where(carbon[:, None, None], torch.nan, output)
+
+    inputs_seen = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs_seen.append(kwargs["atomic_numbers"]), with_kwargs=True
+    )
+    model.force_head.register_forward_hook(poison)
+    with pytest.raises(InputError, match=r"row 1 \(made#carbon\)"):
+        evaluate_forces(model, feature_extractor, rows, 2, progress=False)
+
+
+# The command -----------------------------------------------------------------------------------------------------
+
+
+def _run(*argv) -> int:
+    return run_command(lambda: command.main([str(argument) for argument in argv]))
+
+
+def test_command_on_forces(folders, tmp_path, capsys):
+    output = tmp_path / "new" / "results"
+    assert _run(folders / "forces", folders / "dataset", "--output", output, "--batch-size", 2) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    required = {"force_mae_mev_per_ang", "force_rmse_mev_per_ang", "zero_force_mae_mev_per_ang", "by_config_type"}
+    assert required <= metrics.keys()
+    assert set(metrics["by_config_type"]) == {"bulk", "carbon"}
+    assert metrics["split"] == "test"
+    assert (output / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in output.parent.iterdir()} == {"results"}
+    table = capsys.readouterr().out
+    for word in ("bulk", "carbon", "all", "MAE", "zero-force", f"{metrics['force_mae_mev_per_ang']:.1f}"):
+        assert word in table
+
+
+def test_command_on_energies(folders, tmp_path, capsys):
+    assert _run(folders / "energy", folders / "dataset", "--output", tmp_path / "out") == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["energy_mae_mev_per_atom"] > 0 and metrics["composition_baseline_mae_mev_per_atom"] > 0
+    assert "composition-only" in capsys.readouterr().out
+
+
+def test_command_says_that_training_structures_prove_nothing(folders, capsys):
+    assert _run(folders / "forces", folders / "dataset", "--split", "train") == 0
+    assert "trained on" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    good, output = (folders / "forces", folders / "dataset"), ("--output", tmp_path / "out")
+
+    def fails_with(*argv) -> str:
+        assert _run(*argv) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+        return error
+
+    assert "not empty" in fails_with(*good, "--output", tmp_path / "full")
+    assert "no checkpoint" in fails_with(folders / "dataset", folders / "dataset", *output)
+    assert "no such folder" in fails_with(folders / "forces", tmp_path / "nowhere", *output)
+    assert "no parquet" in fails_with(folders / "forces", folders / "forces", *output)
+    assert "no split 'later'" in fails_with(*good, "--split", "later", *output)
+    assert "no structure has an energy" in fails_with(
+        folders / "energy", folders / "dataset", "--split", "validation", *output
+    )
+    assert "no device" in fails_with(*good, "--device", "nonsense", *output)
+    small = fails_with(folders / "small", folders / "dataset", *output)
+    assert "at most 3" in small and "rows 0 to 4" in small
+    with pytest.raises(SystemExit, match="2"):
+        command.main([str(argument) for argument in (*good, "--batch-size", "0")])
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])
+    assert "python evaluate.py" in capsys.readouterr().out
+
+
+# Figures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 20, 6000])
+def test_parity_plot_of_few_and_many_points(tmp_path, count):
+    reference = np.random.default_rng(0).normal(size=count)
+    parity_plot(reference + 0.1, reference, tmp_path / "parity.png", caption="MAE 100.0 meV/Å")
+    assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+def test_training_curve_of_forces_energies_and_of_a_run_without_evaluation(tmp_path):
+    train = [{"step": step, "loss": 1 / step} for step in range(1, 5)]
+    for metric, baseline in (
+        ("force_mae_mev_per_ang", "zero_force_mae_mev_per_ang"),
+        ("energy_mae_mev_per_atom", "composition_baseline_mae_mev_per_atom"),
+    ):
+        history = [*train, {"step": 2, f"eval_{metric}": 60.0, f"eval_{baseline}": 100.0}]
+        training_curve(history, tmp_path / f"{metric}.png")
+        assert (tmp_path / f"{metric}.png").stat().st_size > 10_000
+    training_curve(train, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").is_file()
+
+
+def test_figures_do_not_touch_pyplot(tmp_path):
+    import matplotlib
+
+    backend = matplotlib.rcParams._get_backend_or_none()
+    parity_plot(np.ones(3), np.ones(3), tmp_path / "p.png")
+    assert matplotlib.rcParams._get_backend_or_none() == backend
+
+
+def test_a_structure_that_fourier_geometry_cannot_read_names_its_rows(tmp_path):
+    write_dataset({"test": [structure_row(Atoms("Si2", [[0, 0, 0], [2, 2, 2]]), np.ones((2, 3)))]}, tmp_path / "d")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), geometry="fourier", **sizes)).eval()
+    with pytest.raises(InputError, match="rows 0 to 0.*periodic"):
+        evaluate_forces(model, ADAPTFeatureExtractor(), read_split(tmp_path / "d", "test"), progress=False)
