@@ -22,10 +22,11 @@ class ADAPTConfig(PreTrainedConfig):
     Lengths are in Å, energies in eV, forces in eV/Å. An unknown field is an error that names the nearest one.
 
     Args:
-        geometry (`"cartesian"` or `"fourier"`, defaults to `"cartesian"`):
+        geometry (`"cartesian"`, `"fourier"` or `"pairwise"`, defaults to `"cartesian"`):
             How coordinates enter the tokens. `"cartesian"`: normalised x, y, z, as published. `"fourier"`: sines and
             cosines of the fractional coordinates, so that wrapping an atom into the cell changes nothing; needs a
-            periodic cell.
+            periodic cell. `"pairwise"`: tokens see no coordinates; atoms attend to each other through minimum-image
+            displacements, and forces are exactly equivariant (see `pairwise_adapt.py`).
         fourier_wave_numbers (`tuple[int, ...]`, defaults to `(1, 2, 3, 4, 6, 8, 12, 24)`):
             Wave numbers k of `geometry="fourier"`, in waves per lattice vector. They should reach the spacing of the
             lattice planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.
@@ -38,11 +39,17 @@ class ADAPTConfig(PreTrainedConfig):
             The Transformer encoder, named as in ViT.
         norm_position (`"post"` or `"pre"`, defaults to `"post"`):
             LayerNorm after each residual sum, as published, or before each sub-layer.
+        pairwise_cutoff (`float`, defaults to 5.0), num_radial_basis (`int`, defaults to 12),
+        num_vector_channels (`int`, defaults to 32):
+            Of `geometry="pairwise"`: distance in Å where the envelope of a pair ends, functions of the distance, and
+            width of the vector stream.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
             `"weighted_l2"`: mean over atoms of w |ΔF|, the published code. `"weighted_mse"`: mean over components of
             w ΔF², the paper's text. `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
+        remove_net_force (`bool`, defaults to `False`):
+            Subtract the mean predicted force, so that the net force is zero as it is in the labels.
         feature_mean, feature_std (`tuple[float, ...]` of length 3 + `num_descriptors`, *optional*):
             Statistics of the training tokens; features are normalised as (x - mean) / (`rescale_factor` (std +
             `normalization_eps`)). `None`: mean 0, std 1.
@@ -69,8 +76,12 @@ class ADAPTConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.05
     layer_norm_eps: float = 1e-5
     norm_position: str = "post"
+    pairwise_cutoff: float | int = 5.0
+    num_radial_basis: int = 12
+    num_vector_channels: int = 32
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
+    remove_net_force: bool = False
     feature_mean: list[float] | tuple[float, ...] | None = None
     feature_std: list[float] | tuple[float, ...] | None = None
     force_mean: list[float] | tuple[float, ...] | None = None
@@ -93,7 +104,7 @@ class ADAPTConfig(PreTrainedConfig):
 
     def validate_choices(self):
         choices = {
-            "geometry": ("cartesian", "fourier"),
+            "geometry": ("cartesian", "fourier", "pairwise"),
             "norm_position": ("post", "pre"),
             "force_loss": ("weighted_l2", "weighted_mse", "mse"),
         }
@@ -102,9 +113,12 @@ class ADAPTConfig(PreTrainedConfig):
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, not '{getattr(self, field)}'")
 
     def validate_sizes(self):
-        positive = ("num_descriptors", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        positive = (
+            *("num_descriptors", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+            *("num_radial_basis", "num_vector_channels", "pairwise_cutoff"),
+        )
         for field in positive:
-            if getattr(self, field) < 1:
+            if not getattr(self, field) >= 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
         for field in ("embedding_sizes", "fourier_wave_numbers"):
             if not getattr(self, field) or min(getattr(self, field)) < 1:
@@ -131,6 +145,9 @@ class ADAPTConfig(PreTrainedConfig):
                     raise ValueError(f"{field} must have {length} entries, not {len(values)}")
             if std is not None and min(std) < 0:
                 raise ValueError(f"{quantity}_std must not be negative, not {list(std)}")
+        if self.geometry == "pairwise" and self.force_std is not None:
+            if any(self.force_mean or ()) or len(set(self.force_std)) > 1:
+                raise ValueError("geometry='pairwise' needs force_mean 0 and one force_std, or it is not equivariant")
 
 
 @strict

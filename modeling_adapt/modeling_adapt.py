@@ -12,7 +12,6 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -20,9 +19,28 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from .pairwise_adapt import ADAPTPairs, ADAPTPairwiseGeometry, ADAPTPairwiseLayer, ADAPTVectorHead
 
 # Labels of padded atoms. The Trainer counts the labels that differ from it to normalise the loss.
 IGNORE_INDEX = -100
+
+
+@dataclass
+class ADAPTModelOutput(ModelOutput):
+    """
+    Output of [`ADAPTModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, N, hidden_size)`): One state per atom.
+        vectors (`torch.FloatTensor` of shape `(B, N, 3, num_vector_channels)`, *optional*):
+            The equivariant stream of `geometry="pairwise"`.
+        hidden_states, attentions: As everywhere in transformers; pairwise layers have no attentions over all atoms.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -90,8 +108,10 @@ class ADAPTCartesianGeometry(nn.Module):
         self.normalizer = ADAPTNormalizer(mean and mean[:3], std and std[:3], config)
         self.num_features = 3
 
-    def forward(self, positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
-        return self.normalizer.normalize(positions)
+    def forward(
+        self, positions: torch.Tensor, cell: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None]:
+        return self.normalizer.normalize(positions), None
 
 
 class ADAPTFourierGeometry(nn.Module):
@@ -102,21 +122,28 @@ class ADAPTFourierGeometry(nn.Module):
         self.wave_numbers = list(config.fourier_wave_numbers)
         self.num_features = 6 * len(self.wave_numbers)
 
-    def forward(self, positions: torch.Tensor, cell: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, positions: torch.Tensor, cell: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None]:
         if cell is None or not (torch.compiler.is_compiling() or bool((cell.det().abs() > 1e-6).all())):
             raise ValueError("geometry='fourier' needs a cell that is periodic in all three directions")
         fractional = torch.linalg.solve(cell.transpose(1, 2), positions.transpose(1, 2)).transpose(1, 2)
         phases = 2 * math.pi * fractional[..., None] * fractional.new_tensor(self.wave_numbers)
-        return torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(2)
+        return torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(2), None
 
 
-# The one place where geometry enters the model: a kind of geometry is one class.
-GEOMETRIES: dict[str, Any] = {"cartesian": ADAPTCartesianGeometry, "fourier": ADAPTFourierGeometry}
+# The one place where geometry enters the model. A kind of geometry is one class: what it adds to the tokens
+# (B, N, num_features), and pairs of atoms or None.
+GEOMETRIES: dict[str, Any] = {
+    "cartesian": ADAPTCartesianGeometry,
+    "fourier": ADAPTFourierGeometry,
+    "pairwise": ADAPTPairwiseGeometry,
+}
 
 
 class ADAPTEmbeddings(nn.Module):
     """
-    Atom tokens (B, N, 3 + descriptors), raw, to embeddings (B, N, hidden_size).
+    Atom tokens (B, N, 3 + descriptors), raw, to embeddings (B, N, hidden_size) and, where the geometry has them, pairs.
 
     Computed in float32 or better, also under autocast and with low-precision weights: bfloat16 resolves only 0.06 Å
     at 12 Å.
@@ -133,17 +160,22 @@ class ADAPTEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_features: torch.Tensor, cell: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ADAPTPairs | None]:
         weight_dtype = self.norm.weight.dtype
         dtype = torch.promote_types(input_features.dtype, torch.float32)
         with torch.autocast(device_type=input_features.device.type, enabled=False):
             positions, descriptors = input_features.to(dtype).split([3, input_features.shape[-1] - 3], dim=-1)
-            cell = None if cell is None else cell.to(dtype)
-            embeddings = torch.cat([self.geometry(positions, cell), self.normalizer.normalize(descriptors)], dim=-1)
+            coordinates, pairs = self.geometry(positions, None if cell is None else cell.to(dtype), attention_mask)
+            embeddings = torch.cat([coordinates, self.normalizer.normalize(descriptors)], dim=-1)
             for index, layer in enumerate(self.layers):
                 embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
                 embeddings = self._linear(layer, embeddings)
-        return self.dropout(self.norm(embeddings.to(weight_dtype)))
+        return self.dropout(self.norm(embeddings.to(weight_dtype))), pairs and pairs.to(weight_dtype)
 
     @staticmethod
     def _linear(layer: Any, values: torch.Tensor) -> torch.Tensor:
@@ -266,13 +298,16 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     input_modalities = ("atoms",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
-    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer"]
+    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer", "ADAPTPairwiseLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs: dict = {"hidden_states": ADAPTLayer, "attentions": ADAPTAttention}
+    _can_record_outputs: dict = {
+        "hidden_states": [ADAPTLayer, ADAPTPairwiseLayer],
+        "attentions": ADAPTAttention,
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -287,8 +322,9 @@ class ADAPTModel(ADAPTPreTrainedModel):
 
     def __init__(self, config: ADAPTConfig):
         super().__init__(config)
+        layer_class = ADAPTPairwiseLayer if config.geometry == "pairwise" else ADAPTLayer
         self.embeddings = ADAPTEmbeddings(config)
-        self.layers = nn.ModuleList(ADAPTLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -301,7 +337,7 @@ class ADAPTModel(ADAPTPreTrainedModel):
         cell: torch.Tensor | None = None,
         atomic_numbers: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> ADAPTModelOutput:
         """
         Args:
             input_features (`torch.FloatTensor` of shape `(B, N, 12)`):
@@ -314,18 +350,24 @@ class ADAPTModel(ADAPTPreTrainedModel):
                 Not read: the element enters through its descriptors.
 
         Returns:
-            [`BaseModelOutput`] with `last_hidden_state` (B, N, hidden_size).
+            [`ADAPTModelOutput`].
         """
-        hidden_states = self.embeddings(input_features, cell)
-        attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
-            and_mask_function=self._within_attention_radius(input_features, cell),
-        )
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+        hidden_states, pairs = self.embeddings(input_features, attention_mask, cell)
+        vectors = None
+        if pairs is not None:
+            vectors = hidden_states.new_zeros(*hidden_states.shape[:2], 3, self.config.num_vector_channels)
+            for layer in self.layers:
+                hidden_states, vectors = layer(hidden_states, vectors, pairs)
+        else:
+            attention_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=hidden_states,
+                attention_mask=attention_mask,
+                and_mask_function=self._within_attention_radius(input_features, cell),
+            )
+            for layer in self.layers:
+                hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return ADAPTModelOutput(last_hidden_state=self.norm(hidden_states), vectors=vectors)
 
     def _within_attention_radius(self, input_features: torch.Tensor, cell: torch.Tensor | None) -> Callable | None:
         radius = self.config.attention_radius
@@ -362,12 +404,14 @@ def pair_distances(positions: torch.Tensor, cell: torch.Tensor | None) -> torch.
 
 
 class ADAPTForForces(ADAPTPreTrainedModel):
-    """ADAPT with a linear force head. The forces are not the gradient of an energy: for relaxation, not dynamics."""
+    """ADAPT with a force head. The forces are not the gradient of an energy: for relaxation, not dynamics."""
 
     def __init__(self, config: ADAPTConfig):
         super().__init__(config)
         self.adapt = ADAPTModel(config)
-        self.force_head = nn.Linear(config.hidden_size, 3)
+        self.force_head = (
+            ADAPTVectorHead(config) if config.geometry == "pairwise" else nn.Linear(config.hidden_size, 3)
+        )
         self.normalizer = ADAPTNormalizer(config.force_mean, config.force_std, config)
         self.post_init()
 
@@ -399,27 +443,34 @@ class ADAPTForForces(ADAPTPreTrainedModel):
             [`ADAPTForcesOutput`] with `forces` (B, N, 3) in eV/Å.
         """
         outputs = self.adapt(input_features, attention_mask, cell, atomic_numbers, **kwargs)
-        normalized_forces = self.force_head(outputs.last_hidden_state)
+        states = (outputs.last_hidden_state,) if outputs.vectors is None else (outputs[0], outputs.vectors)
+        forces = self.normalizer.denormalize(self.force_head(*states))
+        if self.config.remove_net_force:
+            forces = self._without_net_force(forces, attention_mask)
         loss = None
         if labels is not None:
-            loss = self._loss(normalized_forces, labels, importance_weights, num_items_in_batch)
+            loss = self._loss(forces, labels, importance_weights, num_items_in_batch)
         return ADAPTForcesOutput(
-            loss=loss,
-            forces=self.normalizer.denormalize(normalized_forces),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, forces=forces, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    @staticmethod
+    def _without_net_force(forces: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if attention_mask is None:
+            return forces - forces.mean(dim=1, keepdim=True)
+        is_atom = attention_mask[..., None].to(forces.dtype)
+        mean = (forces * is_atom).sum(dim=1, keepdim=True) / is_atom.sum(dim=1, keepdim=True)
+        return forces - mean
 
     def _loss(
         self,
-        normalized_forces: torch.Tensor,
+        forces: torch.Tensor,
         labels: torch.Tensor,
         importance_weights: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
         is_atom = labels[..., 0] != IGNORE_INDEX
-        error = normalized_forces.to(torch.promote_types(normalized_forces.dtype, torch.float32))
-        error = (error - self.normalizer.normalize(labels)) * is_atom[..., None]
+        error = (forces - labels) * is_atom[..., None] / forces.new_tensor(self.normalizer.scale)
         num_components = 3 * is_atom.sum() if num_items_in_batch is None else num_items_in_batch
         if self.config.force_loss == "mse" or importance_weights is None:
             importance_weights = is_atom.to(error.dtype)

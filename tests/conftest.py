@@ -16,7 +16,7 @@ TINY |= {"intermediate_size": 24, "hidden_dropout_prob": 0.0, "attention_probs_d
 STATISTICS = {
     "feature_mean": (3.0, 3.0, 3.0, 14.0, 3.0, 1.9, 111.0, 4.0, 8.2, 133.0, 1.1, 12.0),
     "feature_std": (2.0, 2.0, 2.0, 1.0, 0.2, 0.1, 4.0, 1.0, 0.3, 9.0, 0.1, 1.0),
-    "force_mean": (0.0, 0.01, 0.0),
+    "force_mean": (0.0, 0.0, 0.0),
     "force_std": (0.5, 0.5, 0.5),
 }
 

@@ -28,7 +28,7 @@ RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> str:
-    """Rattled silicon of 7 to 16 atoms with springs to the lattice sites as forces; sites known for every structure."""
+    """Rattled silicon of 7 to 16 atoms, on springs to its lattice sites."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(20):

@@ -83,6 +83,9 @@ def fit_config(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
         config.energy_mean, config.energy_std = statistics.energy_mean, statistics.energy_std
     else:
         config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
+        if config.geometry == "pairwise":  # one scale for all directions keeps the forces equivariant
+            scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
+            config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
     domain = fit_domain(train_rows)
     largest = domain.number_of_atoms[1]
     if config.model_type == "adapt_energy" and largest > config.max_atoms:
