@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(arguments, name) < least:
             raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
     calculator = load_calculator(arguments.calculator) if arguments.calculator else erhart_albe()
-    with tqdm(total=arguments.structures, unit="structure", desc="relaxing defects") as bar:
+    with tqdm(total=arguments.structures, unit="structure", desc="relaxing defects", disable=None) as bar:
         rows, dropped = generate_structures(
             arguments.structures,
             calculator,

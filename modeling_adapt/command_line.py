@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 from transformers.utils import logging
 
 from .errors import InputError
@@ -15,7 +16,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     Returns:
         `int`: exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
     """
-    logging.disable_progress_bar()  # loading and saving weights takes no time worth a bar
+    # Loading weights and opening data sets take no time worth a bar, and bars would break up one-line errors.
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     try:
         return main() or 0
     except (InputError, OSError) as error:

@@ -143,7 +143,7 @@ GEOMETRIES: dict[str, Any] = {
 
 class ADAPTEmbeddings(nn.Module):
     """
-    Atom tokens (B, N, 3 + descriptors), raw, to embeddings (B, N, hidden_size) and, where the geometry has them, pairs.
+    Raw atom tokens (B, N, 3 + descriptors) to embeddings (B, N, hidden_size) and, where the geometry has them, pairs.
 
     Computed in float32 or better, also under autocast and with low-precision weights: bfloat16 resolves only 0.06 Å
     at 12 Å.

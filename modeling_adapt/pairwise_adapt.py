@@ -5,8 +5,8 @@ Every pair of atoms meets through its minimum-image displacement, damped by a sm
 `pairwise_cutoff` have weight zero and are left out of the sums; nothing else distinguishes them. Atoms carry an
 invariant hidden state and a stream of vectors. What is built from displacements transforms with them: the features of
 degree l are sums over real spherical harmonics Y_l, coupled by Gaunt coefficients (products of order three per layer,
-in the manner of the atomic cluster expansion, Drautz, Phys. Rev. B 99, 014104 (2019)). Forces read from the vectors are
-exactly equivariant under rotation, reflection, permutation, translation and wrapping.
+in the manner of the atomic cluster expansion, Drautz, Phys. Rev. B 99, 014104 (2019)). Forces read from the vectors
+are exactly equivariant under rotation, reflection, permutation, translation and wrapping.
 """
 
 import math

@@ -1,6 +1,11 @@
 """Fixtures shared by the tests: real data beside the checkout, and small seeded models."""
 
+import os
+import tempfile
 from pathlib import Path
+
+# Before anything imports datasets or huggingface_hub: tests neither fill nor read the user's cache.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adapt-tests-")
 
 import pytest
 import torch

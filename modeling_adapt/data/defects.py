@@ -11,7 +11,8 @@ import numpy as np
 from ase import Atom, Atoms
 from ase.build import bulk
 
-from .importance import defect_distances, shortest_images
+from .importance import defect_distances
+from .minimum_image import shortest_images
 
 SILICON_LATTICE_CONSTANT = 5.429  # Å; zero stress of the Erhart-Albe potential, which labels the generated data
 SHORTEST_BONDS = {(6, 6): 1.2, (6, 14): 1.5, (14, 14): 1.9}  # Å; no start has two atoms closer than this

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from ..errors import InputError
-from .importance import shortest_images
+from .minimum_image import shortest_images
 
 SPLITS = ("train", "validation", "test")
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther

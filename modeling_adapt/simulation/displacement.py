@@ -2,8 +2,8 @@
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import find_mic
 
+from ..data.minimum_image import shortest_images
 from ..errors import InputError
 
 
@@ -23,7 +23,7 @@ def displacements(start: Atoms, end: Atoms) -> np.ndarray:
             f"cannot compare {start.get_chemical_formula()} with {end.get_chemical_formula()}: "
             "both structures must hold the same atoms in the same order"
         )
-    return find_mic(end.positions - start.positions, end.cell, end.pbc)[0]
+    return shortest_images(end.positions - start.positions, end.cell.array, end.pbc)
 
 
 def largest_displacement(start: Atoms, end: Atoms) -> float:

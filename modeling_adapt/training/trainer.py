@@ -14,7 +14,7 @@ from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
 from ..errors import InputError
-from ..evaluation.metrics import CompositionBaseline, compositions
+from ..evaluation.evaluate import fit_baseline
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from ..simulation.domain import fit_domain
@@ -94,17 +94,6 @@ def fit_config(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
             f"{config.max_atoms}; raise max_atoms"
         )
     config.training_domain = domain.to_dict()
-
-
-def fit_baseline(train_rows: datasets.Dataset) -> CompositionBaseline:
-    """The composition-only baseline of the training split's energies."""
-    rows = StructureDataset(train_rows)
-    counts, energies = [], []
-    for start in range(0, len(rows), 1000):
-        batch = rows.__getitems__(range(start, min(start + 1000, len(rows))))
-        counts += [compositions(item["atomic_numbers"][None])[0] for item in batch]
-        energies += [item["energy"] for item in batch]
-    return CompositionBaseline.fit(np.array(counts), np.array(energies))
 
 
 def _weighting(data: RunArguments) -> ImportanceWeighting:

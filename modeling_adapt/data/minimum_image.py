@@ -1,0 +1,24 @@
+"""The shortest of all periodic images of a vector, in any cell."""
+
+import numpy as np
+from ase.geometry import find_mic
+
+
+def shortest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The shortest periodic images of `vectors` (M, 3) in Å.
+
+    Args:
+        cell: (3, 3) rows are cell vectors in Å; those of directions that are not periodic are not used.
+        pbc: (3,) periodic directions.
+    """
+    pbc = np.asarray(pbc, dtype=bool)
+    lattice = np.asarray(cell, dtype=np.float64)[pbc]
+    if not len(lattice):
+        return vectors
+    metric = lattice @ lattice.T
+    lengths = metric.diagonal()
+    if np.abs(metric - np.diag(lengths)).max() < 1e-8 * lengths.max():
+        # Orthogonal cell vectors: rounding is exact, and many times faster than the general search.
+        return vectors - np.rint(vectors @ (lattice.T / lengths)) @ lattice
+    # ASE 3.29 errs by whole cell vectors if one that is not periodic leans; zero rows become perpendicular ones there.
+    return find_mic(vectors, np.where(pbc[:, None], cell, 0.0), pbc)[0]
