@@ -153,31 +153,44 @@ class ADAPTConfig(PreTrainedConfig):
 @strict
 class ADAPTEnergyConfig(ADAPTConfig):
     r"""
-    Configuration of [`ADAPTForEnergy`]: the published residual MLP over the flattened tokens of at most `max_atoms`
-    atoms, about 73 million parameters. It has a `model_type` of its own, because two heads that share one are mistaken
-    for each other by `AutoModel`.
+    Configuration of [`ADAPTForEnergy`]. It has a `model_type` of its own, because two heads that share one are
+    mistaken for each other by `AutoModel`.
 
     Args:
+        architecture (`"mlp"` or `"pooled"`, defaults to `"mlp"`):
+            `"mlp"`: the published residual network over the flattened tokens, about 73 million parameters.
+            `"pooled"`: a sum of atomic energies from the encoder that the other fields describe; it does not depend on
+            the order of the atoms, grows with the structure, and its gradient gives conservative forces.
         max_atoms (`int`, defaults to 220):
-            Tokens the network takes; smaller structures are padded with zeros after normalisation, as in the published
-            training code.
+            Tokens that `"mlp"` takes; smaller structures are padded with zeros after normalisation, as in the
+            published training code.
         energy_hidden_sizes (`tuple[int, ...]`, defaults to `(4096, 4096, 4096, 4096, 128)`):
-            Widths of the residual blocks.
+            Widths of the residual blocks of `"mlp"`.
         energy_dropout_prob (`float`, defaults to 0.1):
             Dropout inside each residual block.
         energy_mean, energy_std (`float`, *optional*):
-            Statistics of the training energies in eV.
+            Statistics of the training energies in eV: of total energies for `"mlp"`; for `"pooled"` of the energy per
+            atom that `element_energies` leave over.
+        element_energies (`dict[str, float]`, *optional*):
+            Reference energy of an atom of each element in eV, by symbol, which `"pooled"` adds to what it learned.
+        force_weight (`float`, defaults to 1.0):
+            Weight of the forces in the loss of `"pooled"` where `force_labels` are given.
     """
 
     model_type = "adapt_energy"
 
+    architecture: str = "mlp"
     max_atoms: int = 220
     energy_hidden_sizes: list[int] | tuple[int, ...] = (4096, 4096, 4096, 4096, 128)
     energy_dropout_prob: float | int = 0.1
     energy_mean: float | None = None
     energy_std: float | None = None
+    element_energies: dict | None = None
+    force_weight: float | int = 1.0
 
     def validate_energy(self):
+        if self.architecture not in ("mlp", "pooled"):
+            raise ValueError(f"architecture must be one of mlp, pooled, not '{self.architecture}'")
         if self.max_atoms < 1:
             raise ValueError(f"max_atoms must be at least 1, not {self.max_atoms}")
         if not self.energy_hidden_sizes or min(self.energy_hidden_sizes) < 1:
@@ -186,6 +199,8 @@ class ADAPTEnergyConfig(ADAPTConfig):
             raise ValueError(f"energy_dropout_prob must be at least 0 and below 1, not {self.energy_dropout_prob}")
         if (self.energy_mean is None) != (self.energy_std is None):
             raise ValueError("energy_mean and energy_std must be given together")
+        if self.force_weight < 0:
+            raise ValueError(f"force_weight must not be negative, not {self.force_weight}")
 
 
 __all__ = ["ADAPTConfig", "ADAPTEnergyConfig"]

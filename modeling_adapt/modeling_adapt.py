@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from .elements_adapt import SYMBOLS
 from .pairwise_adapt import ADAPTPairs, ADAPTPairwiseGeometry, ADAPTPairwiseLayer, ADAPTVectorHead
 
 # Labels of padded atoms. The Trainer counts the labels that differ from it to normalise the loss.
@@ -68,12 +69,12 @@ class ADAPTEnergyOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Mean squared error in units of the normalised energy.
         energy (`torch.FloatTensor` of shape `(B,)`): Total energies in eV.
-        hidden_states: Outputs of the residual blocks, after their input.
+        forces (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*): Conservative forces -dE/dR in eV/Å.
     """
 
     loss: torch.Tensor | None = None
     energy: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    forces: torch.Tensor | None = None
 
 
 class ADAPTNormalizer:
@@ -495,27 +496,34 @@ class ADAPTResidualBlock(nn.Module):
 
 
 class ADAPTForEnergy(ADAPTPreTrainedModel):
-    """The published energy network: a residual MLP over the flattened tokens. It depends on the order of the atoms."""
+    """
+    ADAPT with an energy head: the published residual MLP over the flattened tokens, which depends on the order of the
+    atoms, or (`architecture="pooled"`) a sum of atomic energies, whose gradient is a conservative force.
+    """
 
     config: ADAPTEnergyConfig
-    _no_split_modules = ["ADAPTResidualBlock"]
-    _can_record_outputs: dict = {"hidden_states": ADAPTResidualBlock}
+    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer", "ADAPTPairwiseLayer", "ADAPTResidualBlock"]
 
     def __init__(self, config: ADAPTEnergyConfig):
         super().__init__(config)
-        sizes = [config.max_atoms * config.num_features, *config.energy_hidden_sizes]
-        self.blocks = nn.ModuleList(ADAPTResidualBlock(*pair, config) for pair in pairwise(sizes))
-        self.energy_head = nn.Linear(sizes[-1], 1)
-        self.feature_normalizer = ADAPTNormalizer(config.feature_mean, config.feature_std, config)
-        mean, std = config.energy_mean, config.energy_std
+        if config.architecture == "pooled":
+            self.adapt = ADAPTModel(config)
+            self.energy_head: nn.Module = nn.Sequential(
+                nn.Linear(config.hidden_size, config.hidden_size), nn.SiLU(), nn.Linear(config.hidden_size, 1)
+            )
+        else:
+            sizes = [config.max_atoms * config.num_features, *config.energy_hidden_sizes]
+            self.blocks = nn.ModuleList(ADAPTResidualBlock(*pair, config) for pair in pairwise(sizes))
+            self.energy_head = nn.Linear(sizes[-1], 1)
+            self.feature_normalizer = ADAPTNormalizer(config.feature_mean, config.feature_std, config)
         self.energy_normalizer = ADAPTNormalizer(
-            None if mean is None else [mean], None if std is None else [std], config
+            None if config.energy_mean is None else [config.energy_mean],
+            None if config.energy_std is None else [config.energy_std],
+            config,
         )
         self.post_init()
 
     @can_return_tuple
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         input_features: torch.Tensor,
@@ -523,26 +531,83 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         cell: torch.Tensor | None = None,
         atomic_numbers: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        force_labels: torch.Tensor | None = None,
+        compute_forces: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTEnergyOutput:
         """
         Args:
-            input_features, attention_mask:
-                See [`ADAPTModel.forward`]; at most `config.max_atoms` atoms.
-            cell, atomic_numbers:
-                Not read by this network.
+            input_features, attention_mask, cell:
+                See [`ADAPTModel.forward`]; for `architecture="mlp"` at most `config.max_atoms` atoms, no cell needed.
+            atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
+                For the reference energies of `config.element_energies`; 0 on padding.
             labels (`torch.FloatTensor` of shape `(B,)`, *optional*):
                 Reference total energies in eV.
+            force_labels (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
+                Reference forces in eV/Å, -100 on padding, which `architecture="pooled"` learns with its gradient.
+            compute_forces (`bool`, *optional*):
+                Whether to return conservative forces -dE/dR. `None`: where there are `force_labels`.
             num_items_in_batch (`int`, *optional*):
                 Structures over which the loss is averaged. `None`: those of this batch.
 
         Returns:
-            [`ADAPTEnergyOutput`] with `energy` (B,) in eV.
+            [`ADAPTEnergyOutput`] with `energy` (B,) in eV and, if asked for, `forces` (B, N, 3) in eV/Å.
 
         Raises:
-            `ValueError`: a structure has more than `config.max_atoms` atoms.
+            `ValueError`: a structure has more than `config.max_atoms` atoms (`"mlp"`), forces are asked of `"mlp"`, or
+            an element has no reference energy.
         """
+        compute_forces = force_labels is not None if compute_forces is None else compute_forces
+        if compute_forces and self.config.architecture != "pooled":
+            raise ValueError("the published energy network has no usable gradient; forces need architecture='pooled'")
+        if compute_forces:
+            with torch.enable_grad():
+                input_features = input_features.detach().requires_grad_()
+                energy = self._pooled_energy(input_features, attention_mask, cell, atomic_numbers, **kwargs)
+                (gradient,) = torch.autograd.grad(energy.sum(), input_features, create_graph=self.training)
+            forces = -gradient[..., :3]
+            energy = energy if torch.is_grad_enabled() else energy.detach()
+        elif self.config.architecture == "pooled":
+            energy = self._pooled_energy(input_features, attention_mask, cell, atomic_numbers, **kwargs)
+            forces = None
+        else:
+            energy, forces = self._flattened_energy(input_features, attention_mask), None
+
+        loss = None
+        if labels is not None:
+            loss = self._loss(energy, labels, forces, force_labels, attention_mask, input_features)
+            loss = loss.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return ADAPTEnergyOutput(loss=loss, energy=energy, forces=forces)
+
+    def _pooled_energy(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cell: torch.Tensor | None,
+        atomic_numbers: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        states = self.adapt(input_features, attention_mask, cell, **kwargs).last_hidden_state
+        atomic_energies = self.energy_normalizer.denormalize(self.energy_head(states))[..., 0]
+        if self.config.element_energies:
+            if atomic_numbers is None:
+                raise ValueError("this model adds reference energies of the elements: it needs atomic_numbers")
+            atomic_energies = atomic_energies + self._element_energies(atomic_numbers, atomic_energies)
+        if attention_mask is not None:
+            atomic_energies = atomic_energies * attention_mask
+        return atomic_energies.sum(dim=1)
+
+    def _element_energies(self, atomic_numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        known = self.config.element_energies or {}
+        table = like.new_tensor([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
+        energies = table[atomic_numbers]
+        if bool(energies.isnan().any()):
+            unknown = SYMBOLS[int(atomic_numbers[energies.isnan()][0])]
+            raise ValueError(f"no reference energy for {unknown}; the model knows {', '.join(known)}")
+        return energies
+
+    def _flattened_energy(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         max_atoms = self.config.max_atoms
         if input_features.shape[1] > max_atoms:
             counts = attention_mask.sum(dim=1) if attention_mask is not None else [input_features.shape[1]]
@@ -554,16 +619,32 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         if attention_mask is not None:
             tokens = tokens * attention_mask[..., None]
         tokens = nn.functional.pad(tokens, (0, 0, 0, max_atoms - tokens.shape[1]))
-        hidden_states = tokens.flatten(1).to(self.energy_head.weight.dtype)
+        hidden_states = tokens.flatten(1).to(self.dtype)
         for block in self.blocks:
             hidden_states = block(hidden_states)
-        normalized_energy = self.energy_head(hidden_states)
+        return self.energy_normalizer.denormalize(self.energy_head(hidden_states))[:, 0]
 
-        loss = None
-        if labels is not None:
-            error = normalized_energy.float()[:, 0] - self.energy_normalizer.normalize(labels).float()
-            loss = error.square().sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-        return ADAPTEnergyOutput(loss=loss, energy=self.energy_normalizer.denormalize(normalized_energy)[:, 0])
+    def _loss(
+        self,
+        energy: torch.Tensor,
+        labels: torch.Tensor,
+        forces: torch.Tensor | None,
+        force_labels: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        input_features: torch.Tensor,
+    ) -> torch.Tensor:
+        """Loss of each structure (B,): squared error of the energy (per atom where pooled), and of the force."""
+        error = (energy - labels).to(energy.dtype)
+        if self.config.architecture == "pooled":
+            count = input_features.shape[1] if attention_mask is None else attention_mask.sum(dim=1)
+            error = error / count
+        loss = (error / energy.new_tensor(self.energy_normalizer.scale)).square()
+        if forces is not None and force_labels is not None:
+            is_component = force_labels != IGNORE_INDEX
+            scale = 1.0 if self.config.force_std is None else sum(self.config.force_std) / 3
+            squares = ((forces - force_labels) * is_component / scale).square().sum(dim=(1, 2))
+            loss = loss + self.config.force_weight * squares / is_component.sum(dim=(1, 2))
+        return loss
 
 
 __all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel"]
