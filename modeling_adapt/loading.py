@@ -21,6 +21,7 @@ def load_model(
     subfolder: str = "",
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
+    config: PreTrainedConfig | None = None,
 ) -> tuple[PreTrainedModel, ADAPTFeatureExtractor]:
     """
     Loads a force or energy model for inference.
@@ -30,6 +31,7 @@ def load_model(
         head (`type`, *optional*): [`ADAPTForForces`] or [`ADAPTForEnergy`] where only that one will do.
         subfolder (`str`), revision (`str`, *optional*): As in `from_pretrained`.
         dtype (`torch.dtype`): Type of the weights.
+        config ([`ADAPTConfig`], *optional*): Configuration to load the weights into, instead of the checkpoint's own.
 
     Returns:
         The model in evaluation mode and its feature extractor.
@@ -50,8 +52,9 @@ def load_model(
             raise InputError(f"{model} is no ADAPT checkpoint: its model_type is {model_type!r}")
         if head is not None and found is not head:
             raise InputError(f"{model} holds {found.__name__}, but {head.__name__} is needed here")
+        options = {} if config is None else {"config": config}
         loaded, info = found.from_pretrained(
-            model, subfolder=subfolder, revision=revision, dtype=dtype, output_loading_info=True
+            model, subfolder=subfolder, revision=revision, dtype=dtype, output_loading_info=True, **options
         )
     except InputError:
         raise

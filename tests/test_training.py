@@ -102,6 +102,7 @@ class TestRecipes:
             ({"hiden_size": 8}, "no field 'hiden_size'; did you mean 'hidden_size'"),
             ({"geometry": "polar"}, "geometry must be one of"),
             ({"hidden_size": "wide"}, "expected int, got str"),
+            ({"model": None}, "name either a model"),
             ({"model": "huge"}, "no model preset 'huge'; name a JSON file or one of: .*published-small"),
             ({"eval_strategy": "sometimes"}, "sometimes"),
         ],
@@ -133,6 +134,28 @@ class TestRecipes:
 
 
 class TestRuns:
+    def test_pooled_energy_learns_energies_and_forces(self, recipe, dataset, tmp_path):
+        path = recipe(
+            model="pairwise-energy", hidden_size=16, num_vector_channels=8, num_train_epochs=25, learning_rate=1e-2
+        )
+        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        model, _ = load_model(tmp_path / "run", ADAPTForEnergy)
+        assert set(model.config.element_energies) == {"Si"}
+        metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
+        assert metrics["eval_force_mae_mev_per_ang"] < 0.9 * metrics["eval_zero_force_mae_mev_per_ang"]
+        assert metrics["eval_energy_mae_mev_per_atom"] > 0
+
+    @pytest.mark.parametrize("model", ["pairwise-small", "pairwise-energy"])
+    def test_run_goes_on_from_a_checkpoint(self, recipe, dataset, tmp_path, model):
+        small = {"hidden_size": 16, "num_vector_channels": 8, "num_train_epochs": 1}
+        train.main([recipe(model=model, **small), "--dataset", dataset, "--output_dir", str(tmp_path / "first")])
+        (tmp_path / "second.yaml").write_text("learning_rate: 0.0\nnum_train_epochs: 1\nforce_loss: mse\n")
+        more = ["--initial_model", str(tmp_path / "first"), "--output_dir", str(tmp_path / "second")]
+        train.main([str(tmp_path / "second.yaml"), "--dataset", dataset, *more])
+        (first, _), (second, _) = load_model(tmp_path / "first"), load_model(tmp_path / "second")
+        assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
+        assert second.config.feature_mean == first.config.feature_mean and second.config.force_loss == "mse"
+
     def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, dataset, tmp_path, capsys):
         path = recipe(num_train_epochs=60, learning_rate=1e-2, force_loss="weighted_mse")
         train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])

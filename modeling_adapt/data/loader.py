@@ -90,30 +90,35 @@ class StructureCollator:
     Args:
         feature_extractor: [`ADAPTFeatureExtractor`].
         target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
-            with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV.
+            with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
+            `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`.
     """
 
-    def __init__(self, feature_extractor: Any, target: Literal["forces", "energy"] = "forces"):
-        if target not in ("forces", "energy"):
-            raise ValueError(f"target must be 'forces' or 'energy', not {target!r}")
+    def __init__(self, feature_extractor: Any, target: Literal["forces", "energy", "energy_and_forces"] = "forces"):
+        if target not in ("forces", "energy", "energy_and_forces"):
+            raise ValueError(f"target must be 'forces', 'energy' or 'energy_and_forces', not {target!r}")
         self.feature_extractor = feature_extractor
         self.target = target
 
     def __call__(self, structures: list[Structure]) -> dict[str, torch.Tensor]:
         geometry = [{key: item[key] for key in ("atomic_numbers", "positions", "cell", "pbc")} for item in structures]
         batch = dict(self.feature_extractor(geometry, return_tensors="pt"))
-        if self.target == "energy":
-            energies = np.array([item["energy"] for item in structures], dtype=np.float64)
-            if np.isnan(energies).any():
-                raise InputError("the data set has structures without energy; read it with target='energy'")
-            batch["labels"] = torch.from_numpy(energies)
-            return batch
-        if any(item["forces"] is None for item in structures):
-            raise InputError("the data set has structures without forces; read it with target='forces'")
         size = batch["input_features"].shape[1]
-        batch["labels"] = _pad(structures, "forces", size, IGNORED_LABEL)
-        batch["importance_weights"] = _pad(structures, "importance_weights", size, 0.0)
-        batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
+        if self.target != "energy":
+            if any(item["forces"] is None for item in structures):
+                raise InputError("the data set has structures without forces; read it with target='forces'")
+            forces = _pad(structures, "forces", size, IGNORED_LABEL)
+            batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
+        if self.target == "forces":
+            batch["labels"] = forces
+            batch["importance_weights"] = _pad(structures, "importance_weights", size, 0.0)
+            return batch
+        energies = np.array([item["energy"] for item in structures], dtype=np.float64)
+        if np.isnan(energies).any():
+            raise InputError("the data set has structures without energy; read it with target='energy'")
+        batch["labels"] = torch.from_numpy(energies)
+        if self.target == "energy_and_forces":
+            batch["force_labels"] = forces
         return batch
 
 

@@ -15,6 +15,7 @@ import configuration
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..errors import InputError
+from ..loading import load_model
 
 PRESETS = Path(configuration.__file__).parent / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
@@ -32,8 +33,11 @@ MODEL_FIELDS = [
 class RunArguments:
     """The model, the data set, and how its atoms are weighted. Distances in Å."""
 
-    model: str = field(metadata={"help": "preset or JSON file; see configuration/models/"})
     dataset: str = field(metadata={"help": "folder or Hub id of a structure data set"})
+    model: str | None = field(default=None, metadata={"help": "preset or JSON file; see configuration/models/"})
+    initial_model: str | None = field(
+        default=None, metadata={"help": "checkpoint to go on from: its model, weights and statistics are kept"}
+    )
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     validation_split: str | None = field(
         default="validation", metadata={"help": "split to evaluate on; null trains without evaluation"}
@@ -61,8 +65,8 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     """
     Reads `RECIPE.yaml [--field value ...]`.
 
-    A recipe is flat: `model` (a preset of `configuration/models/` or a JSON file), any field of the model's
-    configuration, of [`RunArguments`] and of [`ADAPTTrainingArguments`]. The command line wins.
+    A recipe is flat: `model` (a preset of `configuration/models/` or a JSON file) or `initial_model`, any field of the
+    model's configuration, of [`RunArguments`] and of [`ADAPTTrainingArguments`]. The command line wins.
 
     Raises:
         [`InputError`]: the recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value.
@@ -116,6 +120,12 @@ def _read_recipe(path: str, known: set[str]) -> dict[str, Any]:
 
 
 def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
+    overrides = {name: getattr(namespace, name) for name in MODEL_FIELDS if hasattr(namespace, name)}
+    if (namespace.model is None) == (namespace.initial_model is None):
+        raise InputError("name either a model (a preset or JSON file) or an initial_model (a checkpoint)")
+    if namespace.initial_model is not None:
+        config = load_model(namespace.initial_model)[0].config
+        return _validated(type(config), config.to_dict() | overrides)
     preset = Path(namespace.model)
     if preset.suffix != ".json":
         preset = PRESETS / f"{namespace.model}.json"
@@ -124,10 +134,16 @@ def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
         raise InputError(f"there is no model preset '{namespace.model}'; name a JSON file or one of: {names}")
     try:
         values = json.loads(preset.read_text())
-        config_class = CONFIGS[values.pop("model_type")]
-        overrides = {name: getattr(namespace, name) for name in MODEL_FIELDS if hasattr(namespace, name)}
-        return config_class(**values | overrides)
-    except KeyError as error:
-        raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}; found {error}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{preset} is no JSON file: {error}") from error
+    model_type = values.pop("model_type", None) if isinstance(values, dict) else None
+    if model_type not in CONFIGS:
+        raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}, not {model_type!r}")
+    return _validated(CONFIGS[model_type], values | overrides)
+
+
+def _validated(config_class: type[ADAPTConfig], values: dict[str, Any]) -> ADAPTConfig:
+    try:
+        return config_class(**values)
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"model configuration: {str(error).splitlines()[-1].strip()}") from error

@@ -52,12 +52,15 @@ def describe(metrics: dict[str, Any], prefix: str = "eval_") -> str:
     def value(name: str, digits: int = 1) -> str:
         return f"{metrics[prefix + name]:.{digits}f}"
 
-    if prefix + "force_mae_mev_per_ang" not in metrics:
+    text = ""
+    if prefix + "energy_mae_mev_per_atom" in metrics:
         text = f"energy MAE {value('energy_mae_mev_per_atom', 2)} meV/atom"
         if prefix + "composition_baseline_mae_mev_per_atom" in metrics:
             text += f" (composition only {value('composition_baseline_mae_mev_per_atom', 2)})"
-        return text
-    text = (
+        if prefix + "force_mae_mev_per_ang" not in metrics:
+            return text
+        text += "  "
+    text += (
         f"force MAE {value('force_mae_mev_per_ang')} (zero force {value('zero_force_mae_mev_per_ang')})"
         f"  RMSE {value('force_rmse_mev_per_ang')}"
     )

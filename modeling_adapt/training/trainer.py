@@ -9,18 +9,20 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from ..configuration_adapt import ADAPTConfig
+from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
+from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..evaluation.evaluate import fit_baseline
+from ..evaluation.metrics import compositions
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from ..loading import HEADS, load_model
 from ..simulation.domain import fit_domain
 from .arguments import ADAPTTrainingArguments, RunArguments
 from .callbacks import RunProgress
-from .metrics import EnergyEvaluation, ForceEvaluation
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask
 
 
 class ADAPTTrainer(Trainer):
@@ -34,38 +36,44 @@ class ADAPTTrainer(Trainer):
 
 def build_trainer(
     config: ADAPTConfig,
-    data: RunArguments,
+    run: RunArguments,
     training: ADAPTTrainingArguments,
     train_rows: datasets.Dataset,
     validation_rows: datasets.Dataset | None,
 ) -> ADAPTTrainer:
     """
-    A trainer with a fresh model for `config`, whose statistics and trained domain are fitted on `train_rows` alone.
+    A trainer for `config`, whose statistics and trained domain are fitted on `train_rows` alone. A run that goes on
+    from a checkpoint keeps its weights and statistics; the domain is that of the new training split.
 
     Args:
-        config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; its statistics are filled in.
+        config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
         train_rows, validation_rows: splits with the columns of `STRUCTURE_FEATURES` and the labels to learn.
     """
-    energies = config.model_type == "adapt_energy"
-    fit_config(config, train_rows)
-    torch.manual_seed(training.seed)
-    model = (ADAPTForEnergy if energies else ADAPTForForces)(config)
-    weighting = _weighting(data)
+    config.training_domain = _domain(config, train_rows)
+    if run.initial_model is None:
+        fit_statistics_of(config, train_rows)
+        torch.manual_seed(training.seed)
+        model = HEADS[config.model_type](config)
+    else:
+        model, _ = load_model(run.initial_model, HEADS[config.model_type], config=config)
+    task = _task(config, train_rows)
+    weighting = ImportanceWeighting(
+        **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
+    )
     feature_extractor = ADAPTFeatureExtractor()
-    evaluation = EnergyEvaluation(fit_baseline(train_rows)) if energies else ForceEvaluation()
-    training.label_names = evaluation.label_names
+    training.label_names = task.label_names
     training.batch_eval_metrics = True
     training.dataloader_pin_memory = training.device.type == "cuda"
     if training.load_best_model_at_end and training.metric_for_best_model in (None, "loss"):
-        training.metric_for_best_model, training.greater_is_better = evaluation.headline, False
+        training.metric_for_best_model, training.greater_is_better = task.headline, False
     trainer = ADAPTTrainer(
         model=model,
         args=training,
         train_dataset=StructureDataset(train_rows, weighting),
         eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
-        data_collator=StructureCollator(feature_extractor, "energy" if energies else "forces"),
+        data_collator=StructureCollator(feature_extractor, task.target),
         processing_class=feature_extractor,
-        compute_metrics=evaluation,
+        compute_metrics=task,
     )
     for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
         trainer.remove_callback(printer)
@@ -73,28 +81,50 @@ def build_trainer(
     return trainer
 
 
-def fit_config(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
-    """Fills in the normalisation statistics and the trained domain of `config` from the training split."""
+def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
+    """Fills in the normalisation statistics of `config` from the training split."""
     statistics = fit_statistics(train_rows)
     config.feature_mean = statistics.feature_mean
     # A column that never varies, such as a descriptor in data of one element, has no scale; 1 keeps it at zero.
     config.feature_std = [std if std > 1e-9 else 1.0 for std in statistics.feature_std]
-    if config.model_type == "adapt_energy":
+    config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
+    if config.geometry == "pairwise" and statistics.force_std:  # one scale for all directions keeps them equivalent
+        scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
+        config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
+    if isinstance(config, ADAPTEnergyConfig):
         config.energy_mean, config.energy_std = statistics.energy_mean, statistics.energy_std
-    else:
-        config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
-        if config.geometry == "pairwise":  # one scale for all directions keeps the forces equivariant
-            scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
-            config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
+        if config.architecture == "pooled":
+            _fit_atomic_energies(config, train_rows)
+
+
+def _fit_atomic_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> None:
+    """Reference energies of the elements, and the statistics of what they leave over per atom."""
+    baseline = fit_baseline(train_rows)
+    known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
+    config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
+    rows = StructureDataset(train_rows)
+    left_over = []
+    for row in range(len(rows)):
+        counts = compositions(rows[row]["atomic_numbers"][None])
+        left_over.append((rows[row]["energy"] - baseline.predict(counts)[0]) / counts.sum())
+    config.energy_mean, config.energy_std = float(np.mean(left_over)), float(np.std(left_over))
+
+
+def _domain(config: ADAPTConfig, train_rows: datasets.Dataset) -> dict[str, Any]:
     domain = fit_domain(train_rows)
     largest = domain.number_of_atoms[1]
-    if config.model_type == "adapt_energy" and largest > config.max_atoms:
+    if isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp" and largest > config.max_atoms:
         raise InputError(
             f"the training split has a structure of {largest} atoms, but this energy model takes at most "
             f"{config.max_atoms}; raise max_atoms"
         )
-    config.training_domain = domain.to_dict()
+    return domain.to_dict()
 
 
-def _weighting(data: RunArguments) -> ImportanceWeighting:
-    return ImportanceWeighting(**{f.name: getattr(data, f"weight_{f.name}") for f in fields(ImportanceWeighting)})
+def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> ForceTask | EnergyTask | EnergyAndForcesTask:
+    if not isinstance(config, ADAPTEnergyConfig):
+        return ForceTask()
+    baseline = fit_baseline(train_rows)
+    if config.architecture == "pooled" and config.force_weight > 0:
+        return EnergyAndForcesTask(baseline)
+    return EnergyTask(baseline)

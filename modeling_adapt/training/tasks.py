@@ -1,0 +1,71 @@
+"""What a run learns, and how the Trainer measures it: `compute_metrics`, fed batch by batch, over physical units."""
+
+from typing import Any, Literal
+
+from transformers import EvalPrediction
+
+from ..evaluation.metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, compositions
+
+Target = Literal["forces", "energy", "energy_and_forces"]
+
+
+class ForceTask:
+    """Forces; labels are (`labels`, `nearest_defect`)."""
+
+    target: Target = "forces"
+    label_names = ["labels", "nearest_defect"]
+    headline = "force_mae_mev_per_ang"
+
+    def __init__(self) -> None:
+        self.metrics = ForceMetrics()
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, Any]:
+        labels, nearest_defect = prediction.label_ids
+        self.metrics.update(prediction.predictions, labels, nearest_defect)
+        if not compute_result:
+            return {}
+        result, self.metrics = self.metrics.compute(), ForceMetrics()
+        result.pop("by_config_type")
+        return result
+
+
+class EnergyTask:
+    """Total energies; labels are (`labels`, `atomic_numbers`)."""
+
+    target: Target = "energy"
+    label_names = ["labels", "atomic_numbers"]
+    headline = "energy_mae_mev_per_atom"
+
+    def __init__(self, baseline: CompositionBaseline) -> None:
+        self.baseline = baseline
+        self.metrics = EnergyMetrics()
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, Any]:
+        labels, atomic_numbers = prediction.label_ids
+        # Processes that had shorter structures pad with -100; 0 is padding here.
+        counts = compositions(atomic_numbers.clamp(min=0).cpu())
+        baseline = self.baseline.predict(counts)
+        self.metrics.update(prediction.predictions, labels, counts.sum(axis=1), baseline)
+        if not compute_result:
+            return {}
+        result, self.metrics = self.metrics.compute(), EnergyMetrics()
+        result.pop("by_config_type")
+        return result
+
+
+class EnergyAndForcesTask:
+    """Energies and their gradient; labels are (`labels`, `atomic_numbers`, `force_labels`, `nearest_defect`)."""
+
+    target: Target = "energy_and_forces"
+    label_names = ["labels", "atomic_numbers", "force_labels", "nearest_defect"]
+    headline = "force_mae_mev_per_ang"
+
+    def __init__(self, baseline: CompositionBaseline) -> None:
+        self.energy, self.forces = EnergyTask(baseline), ForceTask()
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, Any]:
+        energies, forces = prediction.predictions
+        labels, atomic_numbers, force_labels, nearest_defect = prediction.label_ids
+        energy = EvalPrediction(predictions=energies, label_ids=(labels, atomic_numbers))
+        force = EvalPrediction(predictions=forces, label_ids=(force_labels, nearest_defect))
+        return self.energy(energy, compute_result) | self.forces(force, compute_result)
