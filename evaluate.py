@@ -2,21 +2,24 @@
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from modeling_adapt.command_line import require_empty_folder, run_command
+from modeling_adapt.command_line import CommandParser, finished_folder, require_empty_folder, run_command, whole_number
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.evaluate import Evaluation, evaluate_energy, evaluate_forces, fit_baseline
+from modeling_adapt.evaluation.evaluate import (
+    Evaluation,
+    evaluate_energy,
+    evaluate_forces,
+    fit_baseline,
+)
 from modeling_adapt.evaluation.metrics import CompositionBaseline
 from modeling_adapt.evaluation.plots import parity_plot
 from modeling_adapt.loading import load_model
-from modeling_adapt.modeling_adapt import ADAPTForEnergy
+from modeling_adapt.modeling_adapt import ADAPTForEnergy, gives_forces
 from modeling_adapt.tables import format_table
 
 EXAMPLE = """\
@@ -25,25 +28,27 @@ example:
 
 Prints a table with one line per config_type. With --output it also writes
   metrics.json   every figure of the table, with the unit in its name
-  parity.png     predictions against references
+  parity.png     predictions against references (energy_parity.png where a model gives forces and energies)
 """
 
 # (heading, metric, format); a column whose metric no line has is left out.
-FORCE_COLUMNS = [
-    ("structures", "num_structures", "d"),
-    ("MAE", "force_mae_mev_per_ang", ".1f"),
-    ("RMSE", "force_rmse_mev_per_ang", ".1f"),
-    ("cosine", "force_cosine", ".3f"),
-    ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
-    ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
-    ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
-]
-ENERGY_COLUMNS = [
-    ("structures", "num_structures", "d"),
-    ("MAE per atom", "energy_mae_mev_per_atom", ".2f"),
-    ("RMSE per atom", "energy_rmse_mev_per_atom", ".2f"),
-    ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
-]
+COLUMNS = {
+    "forces": [
+        ("structures", "num_structures", "d"),
+        ("MAE", "force_mae_mev_per_ang", ".1f"),
+        ("RMSE", "force_rmse_mev_per_ang", ".1f"),
+        ("cosine", "force_cosine", ".3f"),
+        ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
+        ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
+        ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
+    ],
+    "energy": [
+        ("structures", "num_structures", "d"),
+        ("MAE per atom", "energy_mae_mev_per_atom", ".2f"),
+        ("RMSE per atom", "energy_rmse_mev_per_atom", ".2f"),
+        ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
+    ],
+}
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -51,44 +56,36 @@ def main(argv: list[str] | None = None) -> int | None:
     output = None if arguments.output is None else require_empty_folder(arguments.output)
     device = available_device(arguments.device)
     model, feature_extractor = load_model(arguments.model)
-    is_energy = isinstance(model, ADAPTForEnergy)
-    rows = read_split(arguments.dataset, arguments.split, "energy" if is_energy else "forces")
-    options = (on_device(model, device), feature_extractor, rows, arguments.batch_size)
+    model = on_device(model, device)
+    evaluations: dict[str, Evaluation] = {}
+    if isinstance(model, ADAPTForEnergy):
+        rows = read_split(arguments.dataset, arguments.split, "energy")
+        baseline = _baseline(arguments.dataset)
+        evaluations["energy"] = evaluate_energy(model, feature_extractor, rows, arguments.batch_size, True, baseline)
+    if gives_forces(model):
+        rows = read_split(arguments.dataset, arguments.split, "forces")
+        evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
 
-    if is_energy:
-        evaluation = evaluate_energy(*options, baseline=_baseline(arguments.dataset))
-    else:
-        evaluation = evaluate_forces(*options)
-
-    print(_table(evaluation.metrics, ENERGY_COLUMNS if is_energy else FORCE_COLUMNS))
-    print("energies in meV per atom" if is_energy else "forces in meV/Å")
+    for kind, evaluation in evaluations.items():
+        print(_table(evaluation.metrics, COLUMNS[kind]))
+        print("energies in meV per atom" if kind == "energy" else "forces in meV/Å")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:
-        _write(evaluation, is_energy, output, arguments)
-        print(f"metrics and figure saved to: {output}")
+        _write(evaluations, output, arguments)
+        print(f"metrics and figures saved to: {output}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Errors of a force or energy model on a data set, beside trivial baselines.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
     parser.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
     parser.add_argument("dataset", help="data set folder or Hub id")
     parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
     parser.add_argument("--output", metavar="DIR", help="new folder for metrics.json and parity.png")
-    parser.add_argument("--batch-size", type=_positive, default=16, help="structures at a time (default: 16)")
+    parser.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _baseline(dataset: str) -> CompositionBaseline | None:
@@ -110,28 +107,28 @@ def _table(metrics: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
     return format_table(["config_type", *(heading for heading, _, _ in columns)], rows)
 
 
-def _write(evaluation: Evaluation, is_energy: bool, output: Path, arguments: argparse.Namespace) -> None:
-    """Writes a folder beside `output` and renames it, so that half a result is never mistaken for one."""
-    metrics = evaluation.metrics
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        folder = Path(scratch) / "results"
-        folder.mkdir()
-        record = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split} | metrics
-        text = json.dumps(record, indent=2, ensure_ascii=False)
+def _write(evaluations: dict[str, Evaluation], output: Path, arguments: argparse.Namespace) -> None:
+    with finished_folder(output) as folder:
+        record: dict[str, Any] = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
+        groups: dict[str, dict[str, Any]] = {}
+        for evaluation in evaluations.values():
+            record |= evaluation.metrics
+            for name, group in evaluation.metrics["by_config_type"].items():
+                groups[name] = groups.get(name, {}) | group
+        text = json.dumps(record | {"by_config_type": groups}, indent=2, ensure_ascii=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        if is_energy:
-            caption = f"MAE {metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
-            parity_plot(
-                evaluation.predicted, evaluation.reference, folder / "parity.png", "energy", "eV/atom", caption
-            )
-        else:
+        if "forces" in evaluations:
             caption = (
-                f"MAE {metrics['force_mae_mev_per_ang']:.1f} meV/Å\n"
-                f"zero forces {metrics['zero_force_mae_mev_per_ang']:.1f} meV/Å"
+                f"MAE {record['force_mae_mev_per_ang']:.1f} meV/Å\n"
+                f"zero forces {record['zero_force_mae_mev_per_ang']:.1f} meV/Å"
             )
-            parity_plot(evaluation.predicted, evaluation.reference, folder / "parity.png", caption=caption)
-        os.replace(folder, output)
+            forces = evaluations["forces"]
+            parity_plot(forces.predicted, forces.reference, folder / "parity.png", caption=caption)
+        if "energy" in evaluations:
+            path = folder / ("energy_parity.png" if "forces" in evaluations else "parity.png")
+            caption = f"MAE {record['energy_mae_mev_per_atom']:.2f} meV/atom"
+            energy = evaluations["energy"]
+            parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Command: relaxes structures with a force model, and says which relaxations are to be believed."""
 
 import argparse
-import math
 import sys
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from modeling_adapt.command_line import require_empty_folder, run_command
+from modeling_adapt.command_line import CommandParser, positive_number, require_empty_folder, run_command, whole_number
 from modeling_adapt.device import available_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
@@ -75,20 +75,24 @@ def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator) -> N
         calculator.calculate(atoms, calculator.implemented_properties)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+    if not all(np.isfinite(values).all() for values in calculator.results.values()):
+        raise InputError(f"{name}: the model predicts values that are not finite")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
     )
     parser.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
     parser.add_argument("--model", required=True, help="checkpoint folder or Hub id of a force model")
     parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
-    parser.add_argument("--fmax", type=_positive, default=0.05, help="converged below this, in eV/Å (default: 0.05)")
-    parser.add_argument("--steps", type=_count, default=500, help="most steps of each relaxation (default: 500)")
+    parser.add_argument(
+        "--fmax", type=positive_number, default=0.05, help="converged below this, in eV/Å (default: 0.05)"
+    )
+    parser.add_argument(
+        "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
+    )
     parser.add_argument(
         "--index",
         type=_index,
@@ -100,25 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
 def _index(text: str) -> str:
     try:
-        is_index = isinstance(string2index(text), int | slice)
+        index = string2index(text)
+        is_index = isinstance(index, int) or isinstance(index, slice) and index.step != 0
     except ValueError:
         is_index = False
     if not is_index:

@@ -1,11 +1,10 @@
 """The published ADAPT files (.pt) -> a parquet data set."""
 
-import argparse
 import sys
 
-from modeling_adapt.command_line import require_empty_folder, run_command
+from modeling_adapt.command_line import CommandParser, positive_number, require_empty_folder, run_command
 from modeling_adapt.data.published import CELL_EDGE, read_published
-from modeling_adapt.data.splitting import assign_splits
+from modeling_adapt.data.splitting import add_split_options, assign_splits
 from modeling_adapt.data.summary import summary_table
 from modeling_adapt.data.writing import write_dataset
 
@@ -15,9 +14,7 @@ EXAMPLE = """example:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__, EXAMPLE)
     parser.add_argument("forces", metavar="FORCES.pt", help='{"X": features and importance weights, "Y": forces}')
     parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
     parser.add_argument(
@@ -28,17 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--lattice-constant",
-        type=float,
+        type=positive_number,
         default=CELL_EDGE,
         metavar="EDGE",
         help="edge of the cubic supercell in Å, which the files do not store (default %(default)s)",
     )
-    parser.add_argument(
-        "--split",
-        default="0.8,0.1,0.1",
-        help="fractions of train, validation and test by trajectory (%(default)s), or one split name for everything",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random split (default %(default)s)")
+    add_split_options(parser)
     arguments = parser.parse_args(argv)
 
     output = require_empty_folder(arguments.output)

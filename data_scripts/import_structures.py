@@ -1,11 +1,10 @@
 """Any labelled structure file that ASE reads -> a parquet data set."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from modeling_adapt.command_line import require_empty_folder, run_command
-from modeling_adapt.data.splitting import assign_splits, split_name
+from modeling_adapt.command_line import CommandParser, require_empty_folder, run_command
+from modeling_adapt.data.splitting import add_split_options, assign_splits, split_name
 from modeling_adapt.data.structure_files import distinct_names, read_structures
 from modeling_adapt.data.summary import summary_table
 from modeling_adapt.data.writing import write_dataset
@@ -18,9 +17,7 @@ EXAMPLE = """examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__, EXAMPLE)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a file, or SPLIT=FILE to name its split")
     parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
     parser.add_argument("--forces-key", metavar="KEY", help="array of forces in eV/Å (default: found by its name)")
@@ -33,12 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         help="info key that names the trajectory of a frame, which no split divides (default: consecutive frames "
         "with the same atoms, moved by less than 1 Å, are one)",
     )
-    parser.add_argument(
-        "--split",
-        default="0.8,0.1,0.1",
-        help="fractions of train, validation and test by trajectory (%(default)s), or one split name for everything",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random split (default %(default)s)")
+    add_split_options(parser)
     arguments = parser.parse_args(argv)
 
     output = require_empty_folder(arguments.output)

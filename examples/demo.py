@@ -64,6 +64,8 @@ def summarise(data: Path, model: Path, relaxed: Path, converged: bool) -> None:
     minimum = start.copy()
     minimum.calc = erhart_albe()
     FIRE(minimum, logfile=None).run(fmax=0.01, steps=500)
+    shift = largest_displacement(end, minimum)
+    verdict = "Yes: these forces lead" if converged and shift < 0.1 else "No:  these forces do not lead"
     error, trivial = metrics["force_mae_mev_per_ang"], metrics["zero_force_mae_mev_per_ang"]
     print(f"""
 What came out
@@ -71,12 +73,12 @@ What came out
   vacancy: {"converged" if converged else "NOT converged"} after {len(frames) - 1} steps with the model's forces
   judged by the potential that labelled the data:
     energy from start to end {after - before:+.3f} eV, largest force left {left_over:.2f} eV/Å
-    its own minimum from the same start is {minimum.get_potential_energy() - after:+.3f} eV lower or higher,
-    with no atom further than {largest_displacement(end, minimum):.3f} Å from where the model put it
+    its own minimum from the same start lies {minimum.get_potential_energy() - after:+.3f} eV from there,
+    with no atom further than {shift:.3f} Å from where the model put it
 
 What to believe
   Yes: the chain works, and the errors are measured on trajectories that were held out.
-  Yes: these forces lead close to the minimum of the potential that labelled the data.
+  {verdict} close to the minimum of the potential that labelled the data.
   No:  they say nothing about real silicon. The labels are an empirical potential, not DFT; for real work import DFT
        data (data_scripts/import_structures.py) and train longer.
   No:  the forces are no gradient of an energy. Use them to relax, not for molecular dynamics.""")

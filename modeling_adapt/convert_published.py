@@ -4,25 +4,23 @@ Converts weights of the published ADAPT code (a `state_dict`) and a statistics f
     python -m modeling_adapt.convert_published --stats adapt_norm_stats.json --forces force.pth adapt-si
 """
 
-import argparse
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from .command_line import require_empty_folder, run_command
+from .command_line import CommandParser, finished_folder, require_empty_folder, run_command, whole_number
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from .errors import InputError
+from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .loading import load_model
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .torch_files import read_torch_file
 
 _FORCE_NAMES: list[tuple[str, Any]] = [
     (r"^lin(\d)\.", lambda m: f"adapt.embeddings.layers.{int(m[1]) - 1}."),
@@ -50,8 +48,7 @@ def convert_force_weights(
     Raises:
         [`InputError`]: the weights are not those of the published force network.
     """
-    if "lin1.weight" not in state_dict:
-        raise InputError("these are not weights of the published force network: there is no 'lin1.weight'")
+    _require_weights(state_dict, "force", "lin1", "lin2", "lin3", "layers.0.linear1")
     converted = {}
     for name, weight in state_dict.items():
         if match := re.match(r"^layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", name):
@@ -62,7 +59,8 @@ def convert_force_weights(
             name = re.sub(pattern, replacement, name)
         converted[name] = weight
     num_layers = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"layers\.(\d+)\.", name)))
-    config = ADAPTConfig(
+    config = _config(
+        ADAPTConfig,
         embedding_sizes=[state_dict["lin1.weight"].shape[0], state_dict["lin2.weight"].shape[0]],
         hidden_size=state_dict["lin3.weight"].shape[0],
         num_hidden_layers=num_layers,
@@ -87,16 +85,17 @@ def convert_energy_weights(state_dict: dict[str, torch.Tensor], statistics: dict
     Raises:
         [`InputError`]: the weights are not those of the published energy network.
     """
+    _require_weights(state_dict, "energy", "model.1.fc")
     blocks = sorted({int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.fc\.", name))})
-    if not blocks:
-        raise InputError("these are not weights of the published energy network: there is no 'model.1.fc.weight'")
+    _require_weights(state_dict, "energy", *(f"model.{block}.fc" for block in blocks))
     first, last = blocks[0], blocks[-1]
     converted = {}
     for name, weight in state_dict.items():
         name = re.sub(rf"^model\.{last + 1}\.", "energy_head.", name)
         name = re.sub(r"^model\.(\d+)\.", lambda m: f"blocks.{int(m[1]) - first}.", name)
         converted[name] = weight
-    config = ADAPTEnergyConfig(
+    config = _config(
+        ADAPTEnergyConfig,
         max_atoms=state_dict[f"model.{first}.fc.weight"].shape[1] // 12,
         energy_hidden_sizes=[state_dict[f"model.{block}.fc.weight"].shape[0] for block in blocks],
         feature_mean=_statistic(statistics, "x_mean", 12),
@@ -107,10 +106,25 @@ def convert_energy_weights(state_dict: dict[str, torch.Tensor], statistics: dict
     return _with_weights(ADAPTForEnergy(config), converted)
 
 
+def _require_weights(state_dict: Any, network: str, *layers: str) -> None:
+    """The weights that sizes are read from; all others are checked when they are loaded."""
+    for name in (f"{layer}.weight" for layer in layers):
+        weight = state_dict.get(name) if isinstance(state_dict, dict) else None
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+            raise InputError(f"these are not weights of the published {network} network: there is no matrix '{name}'")
+
+
 def _statistic(statistics: dict[str, list[float]], name: str, length: int) -> list[float]:
-    if name not in statistics or len(statistics[name]) < length:
-        raise InputError(f"the statistics need '{name}' with {length} entries; found {sorted(statistics)}")
-    return [float(value) for value in statistics[name][:length]]
+    if len(statistics.get(name, ())) < length:
+        raise InputError(f"the statistics need '{name}' with {length} entries; found {', '.join(sorted(statistics))}")
+    return statistics[name][:length]
+
+
+def _config(config_class: type[ADAPTConfig], **fields: Any) -> Any:
+    try:
+        return config_class(**fields)
+    except StrictDataclassError as error:
+        raise InputError(f"weights, statistics and options do not fit: {one_line(error)}") from error
 
 
 def _with_weights(model: PreTrainedModel, state_dict: dict[str, torch.Tensor]) -> Any:
@@ -118,62 +132,67 @@ def _with_weights(model: PreTrainedModel, state_dict: dict[str, torch.Tensor]) -
         model.load_state_dict(state_dict)
     except RuntimeError as error:
         raise InputError(f"the weights do not fit the published network: {error}") from error
+    for name, weight in model.state_dict().items():
+        if not weight.isfinite().all():
+            raise InputError(f"the weights that became {name} are not all finite numbers")
     return model.eval()
 
 
-def read_torch_file(path: str | Path) -> Any:
-    """`torch.load(weights_only=True)` with one clear line on failure."""
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(f"{path} is no readable PyTorch file of tensors: {str(error).splitlines()[0]}") from error
-
-
 def read_statistics(path: str | Path) -> dict[str, list[float]]:
-    """Published statistics (`x_mean`, `x_std`, `y_mean_force`, ...) from a `.json` or `.pt` file."""
+    """Published statistics (`x_mean`, `x_std`, `y_mean_force`, ...) from a `.json` or `.pt` file.
+
+    Raises:
+        [`InputError`]: the file is missing or damaged, or holds anything but lists of finite numbers under names.
+    """
     if Path(path).suffix != ".json":
         content = read_torch_file(path)
-        return {name: torch.as_tensor(values).flatten().tolist() for name, values in content.items()}
+    elif not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    else:
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # no JSON, or no text at all
+            raise InputError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no statistics: expected lists of numbers under names such as x_mean")
+    return {str(name): _numbers(values, f"{path}, {name}") for name, values in content.items()}
+
+
+def _numbers(values: Any, where: str) -> list[float]:
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON file: {error}") from error
+        numbers = torch.as_tensor(values, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: expected a list of numbers") from error
+    if not numbers.isfinite().all():
+        raise InputError(f"{where} holds a value that is not a finite number")
+    return numbers.tolist()
 
 
 def save_verified(model: PreTrainedModel, folder: str | Path) -> None:
     """Saves `model` with its feature extractor, reloads it and compares every weight; leaves all or nothing behind."""
-    folder = require_empty_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        model.save_pretrained(staging)
-        ADAPTFeatureExtractor().save_pretrained(staging)
-        reloaded, _ = load_model(staging, type(model))
+    with finished_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        ADAPTFeatureExtractor().save_pretrained(unfinished)
+        reloaded, _ = load_model(unfinished, type(model))
         for name, weight in model.state_dict().items():
             if not torch.equal(weight, reloaded.state_dict()[name]):
                 raise InputError(f"{name} changed while it was saved to {folder}; is the disk full?")
-        staging.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
+        "Converts weights of the published ADAPT code to a checkpoint folder.",
+        "example:\n  python -m modeling_adapt.convert_published --stats stats.json --forces force.pth adapt-si",
         prog="python -m modeling_adapt.convert_published",
-        description="Converts weights of the published ADAPT code to a checkpoint folder.",
-        epilog="example: python -m modeling_adapt.convert_published --stats stats.json --forces force.pth adapt-si",
     )
     parser.add_argument("output_model", help="folder to write")
     parser.add_argument("--stats", required=True, help="normalisation statistics, .json or .pt")
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument("--forces", help="state_dict of the force network (.pth)")
     weights.add_argument("--energy", help="state_dict of the energy network (.pth)")
-    parser.add_argument("--num-attention-heads", type=int, default=8, help="heads of the force network (default: 8)")
+    parser.add_argument(
+        "--num-attention-heads", type=whole_number(1), default=8, help="heads of the force network (default: 8)"
+    )
     args = parser.parse_args(argv)
 
     require_empty_folder(args.output_model)

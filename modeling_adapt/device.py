@@ -15,7 +15,9 @@ def available_device(name: str | None = None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # fails on "meta", which exists but computes nothing
+        return probe.device
     except (RuntimeError, AssertionError):  # torch raises the latter where it was built without that device
         raise InputError(f"there is no device {name!r} here; use cpu, cuda or cuda:0") from None
 

@@ -8,6 +8,8 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import SYMBOLS, descriptors
 
+THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
+
 
 class ADAPTFeatureExtractor(FeatureExtractionMixin):
     r"""
@@ -38,8 +40,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding).
 
         Raises:
-            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite or an
-            element that has no descriptors; the message names the structure and the atom.
+            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite, a cell
+            without volume or an element that has no descriptors; the message names the structure and the atom.
         """
         if isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
             structures = [structures]
@@ -93,9 +95,21 @@ def _arrays(structure: Any, index: int) -> tuple[np.ndarray, np.ndarray, np.ndar
         atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
         symbol = SYMBOLS[numbers[atom]] if 0 < numbers[atom] < len(SYMBOLS) else "?"
         raise ValueError(f"structure {index}: the position of atom {atom} ({symbol}) is not finite")
-    if not np.isfinite(cell).all():
-        raise ValueError(f"structure {index}: the cell is not finite")
+    if (fault := cell_fault(cell)) is not None:
+        raise ValueError(f"structure {index}: {fault}")
     return numbers, positions, cell
+
+
+def cell_fault(cell: np.ndarray) -> str | None:
+    """What is wrong with a cell, (3, 3) in Å with zero rows where it is not periodic; None where nothing is."""
+    if not np.isfinite(cell).all():
+        return "the cell is not finite"
+    lattice = cell[cell.any(axis=1)]
+    # The smallest singular value is never more than the distance between opposite faces, and zero without volume.
+    thickness = np.linalg.svd(lattice, compute_uv=False).min() if len(lattice) else np.inf
+    if thickness >= THINNEST_CELL:
+        return None
+    return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
 
 
 __all__ = ["ADAPTFeatureExtractor"]

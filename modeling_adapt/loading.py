@@ -1,13 +1,18 @@
 """Loading a checkpoint so that a wrong one is an error, not a half-random model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
+from .locations import is_local
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
 
 HEADS: dict[str, type[PreTrainedModel]] = {
@@ -39,29 +44,45 @@ def load_model(
     Raises:
         [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many.
     """
-    folder = Path(model)
-    config_file = folder / subfolder / "config.json"
-    looks_like_path = folder.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1
-    if not config_file.is_file() and (folder.exists() or looks_like_path):
+    config_file = Path(model) / subfolder / "config.json"
+    if is_local(model) and not config_file.is_file():
         raise InputError(f"{model} is no checkpoint: {config_file} does not exist; name a folder written by train.py")
     try:
         config_dict, _ = PreTrainedConfig.get_config_dict(model, subfolder=subfolder, revision=revision)
-        model_type = config_dict.get("model_type")
-        found = HEADS.get(model_type)
+        model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
+        found = HEADS.get(str(model_type))
         if found is None:
             raise InputError(f"{model} is no ADAPT checkpoint: its model_type is {model_type!r}")
         if head is not None and found is not head:
             raise InputError(f"{model} holds {found.__name__}, but {head.__name__} is needed here")
         options = {} if config is None else {"config": config}
-        loaded, info = found.from_pretrained(
-            model, subfolder=subfolder, revision=revision, dtype=dtype, output_loading_info=True, **options
-        )
+        with _quiet():
+            loaded, info = found.from_pretrained(
+                model,
+                subfolder=subfolder,
+                revision=revision,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in `info` then, and an error below
+                **options,
+            )
     except InputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    kinds = [kind for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
-    if kinds:
-        details = ", ".join(f"{kind} {sorted(info[kind])}" for kind in kinds)
-        raise InputError(f"{model} does not fit its configuration: {details}")
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise InputError(f"{model} cannot be loaded: {one_line(error)}") from error
+    problems = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
+    if details:
+        raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
     return loaded.eval(), ADAPTFeatureExtractor()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the table that transformers prints about weights that do not fit; the error says it in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -647,4 +647,9 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         return loss
 
 
-__all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel"]
+def gives_forces(model: PreTrainedModel) -> bool:
+    """Whether `model` predicts forces: a force model does, and a pooled energy, by its gradient."""
+    return not isinstance(model, ADAPTForEnergy) or model.config.architecture == "pooled"
+
+
+__all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel", "gives_forces"]

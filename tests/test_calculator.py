@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.structures import structure_row
@@ -121,7 +123,7 @@ def test_from_pretrained_and_its_errors(model, energy_model, tmp_path):
     both = ADAPTCalculator(model, energy_model)
     np.testing.assert_array_equal(calculator.get_property("forces", _atoms()), both.get_property("forces", _atoms()))
     assert calculator.get_property("energy", _atoms()) == both.get_property("energy", _atoms())
-    with pytest.raises(InputError, match="holds ADAPTForEnergy"):
+    with pytest.raises(InputError, match="published energy network gives no forces"):
         ADAPTCalculator.from_pretrained(tmp_path / "energy")
     with pytest.raises(InputError, match="no checkpoint"):
         ADAPTCalculator.from_pretrained(tmp_path / "nowhere")
@@ -171,3 +173,15 @@ def test_the_trained_region_travels_with_the_checkpoint(model, tmp_path):
     result = relax(_atoms() * (2, 1, 1), calculator, steps=1, domain=calculator.domain)
     assert result.status == "left the trained region"
     assert "16 atoms; training had 8" in result.findings[0]
+
+
+def test_pooled_energy_gives_energy_and_its_gradient():
+    config = ADAPTEnergyConfig(**TINY, geometry="pairwise", architecture="pooled", num_vector_channels=8)
+    calculator = ADAPTCalculator(ADAPTForEnergy(config).double())
+    calculator.feature_extractor = partial(ADAPTFeatureExtractor(), dtype="float64")
+    atoms = _atoms()
+    atoms.calc = calculator
+    numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 3])
+    np.testing.assert_allclose(atoms.get_forces()[[0, 3]], numerical, atol=1e-6)
+    with pytest.raises(InputError, match="a second energy model is too much"):
+        ADAPTCalculator(calculator.model, calculator.model)

@@ -110,6 +110,44 @@ class TestWrongFolders:
         with pytest.raises(InputError, match="model_type is 'bert'"):
             load_model(tmp_path)
 
+    def test_a_folder_that_looks_like_a_hub_id_does_not_go_to_the_hub(self, tmp_path, monkeypatch):
+        (tmp_path / "runs").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="runs/misspelled is no checkpoint"):
+            load_model("runs/misspelled")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hiden_size": 3}, "did you mean 'hidden_size'"),
+            ({"hidden_size": "wide"}, "expected int, got str"),
+            ({"geometry": "polar"}, "geometry must be one of"),
+            ({"hidden_act": "no-such"}, "no-such"),
+        ],
+    )
+    def test_configuration_that_is_wrong(self, saved, change, message):
+        _, folder = saved
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=message) as caught:
+            load_model(folder)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("content", ["", "{ no", "[1]"])
+    def test_configuration_that_is_none(self, tmp_path, content):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match="not a valid JSON|no ADAPT checkpoint"):
+            load_model(tmp_path)
+
+    def test_weights_of_another_size(self, saved, caplog):
+        _, folder = saved
+        config = json.loads((folder / "config.json").read_text())
+        name = "hidden_size" if config["model_type"] == "adapt" else "max_atoms"
+        (folder / "config.json").write_text(json.dumps(config | {name: 2 * config[name]}))
+        with pytest.raises(InputError, match=r"does not fit its configuration: \d+ mismatched_keys such as"):
+            load_model(folder)
+        assert not caplog.records
+
     def test_truncated_weights(self, saved):
         _, folder = saved
         content = (folder / "model.safetensors").read_bytes()

@@ -9,9 +9,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
+from modeling_adapt.data.contacts import closest_contacts
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.contacts import closest_contacts
 from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
 
 
@@ -73,6 +73,9 @@ def test_travels_as_json(domain):
     del values["largest_force"]
     with pytest.raises(InputError, match="largest_force"):
         TrainingDomain.from_dict(values)
+    for damage in ({"elements": 3}, {"number_of_atoms": "many"}, {"cell_edges": [1.0]}, {"closest_distances": []}):
+        with pytest.raises(InputError, match="damaged"):
+            TrainingDomain.from_dict(domain.to_dict() | damage)
 
 
 def test_training_structures_are_inside(domain):
@@ -176,9 +179,10 @@ def test_closest_contacts_agree_with_the_neighbour_list_of_ase_in_cells_of_any_s
 
 
 def test_a_cell_without_volume_is_an_error_not_an_endless_loop():
-    flat = Atoms("Si", cell=[[5, 0, 0], [5, 1e-6, 0], [0, 0, 5]], pbc=True)
-    with pytest.raises(InputError, match="thick along"):
-        closest_contacts(flat)
+    for slant in (0.0, 1e-6, 0.1):
+        flat = Atoms("Si", cell=[[5, 0, 0], [5, slant, 0], [0, 0, 5]], pbc=True)
+        with pytest.raises(InputError, match="Å thick"):
+            closest_contacts(flat)
 
 
 def test_atoms_on_top_of_each_other_are_a_contact():

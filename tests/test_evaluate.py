@@ -176,8 +176,8 @@ def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, capsys):
     assert "no device" in fails_with(*good, "--device", "nonsense", *output)
     small = fails_with(folders / "small", folders / "dataset", *output)
     assert "at most 3" in small and "rows 0 to 4" in small
-    with pytest.raises(SystemExit, match="2"):
-        command.main([str(argument) for argument in (*good, "--batch-size", "0")])
+    assert "'0' is not a whole number" in fails_with(*good, "--batch-size", "0", *output)
+    assert "cannot be written" in fails_with(*good, "--output", tmp_path / "full" / "file" / "below")
 
 
 def test_help_has_an_example(capsys):

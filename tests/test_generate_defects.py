@@ -21,6 +21,7 @@ from modeling_adapt.data.labelling import (
     spread,
 )
 from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import atoms_from_row
 from modeling_adapt.errors import InputError
 
 SIZES = dict(zip(DEFECT_KINDS, (215, 217, 217, 217, 216, 217), strict=True))
@@ -172,7 +173,12 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--structures", "0"], "--structures must be at least 1"),
+        (["--structures", "0"], "--structures: '0' is not a whole number of at least 1"),
+        (["--frames", "0"], "--frames: '0' is not a whole number of at least 1"),
+        (["--strain", "-1"], "--strain: '-1' is not a number of at least 0"),
+        (["--lattice-constant", "nan"], "'nan' is not a positive number"),
+        (["--lattice-constant", "3"], "vacancy: atoms are too close even without distortion"),
+        (["--split", "0.5,0.1"], "three fractions"),  # before the relaxations, not after
         (["--calculator", "nonsense"], "module:factory"),
         (["--calculator", "no.such.module:make"], "ModuleNotFoundError"),
         (["--calculator", "ase.calculators.emt:Nothing"], "AttributeError"),
@@ -185,5 +191,26 @@ def test_bad_arguments_write_nothing(tmp_path, capsys, options, message):
     structures = [] if "--structures" in options else ["--structures", "3"]
     assert run_command(lambda: main([str(tmp_path / "set"), *structures, *options])) == 2
     error = capsys.readouterr().err
-    assert message in error.splitlines()[-1] and "error: " in error
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_rattled_and_strained_starts_of_small_cells(tmp_path):
+    options = "--structures 4 --repeat 2 --kinds vacancy,bulk --rattle 0.2 --strain 0.02 --steps 0 --split train"
+    main([str(tmp_path / "data"), *options.split()])
+    rows = read_split(tmp_path / "data", "train")
+    assert [len(numbers) for numbers in rows["atomic_numbers"]] == [63, 64, 63, 64]
+    assert len(set(rows["trajectory"])) == 4
+    assert rows["defect_sites"][1] == [] and len(rows["defect_sites"][0]) == 1
+    edges = np.linalg.norm(rows["cell"], axis=2) / (2 * SILICON_LATTICE_CONSTANT)
+    assert 0.001 < np.abs(edges - 1).max() <= 0.021
+    # Labels are those of the potential at the stored positions.
+    atoms = atoms_from_row(rows[0])
+    atoms.calc = erhart_albe()
+    assert np.abs(atoms.get_forces() - np.array(rows[0]["forces"])).max() < 1e-4
+
+
+def test_unknown_kind_is_named(tmp_path):
+    with pytest.raises(InputError, match="there is no kind 'dislocation'; there are vacancy"):
+        main([str(tmp_path / "data"), "--structures", "1", "--kinds", "vacancy,dislocation"])
+    assert not (tmp_path / "data").exists()

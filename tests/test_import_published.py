@@ -70,6 +70,8 @@ def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
     broken[2, 1] = torch.nan
     nameless = tokens()
     nameless[1, 3] = 0.5
+    groupless = tokens()
+    groupless[1, 3] = torch.nan
     full = tmp_path / "full"
     full.mkdir()
     (full / "note").touch()
@@ -85,9 +87,13 @@ def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
         ([save(tmp_path, "atoms.pt", {"X": [tokens()], "Y": [torch.ones(4, 3)]})], "forces of shape (4, 3) for 5"),
         ([save(tmp_path, "wide.pt", {"X": [tokens()[:, :9]], "Y": [torch.ones(5, 3)]})], "shape (5, 9)"),
         ([save(tmp_path, "nan.pt", {"X": [broken], "Y": [torch.ones(5, 3)]})], "frame 0: the position of atom 2 (Si)"),
+        ([save(tmp_path, "group.pt", {"X": [groupless], "Y": [torch.ones(5, 3)]})], "a descriptor of atom 1"),
+        ([save(tmp_path, "number.pt", {"X": torch.tensor(1.0), "Y": torch.tensor(1.0)})], "a list of tensors"),
         ([save(tmp_path, "odd.pt", {"X": [nameless], "Y": [torch.ones(5, 3)]})], "atom 1 has group 0.5"),
         ([good, "--energies", x, y], "1 structures"),
-        ([good, "--lattice-constant", "-1"], "must be positive"),
+        ([good, "--lattice-constant", "-1"], "'-1' is not a positive number"),
+        ([good, "--lattice-constant", "1e-9"], "Å thick"),
+        ([good, "--seed", "-1"], "'-1' is not a whole number"),
     ]
     for (name, *options), message in cases:
         status = run_command(lambda: main([str(tmp_path / name), str(tmp_path / "set"), *options]))  # noqa: B023

@@ -99,6 +99,15 @@ def bad_files(folder) -> dict[str, str]:
     heavy.symbols[3] = "U"
     heavy.arrays["forces"] = forces
     write(folder / "heavy.extxyz", heavy)
+    flat = atoms.copy()
+    flat.set_cell([[5, 0, 0], [5, 0, 0], [0, 0, 5]])
+    flat.arrays["forces"] = forces
+    write(folder / "flat.extxyz", flat)
+    twice = atoms.copy()
+    twice.positions[7] = twice.positions[2] + twice.cell[0]
+    twice.arrays["forces"] = forces
+    write(folder / "twice.extxyz", twice)
+    (folder / "folder.extxyz").mkdir()
     text = (folder / "half.extxyz").read_text().splitlines()
     (folder / "short.extxyz").write_text("\n".join(text[:7]))
     return {
@@ -106,10 +115,13 @@ def bad_files(folder) -> dict[str, str]:
         "bare.extxyz": "frame 0: no forces",
         "half.extxyz": "frame 1: no forces",
         "empty.extxyz": "the file is empty",
-        "what.unknown": "ASE cannot read",
+        "what.unknown": "ASE does not know this kind of file",
         "nan.extxyz": "frame 1: the force of atom 4 (Si) is not a finite number",
         "lost.extxyz": "frame 0: the position of atom 6 (Si) is not a finite number",
         "heavy.extxyz": "element U",
+        "flat.extxyz": "frame 0: the cell is 0 Å thick",
+        "twice.extxyz": "frame 0: atoms 2 and 7 are at the same place",
+        "folder.extxyz": "is a folder",
         "short.extxyz": "ASE cannot read frame 0",
     }
 
@@ -133,6 +145,12 @@ def test_bad_arguments(tmp_path, capsys):
         ((good, tmp_path / "set", "--energy-key", "mine"), "no 'mine'"),
         ((good, tmp_path / "set", "--group-key", "run"), "no 'run' to group by"),
         ((good, tmp_path / "set", "--split", "0.8,0.2"), "three fractions"),
+        ((good, tmp_path / "set", "--split", "nan,1,0"), "three fractions"),
+        ((good, tmp_path / "set", "--split", "all"), "no name for a split"),  # datasets reads it as the union
+        ((good, tmp_path / "set", "--seed", "-1"), "'-1' is not a whole number"),
+        ((good, tmp_path / "set", "--force-key", "mine"), "unrecognized arguments"),
+        ((good, good / "below"), "cannot be written"),
+        ((good,), "required: OUTPUT_DATASET"),
         ((f"train={good}", good, tmp_path / "set"), "for every input"),
         ((f"tr-ain={good}", tmp_path / "set"), "no name for a split"),
     ]:

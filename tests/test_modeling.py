@@ -52,11 +52,12 @@ def test_content_of_padding_has_no_effect(make_force_model, structures):
 def test_attention_implementations_agree(make_force_model, structures, radius):
     model = make_force_model(attention_radius=radius)
     forces = {}
-    for attention in ("eager", "sdpa"):
+    for attention in ("eager", "sdpa", "flex_attention"):
         model.set_attn_implementation(attention)
         forces[attention] = forces_of(model, structures)
     atoms = extract(structures)["attention_mask"].bool()
-    assert (forces["eager"] - forces["sdpa"])[atoms].abs().max() < 1e-5
+    for attention in ("sdpa", "flex_attention"):
+        assert (forces["eager"] - forces[attention])[atoms].abs().max() < 1e-5
 
 
 def test_attention_radius_hides_far_atoms_and_only_those(make_force_model, structures):
@@ -120,14 +121,16 @@ def test_embedding_keeps_float32_coordinates_under_autocast(make_force_model, st
     assert (exact - cast).abs().max() < 1e-5
 
 
-def test_gradient_checkpointing_changes_nothing(make_force_model, structures):
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gradient_checkpointing_changes_nothing(make_force_model, structures, geometry):
     batch = extract(structures)
     labels = torch.randn(3, 16, 3, generator=torch.Generator().manual_seed(0))
     gradients = {}
     for checkpointing in (False, True):
-        model = make_force_model().train()
+        model = make_force_model(geometry=geometry).train()
         if checkpointing:
             model.activation_checkpointing_enable()
+        assert model.is_activation_checkpointing == checkpointing
         model(**batch, labels=labels).loss.backward()
         gradients[checkpointing] = [parameter.grad for parameter in model.parameters()]
     for plain, checkpointed in zip(gradients[False], gradients[True], strict=True):
@@ -148,6 +151,13 @@ def test_one_atom_has_finite_forces_and_no_atoms_is_an_error(make_force_model, s
     assert forces_of(make_force_model(), structures[0][:1]).isfinite().all()
     with pytest.raises(ValueError, match="structure 0 has no atoms"):
         extract(structures[0][:0])
+
+
+@pytest.mark.parametrize("cell", [[[5, 0, 0], [5, 0, 0], [0, 0, 5]], [1e-4, 1e-4, 1e-4]])
+def test_a_cell_without_volume_is_an_error(structures, cell):
+    structures[1].set_cell(cell)
+    with pytest.raises(ValueError, match="structure 1: the cell is .* Å thick"):
+        extract(structures)
 
 
 class TestLoss:

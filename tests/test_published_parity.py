@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
-from modeling_adapt.convert_published import convert_energy_weights, convert_force_weights, main, read_torch_file
+from modeling_adapt.convert_published import convert_energy_weights, convert_force_weights, main, read_statistics
 from modeling_adapt.errors import InputError
+from modeling_adapt.torch_files import read_torch_file
 
 TOLERANCE = 1e-5
 
@@ -82,6 +83,40 @@ def test_wrong_weights_are_refused_and_nothing_is_written(shared_reference, stat
     for option, file in (("--forces", "energy_weights.pth"), ("--energy", "force_weights.pth")):
         with pytest.raises(InputError, match="these are not weights of the published"):
             main(["--stats", str(stats), option, str(shared_reference / file), str(tmp_path / "model")])
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="no such file"):
         main(["--stats", str(stats), "--forces", str(tmp_path / "none.pth"), str(tmp_path / "model")])
+    with pytest.raises(InputError, match="multiple of num_attention_heads"):
+        arguments = ["--forces", str(shared_reference / "force_weights.pth"), "--num-attention-heads", "7"]
+        main(["--stats", str(stats), *arguments, str(tmp_path / "model")])
     assert list(tmp_path.iterdir()) == [stats]
+
+
+def test_damaged_weights_are_refused(shared_reference, statistics):
+    weights = read_torch_file(shared_reference / "force_weights.pth")
+    for content in (torch.zeros(3), [1], {"state_dict": weights}, weights | {"lin2.weight": "text"}):
+        with pytest.raises(InputError, match="these are not weights of the published force network"):
+            convert_force_weights(content, statistics)
+    for name in ("lin2.weight", "layers.0.linear1.weight"):
+        with pytest.raises(InputError, match=f"there is no matrix '{name}'"):
+            convert_force_weights({key: value for key, value in weights.items() if key != name}, statistics)
+    with pytest.raises(InputError, match="Missing key"):
+        convert_force_weights({key: value for key, value in weights.items() if key != "lin3.bias"}, statistics, 4)
+    with pytest.raises(InputError, match="not all finite"):
+        convert_force_weights(weights | {"lin1.bias": torch.full_like(weights["lin1.bias"], torch.nan)}, statistics, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("", "is no JSON file"),
+        ("[1, 2]", "holds no statistics"),
+        ('{"x_mean": ["a"]}', "x_mean: expected a list of numbers"),
+        ('{"x_mean": [NaN]}', "x_mean holds a value that is not a finite number"),
+    ],
+)
+def test_damaged_statistics_are_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "stats.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_statistics(tmp_path / "stats.json")

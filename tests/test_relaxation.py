@@ -254,10 +254,13 @@ def test_command_keeps_inputs_of_the_same_name_apart(tmp_path, as_model, monkeyp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "does not exist"),
+        (None, "no such file"),
         ("", "is empty"),
-        ("no structure at all\n", "ASE cannot read it"),
+        ("no structure at all\n", "ASE cannot read frame 0"),
         ("1\nProperties=species:S:1:pos:R:3\nSi nan 0 0\n", "the position of atom 0 is not finite"),
+        ("2\nProperties=species:S:1:pos:R:3\nSi 1 1 1\nSi 1 1 1\n", "atoms 0 and 1 are at the same place"),
+        ('1\nLattice="5 0 0 5 0 0 0 0 5" Properties=species:S:1:pos:R:3\nSi 0 0 0\n', "the cell is 0 Å thick"),
+        ('1\nLattice="nan 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3\nSi 0 0 0\n', "the cell is not finite"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, as_model, capsys, content, message):
@@ -276,6 +279,7 @@ def test_other_bad_input(tmp_path, as_model, capsys, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "folder").mkdir()
+    write_dataset({"train": [structure_row(_vacancy(), np.zeros((31, 3)))]}, tmp_path / "copper")
     out = ("--output", tmp_path / "out")
 
     def fails_with(*argv) -> str:
@@ -287,6 +291,20 @@ def test_other_bad_input(tmp_path, as_model, capsys, monkeypatch):
     assert "not empty" in fails_with(good, "--model", "m", "--output", tmp_path / "full")
     assert "no structure at index 7" in fails_with(good, "--index", "7", "--model", "m", *out)
     assert "no structure at index 5:" in fails_with(good, "--index", "5:", "--model", "m", *out)
+    dataset = (tmp_path / "copper", "--split", "train", "--model", "m")
+    assert "none at index 7" in fails_with(*dataset, "--index", "7", *out)
+    for option, value in (
+        ("--index", "::0"),
+        ("--index", "first"),
+        ("--fmax", "-1"),
+        ("--fmax", "nan"),
+        ("--steps", "x"),
+    ):
+        assert value in fails_with(*dataset, option, value, *out)
+    assert "required" in fails_with(good, *out)
+    assert "cannot be written" in fails_with(good, "--model", "m", "--output", good / "below")
+    as_model(ForcesOnly(broken_after=0))
+    assert "vacancy: the model predicts values that are not finite" in fails_with(good, "--model", "m", *out)
     assert "no parquet files" in fails_with(tmp_path / "folder", "--model", "m", *out)
     assert "same files" in fails_with(good, good, "--model", "m", *out)
     assert "no device" in fails_with(good, "--device", "nonsense", "--model", "m", *out)
@@ -294,8 +312,6 @@ def test_other_bad_input(tmp_path, as_model, capsys, monkeypatch):
     assert "no checkpoint" in fails_with(good, "--model", tmp_path / "folder", *out)
     (tmp_path / "folder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert "no ADAPT checkpoint" in fails_with(good, "--model", tmp_path / "folder", *out)
-    with pytest.raises(SystemExit, match="2"):
-        command.main([str(good), "--model", "m", "--output", "x", "--fmax", "-1"])
 
 
 def test_help_has_an_example(capsys):

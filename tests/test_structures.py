@@ -85,10 +85,21 @@ def test_bad_structures_are_named():
     flat.cell[2] = 0.0
     with pytest.raises(InputError, match="periodic along cell vector c"):
         structure_row(flat, forces)
+    flat.cell[2] = flat.cell[0] + flat.cell[1]
+    with pytest.raises(InputError, match="the cell is .* Å thick"):
+        structure_row(flat, forces)
+    flat.pbc[2] = False  # what a direction that is not periodic says is not used
+    structure_row(flat, forces)
+    twice = atoms.copy()
+    twice.positions[5] = twice.positions[1] - twice.cell[0]
+    with pytest.raises(InputError, match="atoms 1 and 5 are at the same place"):
+        structure_row(twice, forces)
     with pytest.raises(InputError, match="energy is not a finite"):
         structure_row(atoms, forces, np.nan)
     with pytest.raises(InputError, match="importance weight of atom 0"):
         structure_row(atoms, forces, importance_weights=np.full(8, np.nan))
+    with pytest.raises(InputError, match="importance weight is negative"):
+        structure_row(atoms, forces, importance_weights=np.full(8, -1.0))
 
 
 def test_failed_writing_leaves_nothing(tmp_path):
@@ -115,6 +126,10 @@ def test_reading_keeps_the_rows_with_the_label(tmp_path):
     assert len(read_split(tmp_path / "set", "train")) == 2
     assert read_split(tmp_path / "set", "train", "forces")["source"][:] == ["a#0"]
     assert read_split(tmp_path / "set", "train", "energy")["source"][:] == ["a#1"]
+    with pytest.raises(InputError, match="no structure has both an energy and forces"):
+        read_split(tmp_path / "set", "train", "energy_and_forces")
+    write_dataset({"train": [*rows, structure_row(atoms, forces, -1.0, source="a#2")]}, tmp_path / "both")
+    assert read_split(tmp_path / "both", "train", "energy_and_forces")["source"][:] == ["a#2"]
     write_dataset({"train": rows[:1]}, tmp_path / "forces")
     with pytest.raises(InputError, match="no structure has an energy"):
         read_split(tmp_path / "forces", "train", "energy")
@@ -136,7 +151,7 @@ def test_reading_errors_are_one_line_and_offline(tmp_path, monkeypatch):
         read_split(tmp_path / "file", "train")
 
 
-def test_reading_names_splits_columns_and_damage(tmp_path):
+def test_reading_names_splits_columns_and_damage(tmp_path, caplog):
     write_dataset({"train": [structure_row(*silicon())]}, tmp_path / "set")
     with pytest.raises(InputError, match="no split 'test'; it has train"):
         read_split(tmp_path / "set", "test")
@@ -146,8 +161,34 @@ def test_reading_names_splits_columns_and_damage(tmp_path):
     whole = (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").read_bytes()
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "train.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="cannot be loaded: ArrowInvalid"):
         read_split(tmp_path / "half", "train")
+    assert not caplog.records  # datasets would log the same once more
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.full((8, 3), np.nan)}, "positions holds a value that is not a finite number"),
+        ({"forces": np.full((8, 3), np.inf)}, "forces holds a value that is not a finite number"),
+        ({"energy": np.nan}, "energy holds a value that is not a finite number"),
+        ({"forces": np.zeros((7, 3))}, "7 forces for 8 atoms"),
+        ({"positions": np.zeros((9, 3))}, "9 positions for 8 atoms"),
+        ({"importance_weights": np.ones(3)}, "3 importance_weights for 8 atoms"),
+        ({"importance_weights": -np.ones(8)}, "an importance weight is negative"),
+        ({"atomic_numbers": np.full(8, 92, dtype=np.uint8)}, "no descriptors for element U"),
+        ({"cell": np.ones((3, 3))}, "Å thick"),
+        ({"cell": None}, "it has no cell"),
+        ({"atomic_numbers": None}, "it has no atomic_numbers"),
+        ({name: np.zeros((0, 3)) for name in ("positions", "forces")} | {"atomic_numbers": []}, "there are no atoms"),
+    ],
+)
+def test_rows_from_elsewhere_are_checked_when_read(tmp_path, change, message):
+    good = structure_row(*silicon(), source="good#0")
+    write_dataset({"train": [good, good | {"source": "bad#7"} | change]}, tmp_path / "set")
+    with pytest.raises(InputError) as caught:
+        read_split(tmp_path / "set", "train")
+    assert message in str(caught.value) and "row 1 (bad#7)" in str(caught.value)
 
 
 def test_splits_never_divide_a_trajectory():
@@ -175,7 +216,7 @@ def test_forces_and_energies_are_split_apart():
     rows = [structure_row(atoms, forces, trajectory="a"), structure_row(atoms, None, -1.0, trajectory="b")]
     assert list(assign_splits(rows)) == ["train"]
     assert list(assign_splits(rows, "test")) == ["test"]
-    for wrong in ("0.8,0.2", "0.8,0.1,x", "a b", "0.5"):
+    for wrong in ("0.8,0.2", "0.8,0.1,x", "nan,1,0", "a b", "0.5", "all"):
         with pytest.raises(InputError):
             assign_splits(rows, wrong)
 

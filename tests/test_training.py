@@ -79,8 +79,12 @@ def recipe(tmp_path):
 
 class TestRecipes:
     @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-    def test_every_shipped_recipe_is_valid(self, path, tmp_path):
-        parse_arguments([str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")])
+    def test_every_shipped_recipe_is_valid(self, path, tmp_path, make_energy_model):
+        argv = [str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")]
+        if "model" not in yaml.safe_load(path.read_text()):
+            make_energy_model(architecture="pooled").save_pretrained(tmp_path / "first")
+            argv += ["--initial_model", str(tmp_path / "first")]
+        parse_arguments(argv)
 
     def test_command_line_wins(self, recipe, tmp_path):
         argv = [recipe(), "--dataset", "d", "--output_dir", str(tmp_path / "run")]

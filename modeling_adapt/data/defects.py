@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atom, Atoms
 from ase.build import bulk
 
+from ..errors import InputError
 from .importance import defect_distances
 from .minimum_image import shortest_images
 
@@ -26,24 +27,31 @@ class Defect:
 
     Args:
         atoms: the structure.
-        kind: key of `DEFECT_KINDS`.
-        site: (3,) lattice or interstitial site in Å.
+        kind: key of `STRUCTURE_KINDS`.
+        site: (3,) lattice or interstitial site in Å; None in the perfect crystal.
         members: atoms that are the defect and carry its site along; empty for a vacancy.
     """
 
     atoms: Atoms
     kind: str
-    site: np.ndarray
+    site: np.ndarray | None
     members: tuple[int, ...] = ()
 
     def sites(self, positions: np.ndarray) -> np.ndarray:
         """(S, 3) defect sites in Å when the atoms are at `positions` (N, 3)."""
+        if self.site is None:
+            return np.zeros((0, 3))
         return positions[list(self.members)] if self.members else self.site[None, :]
 
 
 def silicon_supercell(lattice_constant: float = SILICON_LATTICE_CONSTANT, repeat: int = 3) -> Atoms:
     """Perfect diamond-cubic silicon, 8 `repeat`^3 atoms; 216 by default."""
     return bulk("Si", "diamond", a=lattice_constant, cubic=True) * repeat
+
+
+def perfect_crystal(host: Atoms, rng: np.random.Generator) -> Defect:
+    """The host as it is; what becomes of it is up to the distortion."""
+    return Defect(host.copy(), "bulk", None)
 
 
 def vacancy(host: Atoms, rng: np.random.Generator) -> Defect:
@@ -106,31 +114,49 @@ DEFECT_KINDS: dict[str, Callable[[Atoms, np.random.Generator], Defect]] = {
     "carbon_substitutional": carbon_substitutional,
     "carbon_interstitial": carbon_interstitial,
 }
+STRUCTURE_KINDS = DEFECT_KINDS | {"bulk": perfect_crystal}
 
 
-def distort(defect: Defect, rng: np.random.Generator, bond: float = 0.1, rattle: float = 0.04) -> Defect:
+def distort(
+    defect: Defect, rng: np.random.Generator, bond: float = 0.12, rattle: float = 0.04, strain: float = 0.0
+) -> Defect:
     """Moves a defect off its ideal geometry, so that its relaxation has something to do.
 
     Neighbours of the site go towards or away from it, each by a random share of their distance (standard deviation
-    `bond`), and every atom gets a Gaussian displacement of a random scale up to `rattle`. Where atoms come closer than
-    `SHORTEST_BONDS`, the displacement is drawn anew, smaller each time.
+    `bond`), every atom gets a Gaussian displacement of a random scale up to `rattle`, and the cell a random symmetric
+    strain. Where atoms come closer than `SHORTEST_BONDS`, all is drawn anew, smaller each time.
 
     Args:
         bond: relative change of the distances to the site.
         rattle: largest standard deviation of the displacements in Å.
+        strain: largest entry of the strain tensor.
+
+    Raises:
+        InputError: if atoms are too close even without distortion.
     """
-    atoms = defect.atoms
-    centre = defect.site[None, :]
-    distances = defect_distances(atoms.positions, centre, atoms.cell, atoms.pbc)[:, 0]
-    shell = np.flatnonzero((distances < _NEIGHBOUR_SHELL) & (distances > 1e-6))
-    outward = shortest_images(atoms.positions[shell] - centre, atoms.cell, atoms.pbc)
     for scale in 0.8 ** np.arange(30):
-        moved = atoms.copy()
+        moved = defect.atoms.copy()
         moved.positions += rng.normal(scale=scale * rattle * rng.uniform(0.25, 1.0), size=moved.positions.shape)
-        moved.positions[shell] += outward * np.clip(rng.normal(scale=scale * bond, size=(len(shell), 1)), -0.3, 0.3)
+        if defect.site is not None:
+            shell, outward = _shell(defect)
+            stretch = np.clip(rng.normal(scale=scale * bond, size=(len(shell), 1)), -0.3, 0.3)
+            moved.positions[shell] += outward * stretch
+        tensor = rng.uniform(-scale * strain, scale * strain, size=(3, 3))
+        deformation = np.eye(3) + (tensor + tensor.T) / 2
+        moved.set_cell(moved.cell.array @ deformation, scale_atoms=True)
         if not too_close(moved):
-            return Defect(moved, defect.kind, defect.site, defect.members)
-    raise ValueError(f"{defect.kind}: atoms are too close even without distortion; is the lattice constant in Å?")
+            site = None if defect.site is None else defect.site @ deformation
+            return Defect(moved, defect.kind, site, defect.members)
+    raise InputError(f"{defect.kind}: atoms are too close even without distortion; is the lattice constant in Å?")
+
+
+def _shell(defect: Defect) -> tuple[np.ndarray, np.ndarray]:
+    """The atoms bonded to the site, and the minimum-image vectors (M, 3) in Å from it to them."""
+    atoms = defect.atoms
+    vectors = shortest_images(atoms.positions - defect.site, atoms.cell.array, atoms.pbc)
+    distances = np.linalg.norm(vectors, axis=1)
+    shell = np.flatnonzero((distances < _NEIGHBOUR_SHELL) & (distances > 1e-6))
+    return shell, vectors[shell]
 
 
 def too_close(atoms: Atoms) -> bool:

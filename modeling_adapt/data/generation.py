@@ -7,7 +7,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 
 from ..errors import InputError
-from .defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, distort, silicon_supercell
+from .defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, distort, silicon_supercell
 from .labelling import Relaxation, relaxation_trajectory
 from .structures import structure_row
 
@@ -22,6 +22,9 @@ def generate_structures(
     frames: int = 10,
     max_steps: int = 60,
     lattice_constant: float = SILICON_LATTICE_CONSTANT,
+    repeat: int = 3,
+    rattle: float = 0.04,
+    strain: float = 0.0,
     kinds: Sequence[str] = tuple(DEFECT_KINDS),
     progress: Callable[[int], Any] = lambda _: None,
 ) -> tuple[list[dict[str, Any]], int]:
@@ -35,6 +38,9 @@ def generate_structures(
         frames: rows per trajectory at most.
         max_steps: FIRE steps per trajectory at most.
         lattice_constant: of silicon for this calculator, in Å.
+        repeat: cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
+        rattle, strain: how far the starts are distorted, see [`distort`].
+        kinds: keys of `STRUCTURE_KINDS`.
         progress: called with the number of new rows after every trajectory.
 
     Returns:
@@ -44,13 +50,13 @@ def generate_structures(
     Raises:
         InputError: if the calculator fails, or gives absurd forces only.
     """
-    host = silicon_supercell(lattice_constant)
+    host = silicon_supercell(lattice_constant, repeat)
     rows: list[dict[str, Any]] = []
     dropped = futile = number = 0
     while len(rows) < count:
         rng = np.random.default_rng([seed, number])
         kind = kinds[number % len(kinds)]
-        defect = distort(DEFECT_KINDS[kind](host, rng), rng)
+        defect = distort(STRUCTURE_KINDS[kind](host, rng), rng, rattle=rattle, strain=strain)
         relaxation = _relax(defect.atoms, calculator, kind, frames=frames, max_steps=max_steps)
         new = relaxation.frames[: count - len(rows)]
         for frame in new:

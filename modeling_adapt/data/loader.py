@@ -5,7 +5,7 @@ are viewed as flat numpy arrays and cut by offsets.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import InputError
+from ..modeling_adapt import IGNORE_INDEX
 from .columns import flat_values, list_column
 from .importance import ImportanceWeighting, defect_distances
+from .structures import Target
 
 Structure = dict[str, Any]  # numpy arrays and an energy; see `StructureDataset`
-IGNORED_LABEL = -100.0  # padding of force labels; Trainer counts the labels that differ from it
 
 
 class StructureDataset(Dataset):
@@ -94,7 +95,7 @@ class StructureCollator:
             `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`.
     """
 
-    def __init__(self, feature_extractor: Any, target: Literal["forces", "energy", "energy_and_forces"] = "forces"):
+    def __init__(self, feature_extractor: Any, target: Target = "forces"):
         if target not in ("forces", "energy", "energy_and_forces"):
             raise ValueError(f"target must be 'forces', 'energy' or 'energy_and_forces', not {target!r}")
         self.feature_extractor = feature_extractor
@@ -107,7 +108,7 @@ class StructureCollator:
         if self.target != "energy":
             if any(item["forces"] is None for item in structures):
                 raise InputError("the data set has structures without forces; read it with target='forces'")
-            forces = _pad(structures, "forces", size, IGNORED_LABEL)
+            forces = _pad(structures, "forces", size, IGNORE_INDEX)
             batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
         if self.target == "forces":
             batch["labels"] = forces

@@ -16,6 +16,7 @@ from ase import Atoms
 
 from ..elements_adapt import DESCRIPTORS, SYMBOLS
 from ..errors import InputError
+from ..torch_files import read_torch_file
 from .splitting import trajectory_starts
 from .structures import structure_row
 
@@ -36,7 +37,7 @@ def read_published(
     Raises:
         InputError: for files that are missing, damaged or of another format; naming file, frame and atom.
     """
-    if not cell_edge > 0:
+    if not 0 < cell_edge < np.inf:
         raise InputError(f"the cell edge must be positive, not {cell_edge}")
     frames = [
         _frame(features, labels, f"{Path(forces).name}#{index}", cell_edge)
@@ -76,17 +77,20 @@ def atomic_numbers(tokens: np.ndarray, where: str = "structure") -> np.ndarray:
     return numbers
 
 
-def _frame(features: Any, forces: Any, source: str, cell_edge: float) -> dict[str, Any]:
+def _frame(features: torch.Tensor, forces: torch.Tensor | None, source: str, cell_edge: float) -> dict[str, Any]:
     """The arguments of `structure_row` for one matrix of tokens; padding rows left out."""
     where = source.replace("#", ", frame ")
-    tokens = np.asarray(features, dtype=np.float64)
+    tokens = features.double().numpy()
     if tokens.ndim != 2 or tokens.shape[1] not in (12, 13):
         raise InputError(f"{where}: features of shape {tokens.shape}; expected (atoms, 12) or (atoms, 13)")
-    labels = None if forces is None else np.asarray(forces)
+    labels = None if forces is None else forces.double().numpy()
     if labels is not None and labels.shape != (len(tokens), 3):
         raise InputError(f"{where}: forces of shape {labels.shape} for {len(tokens)} rows of features")
     real = tokens.any(axis=1)
     tokens = tokens[real]
+    damaged = ~np.isfinite(tokens[:, _GROUP:12]).all(axis=1)
+    if damaged.any():
+        raise InputError(f"{where}: a descriptor of atom {int(np.argmax(damaged))} is not a finite number")
     numbers = atomic_numbers(tokens, where)
     host = Counter(numbers.tolist()).most_common(1)[0][0] if len(numbers) else 0
     foreign = numbers != host
@@ -106,14 +110,14 @@ def _fingerprint(atoms: Atoms) -> bytes:
 
 
 def _read_forces(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    content = _load(path)
+    content = read_torch_file(path)
     if not isinstance(content, dict) or not {"X", "Y"} <= content.keys():
         raise InputError(f'{path}: not a published force file; expected a dict with "X" and "Y"')
     return _paired(content["X"], content["Y"], f"{path}: X", "Y")
 
 
 def _read_energies(features: Path, energies: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    pairs = _paired(_load(features), _load(energies), str(features), str(energies))
+    pairs = _paired(read_torch_file(features), read_torch_file(energies), str(features), str(energies))
     if any(energy.numel() != 1 for _, energy in pairs):
         raise InputError(f"{energies}: expected one energy per structure")
     return pairs
@@ -122,23 +126,10 @@ def _read_energies(features: Path, energies: Path) -> list[tuple[torch.Tensor, t
 def _paired(features: Any, labels: Any, name: str, label_name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     for value, what in ((features, name), (labels, label_name)):
         tensors = isinstance(value, Sequence) and all(isinstance(item, torch.Tensor) for item in value)
-        if not tensors and not isinstance(value, torch.Tensor):
+        if not tensors and not (isinstance(value, torch.Tensor) and value.ndim > 0):
             raise InputError(f"{what}: expected a tensor or a list of tensors, not {type(value).__name__}")
     if len(features) != len(labels) or len(features) == 0:
         raise InputError(
             f"{name} has {len(features)} structures, {label_name} has {len(labels)}; expected equally many"
         )
     return list(zip(features, labels, strict=True))
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        try:
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        except RuntimeError:  # files older than torch 1.6 cannot be mapped
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises UnpicklingError, EOFError, RuntimeError, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: truncated, or no torch file of plain tensors: {reason}") from error

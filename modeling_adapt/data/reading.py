@@ -1,29 +1,28 @@
 """From a folder or a Hub id to one split of a structure data set."""
 
-import re
+import logging
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..errors import InputError
-from .structures import STRUCTURE_FEATURES
+from ..locations import is_local
+from .structures import STRUCTURE_FEATURES, Target
+from .validation import require_valid_rows
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
-
-def read_split(dataset: str | Path, split: str, target: Literal["forces", "energy"] | None = None) -> Dataset:
+def read_split(dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
     """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
 
     Args:
         dataset: a folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub.
         split: such as `"train"`.
-        target: keep only the rows that carry this label. None keeps all.
+        target: keep only the rows that carry this label, or both. None keeps all.
 
     Raises:
         InputError: one line for a missing folder, a folder without data set, an unknown split (the existing ones are
-            named), missing columns, or a split in which no row has the wanted label.
+            named), missing columns, a split in which no row has the wanted label, or a row that is no valid structure.
     """
     splits = _load(str(dataset))
     if split not in splits:
@@ -41,28 +40,38 @@ def read_split(dataset: str | Path, split: str, target: Literal["forces", "energ
             rows = rows.cast(STRUCTURE_FEATURES)
         except (TypeError, ValueError) as error:  # Arrow's errors derive from these
             raise InputError(f"{dataset}, split {split}: columns of the wrong type: {error}") from error
-    return rows if target is None else _labelled(rows, target, f"{dataset}, split {split}")
+    where = f"{dataset}, split {split}"
+    rows = rows if target is None else _labelled(rows, target, where)
+    require_valid_rows(rows, where)
+    return rows
 
 
-def _labelled(rows: Dataset, target: str, where: str) -> Dataset:
-    """The rows whose label `target` is not null."""
-    labels = rows.select_columns([target]).with_format("arrow")[:][target]
-    valid = labels.is_valid().to_numpy()
+def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
+    """The rows in which no label that `target` names is null."""
+    names = target.split("_and_")
+    table = rows.select_columns(names).with_format("arrow")[:]
+    valid = np.logical_and.reduce([table[name].is_valid().to_numpy() for name in names])
     if not valid.any():
-        raise InputError(f"{where}: no structure has {'forces' if target == 'forces' else 'an energy'}")
+        wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
+        raise InputError(f"{where}: no structure has {wanted}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
 
 def _load(dataset: str) -> DatasetDict:
-    path = Path(dataset).expanduser()
-    local = path.exists() or not _HUB_ID.fullmatch(dataset) or path.parent.is_dir()
+    path, local = Path(dataset).expanduser(), is_local(dataset)
     if local and not path.exists():
         raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
     if local and not path.is_dir():
         raise InputError(f"{dataset} is a file; give the folder of a data set")
     if local and not any(path.rglob("*.parquet")):
         raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
     try:
         return load_dataset(str(path) if local else dataset)
     except Exception as error:  # damaged parquet, no network, no such repository: datasets raises many types
-        raise InputError(f"{dataset} cannot be loaded: {type(error).__name__}: {error}") from error
+        cause = error.__cause__ or error
+        raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
+    finally:
+        logger.setLevel(level)

@@ -3,6 +3,7 @@
 Frames of one relaxation are nearly the same structure: a split through a trajectory tests memory, not prediction.
 """
 
+import argparse
 import re
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from ..command_line import whole_number
 from ..errors import InputError
 from .minimum_image import shortest_images
 
@@ -32,8 +34,7 @@ def split_by_trajectory(
     Returns:
         Sorted structure indices by split; empty splits are left out.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be {len(SPLITS)} numbers >= 0 that add up to 1, not {tuple(fractions)}")
+    _require_fractions(fractions)
     members: dict[Hashable, list[int]] = {}
     for index, trajectory in enumerate(trajectories):
         members.setdefault(trajectory, []).append(index)
@@ -73,6 +74,17 @@ def same_trajectory(before: Atoms, after: Atoms) -> bool:
     return bool(np.linalg.norm(steps, axis=1).max() < LARGEST_STEP)
 
 
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Gives a command `--split` and `--seed`, which [`assign_splits`] understands."""
+    parser.add_argument(
+        "--split",
+        default="0.8,0.1,0.1",
+        type=_split_option,
+        help="fractions of train, validation and test by trajectory (%(default)s), or one split name for everything",
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random (default %(default)s)")
+
+
 def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
     """Rows by split name, for the `--split` option of the commands.
 
@@ -86,25 +98,49 @@ def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", se
     Raises:
         InputError: if `split` is neither.
     """
-    if "," not in split:
-        return {split_name(split): list(rows)}
+    fractions = _fractions(split)
+    if fractions is None:
+        return {split: list(rows)}
     rows_by_split: dict[str, list[dict]] = {}
     for has_forces in (True, False):
         alike = [row for row in rows if (row["forces"] is not None) == has_forces]
-        try:
-            fractions = [float(part) for part in split.split(",")]
-            indices = split_by_trajectory([row["trajectory"] for row in alike], fractions, seed)
-        except ValueError as error:
-            raise InputError(
-                f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
-            ) from error
+        indices = split_by_trajectory([row["trajectory"] for row in alike], fractions, seed)
         for name, chosen in indices.items():
             rows_by_split.setdefault(name, []).extend(alike[index] for index in chosen)
     return rows_by_split
 
 
+def _split_option(text: str) -> str:
+    """The type of `--split`: checked when the command starts, not when hours of work are to be divided."""
+    try:
+        _fractions(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _fractions(split: str) -> list[float] | None:
+    """The fractions that a `--split` option gives; None where it is a name."""
+    if "," not in split:
+        split_name(split)
+        return None
+    try:
+        fractions = [float(part) for part in split.split(",")]
+        _require_fractions(fractions)
+    except ValueError as error:
+        raise InputError(
+            f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
+        ) from error
+    return fractions
+
+
+def _require_fractions(fractions: Sequence[float]) -> None:
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:  # not: NaN too
+        raise ValueError(f"fractions must be {len(SPLITS)} numbers >= 0 that add up to 1, not {tuple(fractions)}")
+
+
 def split_name(name: str) -> str:
     """`name` if `datasets` accepts it as the name of a split; [`InputError`] otherwise."""
-    if not re.fullmatch(r"[A-Za-z]\w*", name):
-        raise InputError(f"{name!r} is no name for a split; use letters, digits and _, such as train")
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
+        raise InputError(f"{name!r} is no name for a split; use letters, digits and _, such as train, and not 'all'")
     return name

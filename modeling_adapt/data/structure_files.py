@@ -1,5 +1,6 @@
 """Labelled structures out of any file that ASE reads."""
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import iread
+from ase.io.formats import UnknownFileTypeError
 
 from ..errors import InputError
 from .splitting import trajectory_starts
@@ -44,7 +46,7 @@ def read_structures(
     """
     path = Path(path)
     name = name or path.name
-    frames = list(_frames(path))
+    frames = list(read_frames(path))
     if not frames:
         raise InputError(f"{path}: no structures in it")
     starts = trajectory_starts(frames)
@@ -74,16 +76,25 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     ]
 
 
-def _frames(path: Path) -> Iterator[Atoms]:
+def read_frames(path: Path, index: str = ":") -> Iterator[Atoms]:
+    """What `index` selects of a file, in Python's notation: "0", "-1", ":", "::10"; nothing where it selects nothing.
+
+    Raises:
+        InputError: for a file that is missing, empty or not readable.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     count = 0
     try:
-        for atoms in iread(path, index=":", do_not_split_by_at_sign=True):
+        for atoms in iread(path, index=index, do_not_split_by_at_sign=True):
             yield atoms
             count += 1
+    except UnknownFileTypeError as error:
+        raise InputError(f"{path}: ASE does not know this kind of file") from error
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise InputError(f"{path}: ASE cannot read frame {count}: {message}") from error
@@ -108,7 +119,7 @@ def _energy(atoms: Atoms, key: str | None, where: str) -> float | None:
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: the energy {value!r} is not a number") from error
+        raise InputError(f"{where}: the energy {reprlib.repr(value)} is not a number") from error
 
 
 def _group(atoms: Atoms, key: str, where: str) -> str:

@@ -5,7 +5,7 @@ zero.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +13,10 @@ from datasets import Features, List, Value
 
 from ..elements_adapt import descriptors
 from ..errors import InputError
+from ..feature_extraction_adapt import cell_fault
+from .contacts import coinciding_atoms
+
+Target = Literal["forces", "energy", "energy_and_forces"]  # which labels of a row are read
 
 
 def _vectors(dtype: str) -> List:
@@ -61,7 +65,8 @@ def structure_row(
 
     Raises:
         InputError: naming source and atom (counted from 0), for an unknown element, a number that is not finite,
-            arrays of the wrong length, a periodic direction without cell vector, or a structure without any label.
+            arrays of the wrong length, a periodic direction without cell vector, a cell without volume, two atoms at
+            the same place, or a structure without any label.
     """
     where = source.replace("#", ", frame ") or "structure"
     if len(atoms) == 0:
@@ -88,6 +93,8 @@ def structure_row(
     }
     if importance_weights is not None:
         row["importance_weights"] = _per_atom(importance_weights, (), "importance weight", atoms, where)
+        if (row["importance_weights"] < 0).any():
+            raise InputError(f"{where}: an importance weight is negative")
     for name in ("cell", "defect_sites"):
         if not np.isfinite(row[name]).all():
             raise InputError(f"{where}: {name} holds a value that is not a finite number")
@@ -96,6 +103,10 @@ def structure_row(
     for axis in np.flatnonzero(row["pbc"]):
         if not row["cell"][axis].any():
             raise InputError(f"{where}: periodic along cell vector {'abc'[axis]}, which is zero")
+    if (fault := cell_fault(row["cell"][row["pbc"]])) is not None:
+        raise InputError(f"{where}: {fault}")
+    if (pair := coinciding_atoms(atoms)) is not None:
+        raise InputError(f"{where}: atoms {pair[0]} and {pair[1]} are at the same place")
     return row
 
 

@@ -1,8 +1,5 @@
 """Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -12,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..command_line import require_empty_folder
+from ..command_line import finished_folder
 from ..errors import InputError
 from .structures import STRUCTURE_FEATURES
 
@@ -22,8 +19,7 @@ ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structure
 def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder: str | Path) -> dict[str, int]:
     """Writes `data/<split>-00000-of-00001.parquet` for every split that has rows.
 
-    The files are written to a temporary sibling folder that takes its name only when complete, so an error half-way
-    (also one raised by an iterator of rows) leaves nothing behind.
+    An error half-way, also one raised by an iterator of rows, leaves nothing behind.
 
     Args:
         rows_by_split: rows of [`structure_row`] by split name; lists or iterators.
@@ -35,21 +31,12 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
     Raises:
         InputError: if the folder is not empty or there is no row at all.
     """
-    folder = require_empty_folder(folder)
-    parent = folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
-    try:
+    with finished_folder(folder) as unfinished:
         (unfinished / "data").mkdir()
         counts = {split: _write_split(rows, unfinished / "data", split) for split, rows in rows_by_split.items()}
         counts = {split: count for split, count in counts.items() if count}
         if not counts:
             raise InputError(f"no structures to write to {folder}")
-        unfinished.chmod(0o755)  # mkdtemp makes private folders
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return counts
 
 

@@ -15,7 +15,8 @@ from ..data.columns import list_column
 from ..data.loader import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from .metrics import IGNORED, CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
+from ..modeling_adapt import IGNORE_INDEX, ADAPTForEnergy
+from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
 
 
 @dataclass(frozen=True)
@@ -46,32 +47,6 @@ class Evaluation:
     reference: np.ndarray
 
 
-def predict_forces(
-    model: PreTrainedModel,
-    feature_extractor: ADAPTFeatureExtractor,
-    dataset: datasets.Dataset,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> Iterator[Prediction]:
-    """Predicts the forces of the rows of `dataset`, in order, on the device of the model.
-
-    Raises:
-        [`InputError`]: the model cannot read a row, or its prediction is not finite; the message names the row.
-    """
-    return _predict(model, feature_extractor, dataset, "forces", batch_size, progress)
-
-
-def predict_energies(
-    model: PreTrainedModel,
-    feature_extractor: ADAPTFeatureExtractor,
-    dataset: datasets.Dataset,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> Iterator[Prediction]:
-    """Like [`predict_forces`], for total energies."""
-    return _predict(model, feature_extractor, dataset, "energy", batch_size, progress)
-
-
 def evaluate_forces(
     model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
@@ -82,10 +57,10 @@ def evaluate_forces(
     """Force errors of `model` on every row of `dataset`, beside those of predicting zero forces."""
     metrics = ForceMetrics()
     predicted, reference = [], []
-    for prediction in predict_forces(model, feature_extractor, dataset, batch_size, progress):
+    for prediction in predict(model, feature_extractor, dataset, "forces", batch_size, progress):
         labels = prediction.batch["labels"].numpy()
         metrics.update(prediction.values, labels, prediction.batch["nearest_defect"], prediction.config_types)
-        known = labels != IGNORED
+        known = labels != IGNORE_INDEX
         predicted.append(prediction.values[known].astype(np.float32))
         reference.append(labels[known])
     return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
@@ -102,7 +77,7 @@ def evaluate_energy(
     """Energy errors of `model` on every row of `dataset`, beside those of `baseline` (see [`fit_baseline`])."""
     metrics = EnergyMetrics()
     predicted, reference = [], []
-    for prediction in predict_energies(model, feature_extractor, dataset, batch_size, progress):
+    for prediction in predict(model, feature_extractor, dataset, "energy", batch_size, progress):
         labels = prediction.batch["labels"].numpy()
         counts = compositions(prediction.batch["atomic_numbers"])
         num_atoms = counts.sum(axis=1)
@@ -119,15 +94,21 @@ def fit_baseline(train: datasets.Dataset) -> CompositionBaseline:
     return CompositionBaseline.fit(compositions(list_column(table, "atomic_numbers")), table["energy"].to_numpy())
 
 
-def _predict(
+def predict(
     model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     target: Literal["forces", "energy"],
-    batch_size: int,
-    progress: bool,
+    batch_size: int = 16,
+    progress: bool = True,
 ) -> Iterator[Prediction]:
+    """Predicts forces or total energies of the rows of `dataset`, in order, on the device of the model.
+
+    Raises:
+        [`InputError`]: the model cannot read a row, or its prediction is not finite; the message names the row.
+    """
     collator = StructureCollator(feature_extractor, target)
+    options = {"compute_forces": True} if target == "forces" and isinstance(model, ADAPTForEnergy) else {}
     loader = DataLoader(StructureDataset(dataset), batch_size=batch_size, collate_fn=collator)
     with tqdm(
         total=len(dataset), unit=" structures", desc="predicting", disable=None if progress else True, leave=False
@@ -137,8 +118,8 @@ def _predict(
             last = first + len(batch["labels"])
             inputs = {name: batch[name].to(model.device) for name in feature_extractor.model_input_names}
             try:
-                with torch.inference_mode():
-                    values = as_float64(model(**inputs)[target])
+                with torch.no_grad():  # not inference_mode, in which a pooled energy has no gradient
+                    values = as_float64(model(**inputs, **options)[target])
             except ValueError as error:
                 raise InputError(f"rows {first} to {last - 1}: {error}") from error
             _require_finite(values, batch["attention_mask"].numpy(), dataset, first)

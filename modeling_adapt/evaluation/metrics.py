@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-IGNORED = -100  # the label of padding, as everywhere in transformers
+from ..modeling_adapt import IGNORE_INDEX
+
 NEAR_DEFECT_RADIUS = 5.0  # Å; atoms nearer than this to a defect site count as near the defect
 SMALL_FORCE = 0.01  # eV/Å; below it the direction of a reference force is noise
 
@@ -49,7 +50,7 @@ class ForceMetrics:
             config_types (*optional*, B names): the group of each structure in `by_config_type`.
         """
         forces, labels = as_float64(forces), as_float64(labels)
-        known = labels != IGNORED
+        known = labels != IGNORE_INDEX
         error = np.where(known, forces - labels, 0.0)
         reference = np.where(known, labels, 0.0)
         sums = _structure_sums(error, reference, known)

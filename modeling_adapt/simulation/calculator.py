@@ -12,7 +12,7 @@ from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model
-from ..modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from ..modeling_adapt import ADAPTForEnergy, gives_forces
 from .domain import TrainingDomain
 
 
@@ -20,9 +20,10 @@ class ADAPTCalculator(Calculator):
     r"""
     Forces in eV/Å, and the total energy in eV where an energy model is given, both in float64.
 
-    The forces are predicted, not derived from the energy: good for relaxing a structure, not for molecular dynamics,
-    and of no use to an optimiser with a line search. Without an energy model, asking for the energy raises ASE's
-    `PropertyNotImplementedError`.
+    The forces of [`ADAPTForForces`] are predicted, not derived from an energy: good for relaxing a structure, not for
+    molecular dynamics, and of no use to an optimiser with a line search. Without an energy model, asking for the
+    energy raises ASE's `PropertyNotImplementedError`. A pooled [`ADAPTForEnergy`] alone gives both, the forces as the
+    gradient of its energy, and serves for dynamics too.
 
     ```python
     >>> atoms.calc = ADAPTCalculator.from_pretrained("runs/silicon/final")
@@ -30,8 +31,8 @@ class ADAPTCalculator(Calculator):
     ```
 
     Args:
-        model ([`ADAPTForForces`]):
-            Force model; it is moved to `device` and put into evaluation mode.
+        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`]):
+            Model of the forces; it is moved to `device` and put into evaluation mode.
         energy_model ([`ADAPTForEnergy`], *optional*):
             Energy model, treated likewise.
         device (`str` or `torch.device`, defaults to `"cpu"`):
@@ -52,7 +53,13 @@ class ADAPTCalculator(Calculator):
         self.model = on_device(model, self.device)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device)
         self.feature_extractor = ADAPTFeatureExtractor()
-        self.implemented_properties = ["forces"] if energy_model is None else ["energy", "forces"]
+        self.conservative = isinstance(model, ADAPTForEnergy)
+        if not gives_forces(model):
+            raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        if self.conservative and energy_model is not None:
+            raise InputError("a pooled energy model gives forces and energies; a second energy model is too much")
+        has_energy = self.conservative or energy_model is not None
+        self.implemented_properties = ["energy", "forces"] if has_energy else ["forces"]
 
     @classmethod
     def from_pretrained(
@@ -60,7 +67,7 @@ class ADAPTCalculator(Calculator):
     ) -> "ADAPTCalculator":
         """
         Args:
-            model (`str` or `Path`): folder or Hub id of a force checkpoint.
+            model (`str` or `Path`): folder or Hub id of a force checkpoint, or of one of a pooled energy.
             energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`): where the models run.
 
@@ -68,7 +75,7 @@ class ADAPTCalculator(Calculator):
             [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
         """
         energy = None if energy_model is None else load_model(energy_model, ADAPTForEnergy)[0]
-        return cls(load_model(model, ADAPTForForces)[0], energy, device)
+        return cls(load_model(model)[0], energy, device)
 
     @property
     def domain(self) -> TrainingDomain | None:
@@ -91,6 +98,11 @@ class ADAPTCalculator(Calculator):
         try:
             inputs = self.feature_extractor(self.atoms).to(self.device)
             with torch.no_grad():
+                if self.conservative:
+                    outputs = self.model(**inputs, compute_forces=True)
+                    self.results["energy"] = outputs.energy.item()
+                    self.results["forces"] = outputs.forces[0].cpu().double().numpy()
+                    return
                 if "forces" in properties:
                     self.results["forces"] = self.model(**inputs).forces[0].cpu().double().numpy()
                 if "energy" in properties and self.energy_model is not None:

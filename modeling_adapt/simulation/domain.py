@@ -4,7 +4,7 @@ A network answers anything with a number. These few ranges, fitted on the traini
 (`config.training_domain`), are what lets a relaxation say that its answer is no longer backed by any training data.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from ..data.contacts import CONTACT_CUTOFF, closest_contacts
 from ..data.structures import atoms_from_row
 from ..errors import InputError
-from .contacts import CONTACT_CUTOFF, closest_contacts
 from .displacement import largest_displacement
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...
@@ -57,14 +57,24 @@ class TrainingDomain:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingDomain":
-        """The inverse of `to_dict`; other keys are left alone. Raises [`InputError`] where one is missing."""
+        """The inverse of `to_dict`; other keys are left alone. Raises [`InputError`] where one is missing or no such
+        value as training writes."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise InputError(f"the checkpoint's training_domain lacks {', '.join(missing)}; train or convert it again")
-        ranges: dict[str, Any] = {
-            name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names
-        }
-        return cls(**ranges)
+        try:
+            return cls(
+                elements=tuple(map(str, values["elements"])),
+                periodicity=tuple(map(str, values["periodicity"])),
+                number_of_atoms=_pair(values["number_of_atoms"], int),
+                closest_distances={str(pair): float(value) for pair, value in values["closest_distances"].items()},
+                largest_force=float(values["largest_force"]),
+                largest_displacement=_optional(values["largest_displacement"], float),
+                volume_per_atom=_optional(values["volume_per_atom"], _pair),
+                cell_edges=_optional(values["cell_edges"], _pair),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the checkpoint's training_domain is damaged: {error}") from error
 
     def check(self, atoms: Atoms, start: Atoms | None = None, forces: np.ndarray | None = None) -> list[str]:
         """
@@ -193,6 +203,15 @@ def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
         volume_per_atom=_range(volumes),
         cell_edges=_range(edges),
     )
+
+
+def _pair(values: Any, kind: Callable[[Any], Any] = float) -> tuple[Any, Any]:
+    low, high = values
+    return kind(low), kind(high)
+
+
+def _optional(value: Any, read: Callable[[Any], Any]) -> Any:
+    return None if value is None else read(value)
 
 
 def _periodicity(atoms: Atoms) -> str:

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.formats import string2index
 
+from ..data.contacts import coinciding_atoms
 from ..data.reading import read_split
+from ..data.structure_files import read_frames
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 
@@ -28,7 +29,8 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
         the number of the frame where an input gives several.
 
     Raises:
-        [`InputError`]: an input that does not exist, cannot be read, or has no such frame, atoms or finite positions.
+        [`InputError`]: an input that does not exist, cannot be read or has no such frame; a structure without atoms,
+            with positions that are not finite, or with two atoms at the same place.
     """
     paths = [Path(path) for path in inputs]
     structures: dict[str, Atoms] = {}
@@ -51,34 +53,22 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _read_file(path: Path, index: str) -> list[Atoms]:
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty")
-    try:
-        frames = ase.io.read(path, index=index, do_not_split_by_at_sign=True)
-    except (IndexError, StopIteration):
-        raise InputError(f"{path} has no structure at index {index}") from None
-    except Exception as error:  # every format of ASE fails in its own way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: ASE cannot read it: {reason}") from error
-    return _as_list(frames, path, index)
+    frames = list(read_frames(path, index))
+    if not frames:
+        raise InputError(f"{path} has no structure at index {index}")
+    return frames
 
 
 def _read_dataset(path: Path, index: str, split: str) -> list[Atoms]:
     rows = read_split(path, split)
+    selector = string2index(index)
     try:
-        selected = np.atleast_1d(np.arange(len(rows))[string2index(index)])  # type: ignore[index]
+        selected = np.atleast_1d(np.arange(len(rows))[selector])  # type: ignore[index]
     except IndexError:
-        raise InputError(f"{path}, split {split}, has {len(rows)} rows and none at index {index}") from None
-    return _as_list([atoms_from_row(rows[int(number)]) for number in selected], path, index)
-
-
-def _as_list(frames: Atoms | list[Atoms], path: Path, index: str) -> list[Atoms]:
-    frames = [frames] if isinstance(frames, Atoms) else frames
-    if not frames:
-        raise InputError(f"{path} has no structure at index {index}")
-    return frames
+        selected = np.array([])
+    if not len(selected):
+        raise InputError(f"{path}, split {split}, has {len(rows)} rows and none at index {index}")
+    return [atoms_from_row(rows[int(number)]) for number in selected]
 
 
 def _require_atoms(atoms: Atoms, where: str) -> None:
@@ -87,3 +77,9 @@ def _require_atoms(atoms: Atoms, where: str) -> None:
     finite = np.isfinite(atoms.positions).all(axis=1)
     if not finite.all():
         raise InputError(f"{where}: the position of atom {int(np.argmin(finite))} is not finite")
+    try:
+        pair = coinciding_atoms(atoms)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if pair is not None:
+        raise InputError(f"{where}: atoms {pair[0]} and {pair[1]} are at the same place")

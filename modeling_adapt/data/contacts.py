@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 
 from ..errors import InputError
+from ..feature_extraction_adapt import cell_fault
 
 CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
-MAX_REACH = 20  # images along a lattice vector; a cell that needs more is no crystal, and there are too many of them
+SAME_PLACE = 0.1  # Å; two atoms nearer than this are one atom that was written twice
 
 
 class Contact(NamedTuple):
@@ -37,6 +39,12 @@ def closest_contacts(atoms: Atoms, cutoff: float = CONTACT_CUTOFF) -> dict[str, 
     }
 
 
+def coinciding_atoms(atoms: Atoms) -> tuple[int, int] | None:
+    """The first two atoms at the same place, periodic images included; None where there are none."""
+    first, second, _ = contacts(atoms, SAME_PLACE)
+    return min(zip(first.tolist(), second.tolist(), strict=True), default=None)
+
+
 def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     All pairs of atoms nearer to each other than `cutoff` Å, in a cell of any shape, however small; each at least once.
@@ -58,15 +66,14 @@ def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     pbc = atoms.pbc & atoms.cell.any(axis=1)
     if not pbc.any():
         return atoms.positions, own
-    cell = atoms.cell.complete()
+    lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)
+    if (fault := cell_fault(lattice)) is not None:
+        raise InputError(fault)
+    cell = Cell(lattice).complete()
     fractional = cell.scaled_positions(atoms.positions)
     fractional[:, pbc] %= 1.0
     # The planes that bound the cell along lattice vector i are 1 / |reciprocal vector i| apart.
     reach = np.where(pbc, cutoff * np.linalg.norm(cell.reciprocal(), axis=1), 0.0)
-    if reach.max() > MAX_REACH:
-        raise InputError(
-            f"the cell is only {cutoff / reach.max():.2g} Å thick along {'abc'[reach.argmax()]}; check it"
-        )
 
     images, owners = [fractional], [own]
     for shift in product(*(range(-count, count + 1) for count in np.ceil(reach).astype(int))):

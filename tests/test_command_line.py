@@ -1,0 +1,100 @@
+"""What all commands share: options, failures and output folders."""
+
+import os
+
+import pytest
+
+from modeling_adapt.command_line import (
+    CommandParser,
+    number_not_negative,
+    positive_number,
+    require_empty_folder,
+    run_command,
+    whole_number,
+)
+from modeling_adapt.device import available_device
+from modeling_adapt.errors import InputError
+from modeling_adapt.locations import is_local
+
+
+@pytest.fixture
+def parser() -> CommandParser:
+    parser = CommandParser("Does something.", "example:\n  python something.py 3")
+    parser.add_argument("count", type=whole_number(2))
+    parser.add_argument("--size", type=positive_number)
+    parser.add_argument("--shift", type=number_not_negative)
+    return parser
+
+
+def test_options_are_read(parser):
+    arguments = parser.parse_args(["2", "--size", "1e-3", "--shift", "0"])
+    assert (arguments.count, arguments.size, arguments.shift) == (2, 1e-3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1"], "argument count: '1' is not a whole number of at least 2"),
+        (["2.5"], "'2.5' is not a whole number"),
+        (["2", "--size", "0"], "'0' is not a positive number"),
+        (["2", "--size", "inf"], "'inf' is not a positive number"),
+        (["2", "--shift", "nan"], "'nan' is not a number of at least 0"),
+        (["2", "--shifts", "1"], "unrecognized arguments: --shifts"),
+        ([], "required: count"),
+    ],
+)
+def test_bad_options_are_one_line(parser, capsys, arguments, message):
+    assert run_command(lambda: parser.parse_args(arguments) and 0) == 2
+    error = capsys.readouterr().err
+    assert (
+        message in error and error.startswith("error: ") and error.endswith("see --help\n") and error.count("\n") == 1
+    )
+
+
+def test_help_keeps_the_lines_of_the_example(parser):
+    assert parser.format_help().endswith("example:\n  python something.py 3\n")
+
+
+def test_status_of_failures(capsys):
+    def fail(error: BaseException):
+        raise error
+
+    assert run_command(lambda: None) == 0 and run_command(lambda: 1) == 1
+    assert run_command(lambda: fail(InputError("two\n  lines"))) == 2
+    assert capsys.readouterr().err == "error: two lines\n"
+    assert run_command(lambda: fail(KeyboardInterrupt())) == 130
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not the user's
+        run_command(lambda: fail(ZeroDivisionError()))
+
+
+def test_output_folders(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "deep/er"):
+        assert require_empty_folder(tmp_path / name) == tmp_path / name
+    for name, message in ((".", "not empty"), ("file", "is a file"), ("file/below", "cannot be written")):
+        with pytest.raises(InputError, match=message):
+            require_empty_folder(tmp_path / name)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_output_folder_without_permission(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="cannot be written"):
+        require_empty_folder(tmp_path / "closed" / "new")
+
+
+def test_what_exists_or_looks_like_a_path_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs", "runs/misspelled", "./a", "/a/b", "a/b/c", "a", "", "../a"):
+        assert is_local(name), name
+    for name in ("organisation/name", "org-1/na.me_2"):
+        assert not is_local(name), name
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:77", "meta", ""])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(InputError, match="no device"):
+        available_device(name)
