@@ -112,7 +112,7 @@ def _write(evaluations: dict[str, Evaluation], output: Path, arguments: argparse
         record: dict[str, Any] = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
         groups: dict[str, dict[str, Any]] = {}
         for evaluation in evaluations.values():
-            record |= evaluation.metrics
+            record |= {name: value for name, value in evaluation.metrics.items() if name not in record}
             for name, group in evaluation.metrics["by_config_type"].items():
                 groups[name] = groups.get(name, {}) | group
         text = json.dumps(record | {"by_config_type": groups}, indent=2, ensure_ascii=False)

@@ -9,15 +9,19 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
+from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_adapt import ADAPTConfig
 from modeling_adapt.command_line import require_empty_folder, run_command
 from modeling_adapt.data.reading import read_split
+from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.plots import training_curve
+from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments, parse_arguments
+from modeling_adapt.training.tasks import target_of
 from modeling_adapt.training.trainer import build_trainer
 
 
@@ -25,9 +29,12 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     config, data, training = parse_arguments(argv)
     output = Path(training.output_dir)
-    if not training.resume_from_checkpoint:
+    checkpoint = None
+    if training.resume_from_checkpoint:
+        checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output, config)
+    else:
         require_empty_folder(output)
-    target: Literal["forces", "energy"] = "energy" if config.model_type == "adapt_energy" else "forces"
+    target = target_of(config)
     train_rows = read_split(data.dataset, data.train_split, target)
     validation_rows = None
     if data.validation_split is not None:
@@ -37,8 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
     trainer = build_trainer(config, data, training, train_rows, validation_rows)
-    resume = training.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
+    trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate() if validation_rows is not None else {}
     trainer.save_model()
     trainer.save_state()
@@ -47,6 +53,26 @@ def main(argv: list[str] | None = None) -> None:
         if metrics:
             training_curve(trainer.state.log_history, output / "training_curve.png")
         print(f"model saved to: {output}")
+
+
+def checkpoint_to_resume(name: str, output: Path, config: ADAPTConfig) -> str:
+    """The folder to resume from: `name`, or the last checkpoint in `output` where it is "true".
+
+    Raises:
+        [`InputError`]: there is none, or it holds another model than `config` describes.
+    """
+    folder = (get_last_checkpoint(str(output)) if output.is_dir() else None) if name.lower() == "true" else name
+    if folder is None:
+        raise InputError(f"{output} holds no checkpoint to resume from")
+    if not (Path(folder) / "trainer_state.json").is_file():
+        raise InputError(f"{folder} is no checkpoint of a run: it has no trainer_state.json")
+    saved = load_model(folder)[0].config
+    for field in ("model_type", *MODEL_FIELDS):
+        there, here = (getattr(one, field, None) for one in (saved, config))
+        there, here = (list(value) if isinstance(value, tuple) else value for value in (there, here))
+        if there != here:
+            raise InputError(f"{folder} holds another model: {field} is {there} there and {here} here")
+    return folder
 
 
 def write_record(

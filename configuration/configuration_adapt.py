@@ -4,6 +4,7 @@ import difflib
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 # What transformers itself hands to a configuration beside its fields, on construction or from a saved config.json.
 _TRANSFORMERS_KEYS = frozenset(
@@ -36,9 +37,9 @@ class ADAPTConfig(PreTrainedConfig):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
         attention_probs_dropout_prob, layer_norm_eps:
-            The Transformer encoder, named as in ViT.
+            The Transformer encoder, named as in ViT. Pairwise layers have no attention dropout.
         norm_position (`"post"` or `"pre"`, defaults to `"post"`):
-            LayerNorm after each residual sum, as published, or before each sub-layer.
+            LayerNorm after each residual sum, as published, or before each sub-layer; pairwise layers have it before.
         pairwise_cutoff (`float`, defaults to 5.0), num_radial_basis (`int`, defaults to 12),
         num_vector_channels (`int`, defaults to 32):
             Of `geometry="pairwise"`: distance in Å where the envelope of a pair ends, functions of the distance, and
@@ -107,6 +108,7 @@ class ADAPTConfig(PreTrainedConfig):
             "geometry": ("cartesian", "fourier", "pairwise"),
             "norm_position": ("post", "pre"),
             "force_loss": ("weighted_l2", "weighted_mse", "mse"),
+            "hidden_act": tuple(ACT2FN),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
@@ -128,8 +130,12 @@ class ADAPTConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
+        if self.num_descriptors != 9:
+            raise ValueError(f"num_descriptors must be 9, which the element table has, not {self.num_descriptors}")
         if self.attention_radius is not None and self.attention_radius <= 0:
             raise ValueError(f"attention_radius must be positive or None, not {self.attention_radius}")
+        if self.attention_radius is not None and self.geometry == "pairwise":
+            raise ValueError("attention_radius is not for geometry='pairwise'; its radius is pairwise_cutoff")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)}")

@@ -304,7 +304,6 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _can_record_outputs: dict = {
         "hidden_states": [ADAPTLayer, ADAPTPairwiseLayer],
         "attentions": ADAPTAttention,
@@ -643,7 +642,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             is_component = force_labels != IGNORE_INDEX
             scale = 1.0 if self.config.force_std is None else sum(self.config.force_std) / 3
             squares = ((forces - force_labels) * is_component / scale).square().sum(dim=(1, 2))
-            loss = loss + self.config.force_weight * squares / is_component.sum(dim=(1, 2))
+            loss = loss + self.config.force_weight * squares / is_component.sum(dim=(1, 2)).clamp(min=1)
         return loss
 
 

@@ -139,7 +139,9 @@ class ADAPTPairwiseGeometry(nn.Module):
         atom (B, N, P).
 
         Cells are tiled until half of their thickness exceeds the cutoff; within it, rounding the fractional
-        displacement in the tiled cell finds every image, whatever the shape of the cell.
+        displacement in the tiled cell finds every image, whatever the shape of the cell. A batch tiles all its cells
+        as its thinnest needs, so batches of like cells are faster. Atoms at the same place (below 0.001 Å) do not
+        meet: their direction is undefined.
         """
         batch_size, num_atoms, _ = positions.shape
         if attention_mask is None:

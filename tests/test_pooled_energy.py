@@ -93,3 +93,10 @@ def test_forces_are_learned_with_the_energy(model, structures):
 def test_published_network_has_no_forces(make_energy_model, structures):
     with pytest.raises(ValueError, match="need architecture='pooled'"):
         make_energy_model()(**extract(structures), compute_forces=True)
+
+
+def test_structures_without_force_labels_learn_their_energy_alone(model, structures):
+    batch = extract(structures[0], dtype="float64")
+    labels, no_forces = torch.tensor([-40.0]).double(), torch.full((1, 7, 3), -100.0).double()
+    energy_alone = model(**batch, labels=labels).loss
+    assert torch.allclose(model(**batch, labels=labels, force_labels=no_forces).loss, energy_alone)

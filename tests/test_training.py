@@ -109,12 +109,40 @@ class TestRecipes:
             ({"model": None}, "name either a model"),
             ({"model": "huge"}, "no model preset 'huge'; name a JSON file or one of: .*published-small"),
             ({"eval_strategy": "sometimes"}, "sometimes"),
+            ({"help": True}, "no field 'help'"),
+            ({"learning_rate": "fast"}, "invalid float value: 'fast'"),
+            ({"learning_rate": [1, 2]}, "learning_rate cannot be"),
+            ({"learning_rate": None}, "learning_rate cannot be None"),
+            ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
+            ({"report_to": "no-such-tracker"}, "no-such-tracker is not supported"),
+            ({"hidden_act": "no-such"}, "hidden_act must be one of"),
+            ({"num_descriptors": 5}, "num_descriptors must be 9"),
+            ({"geometry": "pairwise", "attention_radius": 4.0}, "its radius is pairwise_cutoff"),
         ],
     )
     def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, dataset, tmp_path, fields, message):
         with pytest.raises(InputError, match=message):
             train.main([recipe(**fields), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            (["--lerning_rate", "1"], "no field '--lerning_rate'; did you mean '--learning_rate'"),
+            (["--learning_rate", "fast"], "invalid float value"),
+            (["--embedding_sizes", "[1"], "is no YAML"),
+            (["--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint of a run"),
+            (["--resume_from_checkpoint", "true"], "holds no checkpoint"),
+        ],
+    )
+    def test_bad_arguments_are_one_line_and_nothing_is_written(self, recipe, dataset, tmp_path, arguments, message):
+        with pytest.raises(InputError, match=message) as caught:
+            train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run"), *arguments])
+        assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+    def test_a_recipe_in_another_place_is_not_overlooked(self, recipe, dataset, tmp_path):
+        with pytest.raises(InputError, match="the recipe comes first"):
+            train.main(["--dataset", dataset, "--output_dir", str(tmp_path / "run"), recipe()])
 
     @pytest.mark.parametrize("content, message", [("- a\n- b\n", "must be a mapping"), ("a: [", "is no YAML")])
     def test_files_that_are_no_recipe(self, tmp_path, content, message):
@@ -204,6 +232,13 @@ class TestRuns:
             [path, "--dataset", dataset, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", checkpoint]
         )
         resumed = load_file(tmp_path / "run" / "model.safetensors")
+        with pytest.raises(InputError, match="holds another model: hidden_size is 16 there and 32 here"):
+            train.main(
+                [
+                    *[path, "--dataset", dataset, "--output_dir", str(tmp_path / "run"), "--hidden_size", "32"],
+                    *["--resume_from_checkpoint", checkpoint],
+                ]
+            )
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

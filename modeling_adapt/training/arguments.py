@@ -3,25 +3,38 @@
 import argparse
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 import configuration
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..loading import load_model
 
 PRESETS = Path(configuration.__file__).parent / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
 
+# What torch would refuse with a traceback, after the output folder is made.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+}
+
 # Fields that training fits; neither a recipe nor a preset sets them.
-_FITTED = {"feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std", "training_domain"}
+_FITTED = {
+    *("feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std"),
+    *("element_energies", "training_domain"),
+}
 MODEL_FIELDS = [
     field.name
     for field in fields(ADAPTEnergyConfig)
@@ -61,6 +74,13 @@ class ADAPTTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
 
 
+class RecipeParser(HfArgumentParser):
+    """Its errors are the one line of every bad input: the usage of two hundred options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
 def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTrainingArguments]:
     """
     Reads `RECIPE.yaml [--field value ...]`.
@@ -71,7 +91,7 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     Raises:
         [`InputError`]: the recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value.
     """
-    parser = HfArgumentParser(
+    parser = RecipeParser(
         (RunArguments, ADAPTTrainingArguments),
         prog="train.py",
         description="Trains ADAPT from a recipe; every field of the recipe can be given on the command line.",
@@ -81,14 +101,19 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     )
     parser.add_argument("recipe", nargs="?", help="YAML file; see configuration/recipes/")
     for name in MODEL_FIELDS:
-        parser.add_argument(f"--{name}", type=yaml.safe_load, default=argparse.SUPPRESS, help="model configuration")
+        parser.add_argument(f"--{name}", type=_yaml, default=argparse.SUPPRESS, help="model configuration")
 
     recipe_path = argv[0] if argv and not argv[0].startswith("-") else None
-    recipe = _read_recipe(recipe_path, known={action.dest for action in parser._actions}) if recipe_path else {}
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
+    recipe = _read_recipe(recipe_path, actions) if recipe_path else {}
     parser.set_defaults(**recipe)
     for action in parser._actions:
         action.required = action.required and action.dest not in recipe
-    namespace = parser.parse_args(argv)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise InputError(_no_such_field(unknown[0], [f"--{name}" for name in actions]))
+    if namespace.recipe != recipe_path:
+        raise InputError(f"the recipe comes first: python train.py {namespace.recipe} ...")
     if namespace.output_dir is None:
         raise InputError("no output folder: add --output_dir RUN")
 
@@ -99,23 +124,44 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
         training = ADAPTTrainingArguments(**{name: getattr(namespace, name) for name in names})
     except (ValueError, TypeError) as error:
         raise InputError(f"{recipe_path or 'command line'}: {error}") from error
+    for name, least in _LEAST.items():
+        if getattr(training, name) < least:
+            raise InputError(f"{name} must be at least {least}, not {getattr(training, name)}")
     return config, run, training
 
 
-def _read_recipe(path: str, known: set[str]) -> dict[str, Any]:
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no YAML") from error
+
+
+def _no_such_field(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+    return f"there is no field '{name}'; did you mean '{nearest}'?"
+
+
+def _read_recipe(path: str, actions: dict[str, argparse.Action]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"recipe {path} does not exist; see configuration/recipes/")
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path} must be a mapping of fields to values")
-    for name in recipe:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.0)[0]
-            raise InputError(f"{path}: there is no field '{name}'; did you mean '{nearest}'?")
-    # YAML reads 5e-5 as text; argparse converts text defaults by the type of their field.
+    for name, value in recipe.items():
+        if name not in actions:
+            raise InputError(f"{path}: {_no_such_field(str(name), actions)}")
+        if name in MODEL_FIELDS:
+            continue
+        plain = actions[name].type in (int, float, string_to_bool)
+        if plain and (isinstance(value, list | dict) or value is None and actions[name].default is not None):
+            raise InputError(f"{path}: {name} cannot be {value!r}")
+        # YAML reads 5e-5 as text and 5 as a number, whatever the field is; argparse converts text by the field's type.
+        if isinstance(value, int | float) and not isinstance(actions[name].default, list):
+            recipe[name] = str(value)
     return recipe
 
 
@@ -133,11 +179,11 @@ def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.json")))
         raise InputError(f"there is no model preset '{namespace.model}'; name a JSON file or one of: {names}")
     try:
-        values = json.loads(preset.read_text())
-    except json.JSONDecodeError as error:
+        values = json.loads(preset.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
         raise InputError(f"{preset} is no JSON file: {error}") from error
     model_type = values.pop("model_type", None) if isinstance(values, dict) else None
-    if model_type not in CONFIGS:
+    if not isinstance(model_type, str) or model_type not in CONFIGS:
         raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}, not {model_type!r}")
     return _validated(CONFIGS[model_type], values | overrides)
 
@@ -146,4 +192,4 @@ def _validated(config_class: type[ADAPTConfig], values: dict[str, Any]) -> ADAPT
     try:
         return config_class(**values)
     except (StrictDataclassError, ValueError) as error:
-        raise InputError(f"model configuration: {str(error).splitlines()[-1].strip()}") from error
+        raise InputError(f"model configuration: {one_line(error)}") from error

@@ -1,12 +1,19 @@
 """What a run learns, and how the Trainer measures it: `compute_metrics`, fed batch by batch, over physical units."""
 
-from typing import Any, Literal
+from typing import Any
 
 from transformers import EvalPrediction
 
+from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from ..data.structures import Target
 from ..evaluation.metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, compositions
 
-Target = Literal["forces", "energy", "energy_and_forces"]
+
+def target_of(config: ADAPTConfig) -> Target:
+    """The labels that a model of `config` learns."""
+    if not isinstance(config, ADAPTEnergyConfig):
+        return "forces"
+    return "energy_and_forces" if config.architecture == "pooled" and config.force_weight > 0 else "energy"
 
 
 class ForceTask:

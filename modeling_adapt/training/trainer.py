@@ -14,7 +14,7 @@ from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
 from ..elements_adapt import SYMBOLS
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation.evaluate import fit_baseline
 from ..evaluation.metrics import compositions
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
@@ -22,7 +22,7 @@ from ..loading import HEADS, load_model
 from ..simulation.domain import fit_domain
 from .arguments import ADAPTTrainingArguments, RunArguments
 from .callbacks import RunProgress
-from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, target_of
 
 
 class ADAPTTrainer(Trainer):
@@ -66,15 +66,18 @@ def build_trainer(
     training.dataloader_pin_memory = training.device.type == "cuda"
     if training.load_best_model_at_end and training.metric_for_best_model in (None, "loss"):
         training.metric_for_best_model, training.greater_is_better = task.headline, False
-    trainer = ADAPTTrainer(
-        model=model,
-        args=training,
-        train_dataset=StructureDataset(train_rows, weighting),
-        eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
-        data_collator=StructureCollator(feature_extractor, task.target),
-        processing_class=feature_extractor,
-        compute_metrics=task,
-    )
+    try:
+        trainer = ADAPTTrainer(
+            model=model,
+            args=training,
+            train_dataset=StructureDataset(train_rows, weighting),
+            eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
+            data_collator=StructureCollator(feature_extractor, task.target),
+            processing_class=feature_extractor,
+            compute_metrics=task,
+        )
+    except ValueError as error:  # arguments that contradict each other, or name what is not installed
+        raise InputError(f"the Trainer refuses its arguments: {one_line(error)}") from error
     for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
         trainer.remove_callback(printer)
     trainer.add_callback(RunProgress)
@@ -105,8 +108,9 @@ def _fit_atomic_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset
     rows = StructureDataset(train_rows)
     left_over = []
     for row in range(len(rows)):
-        counts = compositions(rows[row]["atomic_numbers"][None])
-        left_over.append((rows[row]["energy"] - baseline.predict(counts)[0]) / counts.sum())
+        structure = rows[row]
+        counts = compositions(structure["atomic_numbers"][None])
+        left_over.append((structure["energy"] - baseline.predict(counts)[0]) / counts.sum())
     config.energy_mean, config.energy_std = float(np.mean(left_over)), float(np.std(left_over))
 
 
@@ -122,9 +126,7 @@ def _domain(config: ADAPTConfig, train_rows: datasets.Dataset) -> dict[str, Any]
 
 
 def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> ForceTask | EnergyTask | EnergyAndForcesTask:
-    if not isinstance(config, ADAPTEnergyConfig):
+    target = target_of(config)
+    if target == "forces":
         return ForceTask()
-    baseline = fit_baseline(train_rows)
-    if config.architecture == "pooled" and config.force_weight > 0:
-        return EnergyAndForcesTask(baseline)
-    return EnergyTask(baseline)
+    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(fit_baseline(train_rows))
