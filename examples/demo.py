@@ -55,7 +55,7 @@ def first_vacancy(data: Path) -> int:
 def summarise(data: Path, model: Path, relaxed: Path, converged: bool) -> None:
     """Judges the relaxation with the potential that labelled the data, which the model has never seen."""
     metrics = json.loads((FOLDER / "evaluation" / "metrics.json").read_text())
-    frames = ase.io.read(next(relaxed.glob("*.traj.extxyz")), index=":")
+    frames = list(ase.io.iread(next(relaxed.glob("*.traj.extxyz")), index=":"))
     start, end = frames[0], frames[-1]
     for atoms in (start, end):
         atoms.calc = erhart_albe()

@@ -188,6 +188,22 @@ class TestRuns:
         assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
         assert second.config.feature_mean == first.config.feature_mean and second.config.force_loss == "mse"
 
+    def test_reference_energies_are_those_of_the_new_labels(self, recipe, dataset, tmp_path):
+        small = {"hidden_size": 16, "num_vector_channels": 8, "num_train_epochs": 1}
+        path = recipe(model="pairwise-energy", **small)
+        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "first")])
+        shifted = {}
+        for split in ("train", "validation"):
+            rows = read_split(dataset, split).to_list()
+            shifted[split] = [row | {"energy": row["energy"] - 3.0 * len(row["atomic_numbers"])} for row in rows]
+        write_dataset(shifted, tmp_path / "shifted")
+        (tmp_path / "second.yaml").write_text("learning_rate: 0.0\nnum_train_epochs: 1\n")
+        more = ["--initial_model", str(tmp_path / "first"), "--dataset", str(tmp_path / "shifted")]
+        train.main([str(tmp_path / "second.yaml"), *more, "--output_dir", str(tmp_path / "second")])
+        first, second = (load_model(tmp_path / run)[0].config for run in ("first", "second"))
+        assert abs(first.element_energies["Si"] - second.element_energies["Si"] - 3.0) < 1e-6
+        assert second.energy_std == first.energy_std
+
     def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, dataset, tmp_path, capsys):
         path = recipe(num_train_epochs=60, learning_rate=1e-2, force_loss="weighted_mse")
         train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])

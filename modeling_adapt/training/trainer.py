@@ -43,7 +43,7 @@ def build_trainer(
 ) -> ADAPTTrainer:
     """
     A trainer for `config`, whose statistics and trained domain are fitted on `train_rows` alone. A run that goes on
-    from a checkpoint keeps its weights and statistics; the domain is that of the new training split.
+    from a checkpoint keeps its weights and statistics; the domain and reference energies are those of the new split.
 
     Args:
         config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
@@ -55,6 +55,9 @@ def build_trainer(
         torch.manual_seed(training.seed)
         model = HEADS[config.model_type](config)
     else:
+        if isinstance(config, ADAPTEnergyConfig) and config.architecture == "pooled":
+            # Reference energies belong to the labels: those of another potential or functional are off by eV per atom.
+            _fit_reference_energies(config, train_rows)
         model, _ = load_model(run.initial_model, HEADS[config.model_type], config=config)
     task = _task(config, train_rows)
     weighting = ImportanceWeighting(
@@ -97,11 +100,11 @@ def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None
     if isinstance(config, ADAPTEnergyConfig):
         config.energy_mean, config.energy_std = statistics.energy_mean, statistics.energy_std
         if config.architecture == "pooled":
-            _fit_atomic_energies(config, train_rows)
+            config.energy_std = _fit_reference_energies(config, train_rows)
 
 
-def _fit_atomic_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> None:
-    """Reference energies of the elements, and the statistics of what they leave over per atom."""
+def _fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
+    """Reference energies of the elements and the mean of what they leave over per atom; returns its deviation (eV)."""
     baseline = fit_baseline(train_rows)
     known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
     config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
@@ -111,7 +114,8 @@ def _fit_atomic_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset
         structure = rows[row]
         counts = compositions(structure["atomic_numbers"][None])
         left_over.append((structure["energy"] - baseline.predict(counts)[0]) / counts.sum())
-    config.energy_mean, config.energy_std = float(np.mean(left_over)), float(np.std(left_over))
+    config.energy_mean = float(np.mean(left_over))
+    return float(np.std(left_over))
 
 
 def _domain(config: ADAPTConfig, train_rows: datasets.Dataset) -> dict[str, Any]:
