@@ -27,7 +27,7 @@ def main() -> int:
         raise InputError(f"{FOLDER} exists; remove it to run the demo again")
     began = time.monotonic()
     data, model, relaxed = FOLDER / "data", FOLDER / "model", FOLDER / "relaxed"
-    command(f"data_scripts/generate_defects.py {data} --structures 800 --frames 8 --steps 40 --seed 0")
+    command(f"data_scripts/generate_defects.py {data} --structures 640 --frames 8 --steps 30 --seed 0")
     command(f"train.py configuration/recipes/demo.yaml --dataset {data} --output_dir {model}")
     command(f"evaluate.py {model} {data} --split test --output {FOLDER / 'evaluation'}")
     row = first_vacancy(data)
