@@ -168,7 +168,14 @@ class TestRecipes:
 class TestRuns:
     def test_pooled_energy_learns_energies_and_forces(self, recipe, dataset, tmp_path):
         path = recipe(
-            model="pairwise-energy", hidden_size=16, num_vector_channels=8, num_train_epochs=25, learning_rate=1e-2
+            model="pairwise-energy",
+            hidden_size=16,
+            num_vector_channels=8,
+            force_weight=10.0,
+            num_train_epochs=50,
+            learning_rate=1e-2,
+            lr_scheduler_type="cosine",
+            eval_strategy="no",
         )
         train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
         model, _ = load_model(tmp_path / "run", ADAPTForEnergy)
@@ -205,7 +212,13 @@ class TestRuns:
         assert second.energy_std == first.energy_std
 
     def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, dataset, tmp_path, capsys):
-        path = recipe(num_train_epochs=60, learning_rate=1e-2, force_loss="weighted_mse")
+        path = recipe(
+            num_train_epochs=60,
+            learning_rate=1e-2,
+            lr_scheduler_type="cosine",
+            force_loss="weighted_mse",
+            eval_strategy="no",
+        )
         train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
         assert f"model saved to: {tmp_path / 'run'}" in capsys.readouterr().out
         model, _ = load_model(tmp_path / "run", ADAPTForForces)
