@@ -34,7 +34,7 @@ def main() -> int:
         f"data_scripts/generate_defects.py {vacancy} --structures 1 --kinds vacancy --steps 0 --seed 1 --split test"
     )
     status = command(f"relax.py {vacancy} --split test --model {model} --output {relaxed}", allowed=(0, 1))
-    summarise(data, model, relaxed, converged=status == 0)
+    summarise(relaxed, converged=status == 0)
     print(f"\nfigures: {FOLDER / 'evaluation' / 'parity.png'}, {model / 'training_curve.png'}")
     print(f"the demo took {(time.monotonic() - began) / 60:.1f} minutes")
     return status
@@ -49,7 +49,7 @@ def command(line: str, allowed: tuple[int, ...] = (0,)) -> int:
     return status
 
 
-def summarise(data: Path, model: Path, relaxed: Path, converged: bool) -> None:
+def summarise(relaxed: Path, converged: bool) -> None:
     """Judges the relaxation with the potential that labelled the data, which the model has never seen."""
     metrics = json.loads((FOLDER / "evaluation" / "metrics.json").read_text())
     frames = list(ase.io.iread(next(relaxed.glob("*.traj.extxyz")), index=":"))
