@@ -77,7 +77,7 @@ def test_images_are_those_that_ase_finds(skewed, structures):
         batch = extract(atoms, dtype="float64")
         geometry = pairwise_adapt.ADAPTPairwiseGeometry.__new__(pairwise_adapt.ADAPTPairwiseGeometry)
         geometry.cutoff = 4.0
-        images, valid, others = geometry._nearest_images(batch["input_features"][..., :3], batch["cell"], None)
+        images, valid, others = geometry._displacements(batch["input_features"][..., :3], batch["cell"], None)
         for atom in range(len(atoms)):
             first, second, distances = neighbor_list("ijd", atoms, 4.0)
             expected = sorted(zip(second[first == atom], distances[first == atom].round(6), strict=True))
@@ -121,7 +121,8 @@ def test_atoms_without_neighbours_feel_nothing(model):
 
 def test_chunking_changes_nothing(model, structures, monkeypatch):
     whole = forces_of(model, structures[2])
-    monkeypatch.setattr(pairwise_adapt, "_QUERY_CHUNK", 3)
+    monkeypatch.setattr(pairwise_adapt, "_PAIRS_AT_ONCE", 3 * len(structures[2]))
+    monkeypatch.setattr(pairwise_adapt, "_ATOMS_AT_ONCE", 5)
     assert np.abs(forces_of(model, structures[2]) - whole).max() < 1e-6
 
 
