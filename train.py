@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_adapt import ADAPTConfig
 from modeling_adapt.command_line import require_empty_folder, run_command
 from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.subsets import select_subset
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.plots import training_curve
 from modeling_adapt.loading import load_model
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         require_empty_folder(output)
     target = target_of(config)
-    train_rows = read_split(data.dataset, data.train_split, target)
+    train_rows = select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)
     validation_rows = None
     if data.validation_split is not None:
         validation_rows = read_split(data.dataset, data.validation_split, target)

@@ -1,8 +1,12 @@
-"""Random point defects in a 216-atom silicon cell, relaxed and labelled with a potential -> a parquet data set."""
+"""Random defects in a silicon cell, relaxed or heated, and labelled with a potential -> a parquet data set.
 
+The same options give the same data for any number of processes. A run that was interrupted goes on when the same
+command is given again.
+"""
+
+import argparse
 import sys
-
-from tqdm import tqdm
+from functools import partial
 
 from modeling_adapt.command_line import (
     CommandParser,
@@ -12,13 +16,12 @@ from modeling_adapt.command_line import (
     run_command,
     whole_number,
 )
-from modeling_adapt.data.defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS
-from modeling_adapt.data.generation import generate_structures
-from modeling_adapt.data.labelling import ABSURD_FORCE, erhart_albe, load_calculator
-from modeling_adapt.data.splitting import add_split_options, assign_splits
-from modeling_adapt.data.summary import summary_table
-from modeling_adapt.data.writing import write_dataset
-from modeling_adapt.errors import InputError
+from modeling_adapt.data.building import Built
+from modeling_adapt.data.defects import STRUCTURE_KINDS
+from modeling_adapt.data.generation import GenerationPlan, generate_dataset
+from modeling_adapt.data.labelling import ABSURD_FORCE, load_calculator
+from modeling_adapt.data.splitting import add_split_options, assign_rows
+from modeling_adapt.data.summary import summarise, summary_table
 
 EXAMPLE = """example:
   python data_scripts/generate_defects.py datasets/defects --structures 1000 --seed 0
@@ -26,64 +29,70 @@ EXAMPLE = """example:
 
 
 def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    output = require_empty_folder(arguments.output)
+    load_calculator(arguments.calculator)  # a wrong one is an error now and not after the start of the processes
+    plan = GenerationPlan(**{name: getattr(arguments, name) for name in GenerationPlan.__dataclass_fields__})
+    assign = partial(assign_rows, split=arguments.split, seed=arguments.seed)
+    built = generate_dataset(output, arguments.structures, plan, assign, arguments.num_proc)
+    print(summary_table(summarise(output)))
+    _report_losses(built)
+    print(f"data set written to: {output}")
+
+
+def _parser() -> CommandParser:
     parser = CommandParser(__doc__, EXAMPLE)
     parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
     parser.add_argument("--structures", type=whole_number(1), required=True, metavar="N", help="how many to make")
+    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
     parser.add_argument(
         "--calculator",
+        default=GenerationPlan.calculator,
         metavar="MODULE:FACTORY",
         help="function that makes an ASE calculator (default: the Erhart-Albe SiC potential of matscipy)",
     )
     parser.add_argument(
-        "--lattice-constant",
-        type=positive_number,
-        default=SILICON_LATTICE_CONSTANT,
-        metavar="A",
-        help="of silicon for this calculator, in Å (default %(default)s, for Erhart-Albe)",
+        "--kinds",
+        type=_kinds,
+        default=GenerationPlan.kinds,
+        help=f"comma-separated, of {', '.join(STRUCTURE_KINDS)} (default: all with a defect)",
     )
-    parser.add_argument(
-        "--repeat",
-        type=whole_number(1),
-        default=3,
-        help="cubic cells along an edge: 3 gives 216 atoms, 2 gives 64 (default %(default)s)",
-    )
-    parser.add_argument(
-        "--kinds", default=",".join(DEFECT_KINDS), help=f"comma-separated, of {', '.join(STRUCTURE_KINDS)}"
-    )
-    for name, read, default, meaning in (
-        ("--rattle", number_not_negative, 0.04, "largest rattle of the starts, in Å"),
-        ("--strain", number_not_negative, 0.0, "largest strain of the starts"),
-        ("--frames", whole_number(1), 10, "to keep of a relaxation"),
-        ("--steps", whole_number(0), 60, "of a relaxation at most"),
+    for name, read, meaning in (
+        ("lattice-constant", positive_number, "of silicon for this calculator, in Å"),
+        ("repeat", whole_number(1), "cubic cells along an edge: 3 gives 216 atoms, 2 gives 64"),
+        ("rattle", number_not_negative, "largest standard deviation of the rattle of the starts, in Å"),
+        ("strain", number_not_negative, "largest strain of the starts"),
+        ("frames", whole_number(1), "to keep of a trajectory"),
+        ("steps", whole_number(0), "of a relaxation at most"),
+        ("md-share", _share, "of the trajectories: molecular dynamics instead of relaxations"),
+        ("md-steps", whole_number(0), "of molecular dynamics, 2 fs each"),
+        ("temperature", positive_number, "highest of molecular dynamics, in K; each run has its own"),
     ):
-        parser.add_argument(name, type=read, default=default, help=f"{meaning} (default %(default)s)")
+        default = getattr(GenerationPlan, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=read, default=default, help=f"{meaning} (default {default})")
     add_split_options(parser)
-    arguments = parser.parse_args(argv)
+    return parser
 
-    output = require_empty_folder(arguments.output)
-    kinds = arguments.kinds.split(",")
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
     if unknown := [kind for kind in kinds if kind not in STRUCTURE_KINDS]:
-        raise InputError(f"--kinds: there is no kind {unknown[0]!r}; there are {', '.join(STRUCTURE_KINDS)}")
-    calculator = load_calculator(arguments.calculator) if arguments.calculator else erhart_albe()
-    with tqdm(total=arguments.structures, unit="structure", desc="relaxing defects", disable=None) as bar:
-        rows, dropped = generate_structures(
-            arguments.structures,
-            calculator,
-            seed=arguments.seed,
-            frames=arguments.frames,
-            max_steps=arguments.steps,
-            lattice_constant=arguments.lattice_constant,
-            repeat=arguments.repeat,
-            rattle=arguments.rattle,
-            strain=arguments.strain,
-            kinds=kinds,
-            progress=bar.update,
-        )
-    rows_by_split = assign_splits(rows, arguments.split, arguments.seed)
-    write_dataset(rows_by_split, output)
-    print(summary_table(rows_by_split))
-    print(f"frames dropped for forces above {ABSURD_FORCE:g} eV/Å: {dropped}")
-    print(f"data set written to: {output}")
+        raise argparse.ArgumentTypeError(f"there is no kind {unknown[0]!r}; there are {', '.join(STRUCTURE_KINDS)}")
+    return kinds
+
+
+def _share(text: str) -> float:
+    share = number_not_negative(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+    return share
+
+
+def _report_losses(built: Built) -> None:
+    print(f"frames dropped for forces above {ABSURD_FORCE:g} eV/Å: {sum(notes['dropped'] for notes in built.notes)}")
+    if failures := [failure for notes in built.notes for failure in notes["failures"]]:
+        print(f"trajectories that an error of the calculator ended: {len(failures)}")
+        print("\n".join(f"  {failure}" for failure in failures))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,27 @@
-"""The published ADAPT files (.pt) -> a parquet data set."""
+"""The published ADAPT files (.pt) -> a parquet data set.
+
+Needs little memory, however large the files. An import that was interrupted goes on when the same command is given
+again.
+"""
 
 import sys
+from functools import partial
 
-from modeling_adapt.command_line import CommandParser, positive_number, require_empty_folder, run_command
-from modeling_adapt.data.published import CELL_EDGE, read_published
-from modeling_adapt.data.splitting import add_split_options, assign_splits
-from modeling_adapt.data.summary import summary_table
-from modeling_adapt.data.writing import write_dataset
+from tqdm import tqdm
+
+from modeling_adapt.command_line import (
+    CommandParser,
+    positive_number,
+    require_empty_folder,
+    run_command,
+    whole_number,
+)
+from modeling_adapt.data.building import build_dataset
+from modeling_adapt.data.published import plan_import
+from modeling_adapt.data.published_format import CELL_EDGE
+from modeling_adapt.data.site_search import add_host_option
+from modeling_adapt.data.splitting import add_split_options, assign_rows
+from modeling_adapt.data.summary import summarise, summary_table
 
 EXAMPLE = """example:
   python data_scripts/import_published.py frames.pt datasets/ni-br --energies energy_x.pt energy_y.pt
@@ -30,14 +45,27 @@ def main(argv: list[str] | None = None) -> None:
         metavar="EDGE",
         help="edge of the cubic supercell in Å, which the files do not store (default %(default)s)",
     )
+    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
+    add_host_option(parser)
     add_split_options(parser)
     arguments = parser.parse_args(argv)
 
     output = require_empty_folder(arguments.output)
-    rows = read_published(arguments.forces, arguments.energies, arguments.lattice_constant)
-    rows_by_split = assign_splits(rows, arguments.split, arguments.seed)
-    write_dataset(rows_by_split, output)
-    print(summary_table(rows_by_split))
+    with tqdm(unit="structure", desc="reading", disable=None) as bar:
+        work = plan_import(
+            arguments.forces, arguments.energies, arguments.lattice_constant, arguments.host, bar.update
+        )
+    build_dataset(
+        output,
+        work.parts,
+        work.make,
+        partial(assign_rows, split=arguments.split, seed=arguments.seed),
+        plan=work.plan,
+        expected=work.count,
+        num_proc=arguments.num_proc,
+        description="importing",
+    )
+    print(summary_table(summarise(output)))
     print(f"data set written to: {output}")
 
 

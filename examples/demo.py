@@ -26,7 +26,10 @@ def main() -> int:
         raise InputError(f"{FOLDER} exists; remove it to run the demo again")
     began = time.monotonic()
     data, model, relaxed = FOLDER / "data", FOLDER / "model", FOLDER / "relaxed"
-    command(f"data_scripts/generate_defects.py {data} --structures 800 --frames 8 --steps 30 --seed 0")
+    kinds = "vacancy,interstitial_tetrahedral,interstitial_hexagonal,interstitial_split_110"
+    command(
+        f"data_scripts/generate_defects.py {data} --structures 800 --kinds {kinds} --frames 8 --steps 30 --md-share 0"
+    )
     command(f"train.py configuration/recipes/demo.yaml --dataset {data} --output_dir {model}")
     command(f"evaluate.py {model} {data} --split test --output {FOLDER / 'evaluation'}")
     vacancy = FOLDER / "vacancy"

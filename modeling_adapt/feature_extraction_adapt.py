@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .elements_adapt import SYMBOLS, descriptors
+from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 
 THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
 
@@ -46,26 +46,25 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         if isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
             structures = [structures]
         arrays = [_arrays(structure, index) for index, structure in enumerate(structures)]
-        longest = max((len(numbers) for numbers, _, _ in arrays), default=0)
-        batch_size = len(arrays)
+        counts = np.array([len(numbers) for numbers, _, _ in arrays], dtype=np.int64)
+        is_atom = np.arange(counts.max(initial=0)) < counts[:, None]
+        slots = np.flatnonzero(is_atom)
 
-        input_features = np.zeros((batch_size, longest, 12), dtype=dtype)
-        attention_mask = np.zeros((batch_size, longest), dtype=np.int64)
-        atomic_numbers = np.zeros((batch_size, longest), dtype=np.int64)
-        cells = np.zeros((batch_size, 3, 3), dtype=dtype)
-        for index, (numbers, positions, cell) in enumerate(arrays):
-            count = len(numbers)
-            input_features[index, :count, :3] = positions
-            attention_mask[index, :count] = 1
-            atomic_numbers[index, :count] = numbers
-            cells[index] = cell
-            try:
-                input_features[index, :count, 3:] = descriptors(numbers)
-            except ValueError as error:
-                raise ValueError(f"structure {index}: {error}") from None
+        # All atoms at once: a loop over structures would take longer than everything else that makes a batch.
+        atomic_numbers = np.zeros(is_atom.shape, dtype=np.int64)
+        cells = np.zeros((len(arrays), 3, 3), dtype=dtype)
+        tokens = np.zeros((len(DESCRIPTORS), 12), dtype=dtype)  # of an atom at the origin, by atomic number
+        tokens[:, 3:] = DESCRIPTORS
+        if arrays:
+            _require_valid(arrays)
+            atomic_numbers.reshape(-1)[slots] = np.concatenate([numbers for numbers, _, _ in arrays])
+            cells[:] = [cell for _, _, cell in arrays]
+        input_features = tokens.take(atomic_numbers, axis=0)
+        if arrays:
+            input_features.reshape(-1, 12)[slots, :3] = np.concatenate([positions for _, positions, _ in arrays])
         data = {
             "input_features": input_features,
-            "attention_mask": attention_mask,
+            "attention_mask": is_atom.astype(np.int64),
             "cell": cells,
             "atomic_numbers": atomic_numbers,
         }
@@ -91,13 +90,27 @@ def _arrays(structure: Any, index: int) -> tuple[np.ndarray, np.ndarray, np.ndar
             f"structure {index}: positions must have shape ({len(numbers)}, 3) like its atomic numbers, "
             f"not {positions.shape}"
         )
-    if not np.isfinite(positions).all():
-        atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
-        symbol = SYMBOLS[numbers[atom]] if 0 < numbers[atom] < len(SYMBOLS) else "?"
-        raise ValueError(f"structure {index}: the position of atom {atom} ({symbol}) is not finite")
-    if (fault := cell_fault(cell)) is not None:
-        raise ValueError(f"structure {index}: {fault}")
     return numbers, positions, cell
+
+
+def _require_valid(arrays: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """Raises the error of the first structure that has one; what is said is found out only then."""
+    numbers = np.concatenate([numbers for numbers, _, _ in arrays])
+    finite = np.isfinite(np.concatenate([positions for _, positions, _ in arrays])).all()
+    known = numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() < len(DESCRIPTORS)
+    if finite and known and _thick(np.array([cell for _, _, cell in arrays])):
+        return
+    for index, (numbers, positions, cell) in enumerate(arrays):
+        if not np.isfinite(positions).all():
+            atom = int(np.argwhere(~np.isfinite(positions).all(axis=1))[0, 0])
+            symbol = SYMBOLS[numbers[atom]] if 0 < numbers[atom] < len(SYMBOLS) else "?"
+            raise ValueError(f"structure {index}: the position of atom {atom} ({symbol}) is not finite")
+        if (fault := cell_fault(cell)) is not None:
+            raise ValueError(f"structure {index}: {fault}")
+        try:
+            descriptors(numbers)
+        except ValueError as error:
+            raise ValueError(f"structure {index}: {error}") from None
 
 
 def cell_fault(cell: np.ndarray) -> str | None:
@@ -110,6 +123,17 @@ def cell_fault(cell: np.ndarray) -> str | None:
     if thickness >= THINNEST_CELL:
         return None
     return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
+
+
+def _thick(cells: np.ndarray) -> bool:
+    """Whether no cell of (B, 3, 3) has a [`cell_fault`]."""
+    if not np.isfinite(cells).all():
+        return False
+    # A zero row adds one singular value of zero and leaves the others as they are.
+    values = np.linalg.svd(cells, compute_uv=False)
+    vectors = cells.any(axis=2).sum(axis=1)
+    smallest = np.take_along_axis(values, np.maximum(vectors - 1, 0)[:, None], axis=1)[:, 0]
+    return bool(((smallest >= THINNEST_CELL) | (vectors == 0)).all())
 
 
 __all__ = ["ADAPTFeatureExtractor"]

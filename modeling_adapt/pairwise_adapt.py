@@ -247,16 +247,16 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         query, other = self.q_proj(normed).flatten(0, 1), self.kv_proj(normed).flatten(0, 1)
         atoms = (query, *(part.flatten(0, 1) for part in (pairs.index, pairs.radial, pairs.harmonics)))
         chunks = zip(*(part.split(_ATOMS_AT_ONCE) for part in atoms), strict=True)
-        received = [self._messages(*chunk, other=other) for chunk in chunks]
+        received = [self._messages(other, *chunk) for chunk in chunks]
         return torch.cat(received).unflatten(0, normed.shape[:2])
 
     def _messages(
         self,
+        other: torch.Tensor,
         query: torch.Tensor,
         index: torch.Tensor,
         radial: torch.Tensor,
         harmonics: torch.Tensor,
-        other: torch.Tensor,
     ) -> torch.Tensor:
         """What n atoms receive from `other`, the keys and values of all: (n, 16, hidden_size)."""
         key, value = nn.functional.embedding(index, other).chunk(2, dim=-1)

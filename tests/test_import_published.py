@@ -1,13 +1,24 @@
 """import_published.py: the published token files become structures again."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
 from data_scripts.import_published import main
 from modeling_adapt.command_line import run_command
-from modeling_adapt.data.published import atomic_numbers, read_published
+from modeling_adapt.data import published
+from modeling_adapt.data.published import read_published
+from modeling_adapt.data.published_format import atomic_numbers
 from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import structure_row
 from modeling_adapt.elements_adapt import DESCRIPTORS, descriptors
 from modeling_adapt.errors import InputError
 
@@ -18,6 +29,27 @@ def tokens(seed: int = 0, weights: bool = True) -> torch.Tensor:
     positions = np.random.default_rng(seed).uniform(0, 10, size=(5, 3))
     columns = [positions, descriptors(NUMBERS), np.arange(5)[:, None] + 1.0]
     return torch.tensor(np.hstack(columns if weights else columns[:2]), dtype=torch.float32)
+
+
+def silicon(seed: int, frame: int = 0, rows: int = 66) -> torch.Tensor:
+    """Tokens of a frame of a trajectory: a silicon cell with a Ni interstitial and a vacancy, padded."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True).repeat(2)
+    positions = np.vstack([atoms.positions[1:], atoms.positions[rng.integers(1, 64)] + 5.43 / 2])
+    positions += np.random.default_rng([seed, frame]).normal(scale=0.05, size=positions.shape)
+    numbers = np.append(atoms.numbers[1:], 28)
+    matrix = np.hstack([positions % 10.86, descriptors(numbers), np.ones((64, 1))])
+    return torch.tensor(np.vstack([matrix, np.zeros((rows - 64, 13))]), dtype=torch.float32)
+
+
+def trajectories(folder) -> tuple[str, str, str]:
+    """A force file with trajectories of 5, 1 and 4 frames, and energies of two of these frames and two others."""
+    frames = [silicon(seed, frame, 64 + frame % 3) for seed, count in enumerate((5, 1, 4)) for frame in range(count)]
+    labels = [torch.full((len(frame), 3), 0.125 * index) for index, frame in enumerate(frames)]
+    forces = save(folder, "f.pt", {"X": frames, "Y": labels})
+    known = torch.stack([silicon(0, 3)[:, :12], silicon(2, 4)[:, :12], silicon(2, 2)[:, :12], silicon(7)[:, :12]])
+    energies = torch.tensor([-1169.1234567890123, -2.0, -3.0, -4.0], dtype=torch.float64)
+    return forces, save(folder, "x.pt", known), save(folder, "y.pt", energies)
 
 
 def padded(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,12 +92,100 @@ def test_energies_join_their_structure(tmp_path):
     assert rows[2]["source"] == "x.pt#1" and rows[2]["importance_weights"] is None
 
 
+def test_a_trajectory_goes_on_in_the_next_part(tmp_path, monkeypatch):
+    """Parts of any size give the same rows, named by the first frame of their trajectory."""
+    forces, *energies = trajectories(tmp_path)
+    whole = read_published(forces, energies, 10.86)
+    monkeypatch.setattr(published, "STRUCTURES_PER_PART", 2)
+    pieces = read_published(forces, energies, 10.86)
+    starts = [*[0] * 5, 5, *[6] * 4]
+    assert [row["trajectory"] for row in whole] == [*(f"f.pt#{start}" for start in starts), "f.pt#6", "x.pt#3"]
+    assert [row["source"] for row in whole[-3:]] == ["f.pt#9", "x.pt#1", "x.pt#3"]
+    assert [row["energy"] for row in whole if row["energy"] is not None] == [-1169.1234567890123, -3.0, -2.0, -4.0]
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            if name == "defect_sites":  # of the vacancy the host's, which is found from the first frame of a part
+                np.testing.assert_allclose(one[name], other[name], atol=0.05)
+            else:
+                np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_defects_are_found_where_there_is_a_host(tmp_path):
+    frames = {"X": [silicon(0), silicon(0, 1), tokens()], "Y": [torch.ones(66, 3)] * 2 + [torch.ones(5, 3)]}
+    path = save(tmp_path, "f.pt", frames)
+    *crystals, molecule = read_published(path, cell_edge=10.86)
+    for row in crystals:
+        assert row["defect_kinds"] == ["v_Si", "Ni_i"]
+        np.testing.assert_allclose((row["defect_sites"][0] + 1) % 10.86, np.ones(3), atol=0.1)  # the origin
+        np.testing.assert_array_equal(row["defect_sites"][1], row["positions"][-1].astype(np.float64))
+    assert molecule["defect_kinds"] == [] and len(molecule["defect_sites"]) == 2  # the foreign atoms
+    assert all(len(row["defect_sites"]) == 0 for row in read_published(path, cell_edge=10.86, host="none"))
+
+
+def test_tensors_are_read_wherever_they_lie(tmp_path):
+    """Views of one tensor, transposed ones, other precisions: what `torch.load` gives."""
+    frames = torch.stack([silicon(0, frame) for frame in range(3)])
+    expected = [
+        row["positions"] for row in read_published(save(tmp_path, "a.pt", {"X": frames, "Y": frames[..., :3]}))
+    ]
+    for name, features in {
+        "views.pt": list(frames),
+        "transposed.pt": [frame.t().contiguous().t() for frame in frames],
+        "double.pt": frames.double(),
+        "strided.pt": torch.stack([frames, frames + 1], dim=1)[:, 0],
+    }.items():
+        rows = read_published(save(tmp_path, name, {"X": features, "Y": list(frames[..., :3])}))
+        np.testing.assert_array_equal([row["positions"] for row in rows], expected)
+        np.testing.assert_array_equal(rows[2]["forces"], frames[2, :64, :3])
+
+
+def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch):
+    forces, *energies = trajectories(tmp_path)
+    options = ["--energies", *energies, "--lattice-constant", "10.86", "--split", "train"]
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from data_scripts.import_published import main\n"
+        "from modeling_adapt.data import building, published\n"
+        "published.STRUCTURES_PER_PART = 3\n"
+        "make = building._make_part\n"
+        "building._make_part = lambda *call: (time.sleep(0.5), make(*call))[1]\n"
+        "main(sys.argv[2:])\n"
+    )
+    command = [sys.executable, tmp_path / "slow.py", Path(__file__).parents[1], forces, tmp_path / "killed", *options]
+    first = subprocess.Popen(command)
+    parts = tmp_path / ".killed.unfinished"
+    while not (done := list(parts.glob("*.parquet"))):
+        assert first.poll() is None
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (tmp_path / "killed").exists()
+
+    monkeypatch.setattr(published, "STRUCTURES_PER_PART", 3)
+    made = []
+    monkeypatch.setattr(
+        published,
+        "structure_row",
+        lambda *given, **named: made.append(named["source"]) or structure_row(*given, **named),
+    )
+    for name in ("killed", "whole"):
+        assert run_command(lambda: main([forces, str(tmp_path / name), *options])) == 0  # noqa: B023
+    assert len(made) == 12 + 12 - 3 * len(done)
+    assert not parts.exists()
+    one, other = (read_split(tmp_path / name, "train") for name in ("killed", "whole"))
+    assert len(one) == 12 and one[:] == other[:]
+
+
 def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
     good = save(tmp_path, "good.pt", {"X": [tokens()], "Y": [torch.ones(5, 3)]})
     whole = (tmp_path / "good.pt").read_bytes()
     (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").touch()
     (tmp_path / "text.pt").write_text("hello")
+    old = tmp_path / "old.pt"
+    torch.save({"X": [tokens()], "Y": [torch.ones(5, 3)]}, old, _use_new_zipfile_serialization=False)
     broken = tokens()
     broken[2, 1] = torch.nan
     nameless = tokens()
@@ -78,6 +198,8 @@ def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
     x, y = save(tmp_path, "x.pt", tokens(weights=False)[None]), save(tmp_path, "y.pt", torch.ones(2))
     cases = [
         (["missing.pt"], "no such file"),
+        ([save(tmp_path, "half.pt", {"X": [tokens().bfloat16()], "Y": [torch.ones(5, 3)]})], "torch.bfloat16"),
+        ([str(old)], "a torch before 1.6 wrote it"),
         (["truncated.pt"], "truncated"),
         (["empty.pt"], "truncated"),
         (["text.pt"], "truncated"),
@@ -93,6 +215,8 @@ def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
         ([good, "--energies", x, y], "1 structures"),
         ([good, "--lattice-constant", "-1"], "'-1' is not a positive number"),
         ([good, "--lattice-constant", "1e-9"], "Å thick"),
+        ([good, "--host", str(tmp_path / "none.cif")], "none.cif: no such file"),
+        ([good, "--num-proc", "0"], "'0' is not a whole number"),
         ([good, "--seed", "-1"], "'-1' is not a whole number"),
     ]
     for (name, *options), message in cases:
@@ -112,13 +236,15 @@ def test_published_files(shared_data, tmp_path):
     assert len(forces) == 12 and len(energies) == 3
     assert len(set(forces["trajectory"])) == 1 and set(energies["config_type"]) == {"Ir"}
 
-    published = torch.load(files[0], weights_only=True)
-    for row, frame, labels in zip(forces, published["X"], published["Y"], strict=True):
+    published_data = torch.load(files[0], weights_only=True)
+    for row, frame, labels in zip(forces, published_data["X"], published_data["Y"], strict=True):
         rebuilt = np.hstack([np.stack(row["positions"]), descriptors(row["atomic_numbers"])])
         np.testing.assert_allclose(rebuilt, frame[:, :12], atol=1e-4)
         np.testing.assert_array_equal(row["importance_weights"], frame[:, 12])
         np.testing.assert_array_equal(np.stack(row["forces"]), labels)
-    assert np.abs(torch.stack(published["Y"]).numpy()).mean() == pytest.approx(0.0299, abs=5e-5)
+        assert list(row["defect_kinds"]) == ["Br_Si", "Ni_i"]
+        np.testing.assert_array_equal(np.stack(row["defect_sites"]), frame[[216, 215], :3].double())
+    assert np.abs(torch.stack(published_data["Y"]).numpy()).mean() == pytest.approx(0.0299, abs=5e-5)
     matrices, totals = (torch.load(file, weights_only=True) for file in files[1:])
     np.testing.assert_array_equal(energies["energy"], totals.double())
     for row, matrix in zip(energies, matrices, strict=True):

@@ -6,12 +6,14 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from ase.io import write
+from ase.io import iread, write
 
 from data_scripts.import_structures import main
 from modeling_adapt.command_line import run_command
+from modeling_adapt.data import building
 from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.structure_files import distinct_names
+from modeling_adapt.data.structure_files import ReadingOptions, distinct_names, find_files, structure_rows
+from modeling_adapt.errors import InputError
 
 
 def labelled(seed: int, shift: float = 0.0) -> tuple[Atoms, np.ndarray]:
@@ -80,6 +82,145 @@ def test_names_of_files(tmp_path):
     assert distinct_names([tmp_path / "a" / "OUTCAR", tmp_path / "b" / "OUTCAR"]) == ["a/OUTCAR", "b/OUTCAR"]
 
 
+def test_frames_are_read_one_by_one(tmp_path):
+    """The first row is there before the second frame is read: a file never lies in memory as a whole."""
+    write(tmp_path / "a.extxyz", [labelled(0)[0], labelled(0)[0]])
+    whole = (tmp_path / "a.extxyz").read_text()
+    (tmp_path / "a.extxyz").write_text(whole[:-40])
+    (part,) = find_files([("", tmp_path / "a.extxyz")])
+    rows = structure_rows(part, {}, ReadingOptions())
+    assert next(rows)["source"] == "a.extxyz#0"
+    with pytest.raises(InputError, match="cannot read frame 1"):
+        next(rows)
+
+
+def test_an_energy_survives_to_its_last_digit(tmp_path, capsys):
+    energies = [-43.392815470000123, -1169.6600000000001, 0.1 + 0.2]
+    frames = [labelled(seed, shift=2.0 * seed)[0] for seed in range(3)]
+    for atoms, energy in zip(frames, energies, strict=True):
+        atoms.info["REF_energy"] = energy
+    write(tmp_path / "a.extxyz", frames)
+    write(tmp_path / "a.db", [labelled(0)[0]])
+    assert run(capsys, tmp_path / "a.extxyz", tmp_path / "set", "--split", "train")[0] == 0
+    read = read_split(tmp_path / "set", "train")["energy"][:]
+    # ASE writes 15 or so digits; what it reads arrives, whatever that is.
+    assert read == [atoms.info["REF_energy"] for atoms in iread(tmp_path / "a.extxyz")]
+    assert np.abs(np.array(read) - energies).max() < 1e-9
+
+
+def test_atoms_that_appear_begin_a_trajectory_and_may_not_be_in_a_group(tmp_path, capsys):
+    frames = [labelled(0)[0] for _ in range(4)]
+    for atoms in frames:
+        atoms.arrays["forces"] = atoms.calc.results["forces"]
+        atoms.calc = None
+        atoms.info["run"] = "a"
+    frames[2:] = [atoms[1:] for atoms in frames[2:]]
+    write(tmp_path / "a.extxyz", frames)
+    assert run(capsys, tmp_path / "a.extxyz", tmp_path / "set", "--split", "train")[0] == 0
+    assert read_split(tmp_path / "set", "train")["trajectory"] == ["a.extxyz#0"] * 2 + ["a.extxyz#2"] * 2
+    status, error = run(capsys, tmp_path / "a.extxyz", tmp_path / "grouped", "--group-key", "run")
+    assert status == 2 and "frame 2: 7 atoms, but trajectory run=a began with 8" in error and error.count("\n") == 1
+
+
+def vacancies(count: int) -> list[Atoms]:
+    """A relaxing vacancy in 64 sites of silicon, with forces."""
+    host = bulk("Si", "diamond", a=5.43, cubic=True).repeat(2)
+    frames = []
+    for seed in range(count):
+        atoms = host.copy()
+        del atoms[10]
+        atoms.rattle(0.02, seed=seed)
+        atoms.arrays["forces"] = np.ones((63, 3))
+        frames.append(atoms)
+    return frames
+
+
+def test_defect_sites_are_the_files_or_found_or_none(tmp_path, capsys):
+    crystal = bulk("Si", "diamond", a=5.43, cubic=True).repeat(2)
+    told, found = vacancies(2)
+    told.info.update(defect_sites=np.array([[1.0, 2.0, 3.0]]), defect_kinds="v_Si")
+    molecule = Atoms("SiO", [[0, 0, 0], [1.6, 0, 0]])
+    molecule.arrays["forces"] = np.zeros((2, 3))
+    write(tmp_path / "a.extxyz", [told, found, molecule])
+    write(tmp_path / "host.vasp", crystal)
+    write(tmp_path / "v.extxyz", found)
+    run(capsys, tmp_path / "a.extxyz", tmp_path / "auto", "--split", "train")
+    run(capsys, tmp_path / "v.extxyz", tmp_path / "given", "--split", "train", "--host", tmp_path / "host.vasp")
+    run(capsys, tmp_path / "v.extxyz", tmp_path / "none", "--split", "train", "--host", "none")
+    auto, given, none = (read_split(tmp_path / name, "train") for name in ("auto", "given", "none"))
+    assert auto["defect_kinds"] == [["v_Si"], ["v_Si"], []]
+    assert auto["defect_sites"][0] == [[1, 2, 3]] and auto["defect_sites"][2] == []
+    np.testing.assert_allclose(auto["defect_sites"][1][0], crystal.positions[10], atol=0.05)
+    np.testing.assert_allclose(given["defect_sites"][0][0], crystal.positions[10], atol=0.05)
+    assert given["defect_kinds"] == [["v_Si"]] and none["defect_sites"] == [[]]
+    status, error = run(capsys, tmp_path / "a.extxyz", tmp_path / "set", "--host", tmp_path / "host.vasp")
+    assert status == 2 and "a.extxyz, frame 2: the cell of the host" in error and error.count("\n") == 1
+    status, error = run(capsys, tmp_path / "a.extxyz", tmp_path / "set", "--host", tmp_path / "missing")
+    assert status == 2 and "missing: no such file" in error
+
+
+def test_what_is_broken_can_be_left_out(tmp_path, capsys):
+    frames = [labelled(0)[0] for _ in range(4)]
+    write(tmp_path / "cut.extxyz", frames)
+    (tmp_path / "cut.extxyz").write_text((tmp_path / "cut.extxyz").read_text()[:-100])
+    frames[1].calc.results["forces"] = np.full((8, 3), np.nan)
+    write(tmp_path / "nan.extxyz", frames)
+    (tmp_path / "empty.extxyz").touch()
+    files = [tmp_path / f"{name}.extxyz" for name in ("cut", "nan", "empty")]
+    assert (
+        run_command(lambda: main([*map(str, files), str(tmp_path / "set"), "--skip-broken", "--split", "train"])) == 0
+    )
+    out = capsys.readouterr().out
+    rows = read_split(tmp_path / "set", "train")
+    assert rows["source"] == [f"cut.extxyz#{n}" for n in range(3)] + [f"nan.extxyz#{n}" for n in (0, 2, 3)]
+    assert "left out because it cannot be read or has bad data: 3\n" in out
+    for line in (
+        "cut.extxyz: ASE cannot read frame 3",
+        "nan.extxyz, frame 1: the force of atom 0",
+        "empty.extxyz: the ",
+    ):
+        assert line in out
+    status, error = run(capsys, files[2], tmp_path / "nothing", "--skip-broken")
+    assert status == 2 and "no structures" in error and not (tmp_path / "nothing").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    files = [tmp_path / f"{name}.extxyz" for name in "abc"]
+    for seed, file in enumerate(files):
+        write(file, [labelled(seed)[0]] * 3)
+    arguments = [*files, tmp_path / "set", "--split", "train"]
+    written = []
+
+    class FullDisk(building.RowWriter):
+        def write(self, rows):
+            rows = list(rows)
+            written.append(rows[0]["source"])
+            if len(written) == 2:
+                raise OSError(28, "No space left on device")
+            return super().write(rows)
+
+    monkeypatch.setattr(building, "RowWriter", FullDisk)
+    status, error = run(capsys, *arguments)
+    assert status == 2 and "No space left on device" in error and error.count("\n") == 1
+    assert not (tmp_path / "set").exists()
+    assert run(capsys, *arguments)[0] == 0
+    assert written == ["a.extxyz#0", "b.extxyz#0", "b.extxyz#0", "c.extxyz#0"]  # the first file is not read again
+    assert read_split(tmp_path / "set", "train")["source"] == [
+        f"{name}.extxyz#{n}" for name in "abc" for n in range(3)
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_processes_give_the_same_data(tmp_path, capsys):
+    files = [tmp_path / f"{name}.extxyz" for name in "abc"]
+    for seed, file in enumerate(files):
+        write(file, [labelled(seed)[0], *vacancies(3 - seed)])
+    run(capsys, *files, tmp_path / "1", "--split", "train")
+    run(capsys, *files, tmp_path / "2", "--split", "train", "--num-proc", "2")
+    one, two = (read_split(tmp_path / name, "train") for name in "12")
+    assert len(one) == 9 and one[:] == two[:]
+
+
 def bad_files(folder) -> dict[str, str]:
     """File name -> what the error must say."""
     atoms, forces = labelled(0)
@@ -121,7 +262,7 @@ def bad_files(folder) -> dict[str, str]:
         "heavy.extxyz": "element U",
         "flat.extxyz": "frame 0: the cell is 0 Å thick",
         "twice.extxyz": "frame 0: atoms 2 and 7 are at the same place",
-        "folder.extxyz": "is a folder",
+        "folder.extxyz": "no vasprun.xml or OUTCAR in this folder",
         "short.extxyz": "ASE cannot read frame 0",
     }
 
@@ -153,6 +294,7 @@ def test_bad_arguments(tmp_path, capsys):
         ((good,), "required: OUTPUT_DATASET"),
         ((f"train={good}", good, tmp_path / "set"), "for every input"),
         ((f"tr-ain={good}", tmp_path / "set"), "no name for a split"),
+        ((good, tmp_path / "set", "--num-proc", "0"), "'0' is not a whole number"),
     ]:
         status, error = run(capsys, *arguments)
         assert status == 2 and message in error and error.count("\n") == 1, error

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from modeling_adapt.data.importance import ImportanceWeighting, defect_distances
+from modeling_adapt.data.importance import ImportanceWeighting, defect_distances, stacked_defect_distances
 from modeling_adapt.data.published import read_published
 
 CUBIC = np.eye(3) * 7.0
@@ -24,6 +24,32 @@ def test_distances_are_the_shortest_of_all_images(cell, pbc):
     np.testing.assert_allclose(distances, np.min(expected, axis=0), atol=1e-9)
     plain = defect_distances(positions, sites, cell, np.array(pbc), minimum_image=False)
     np.testing.assert_allclose(plain, np.linalg.norm(vectors, axis=2), atol=1e-12)
+
+
+@pytest.mark.parametrize("minimum_image", [True, False])
+def test_many_structures_at_once_are_as_one_by_one(minimum_image):
+    rng = np.random.default_rng(1)
+    cells = np.array([CUBIC, SLANTED, TURNED.T, CUBIC, SLANTED])
+    pbc = np.array([[True, True, True], [True, True, True], [True, False, True], [False] * 3, [True, True, False]])
+    positions = [rng.uniform(-10, 20, size=(atoms, 3)).astype(np.float32) for atoms in (30, 7, 31, 1, 12)]
+    sites = [rng.uniform(0, 7, size=(count, 3)) for count in (1, 3, 2, 1, 4)]
+    stacked = stacked_defect_distances(positions, sites, cells, pbc, minimum_image)
+    assert stacked.shape == (11, 31)
+    weighting, starts = ImportanceWeighting(), np.array([0, 1, 4, 6, 7])
+    weights = weighting.stacked_weights(stacked, starts)
+    for index, start in enumerate(starts):
+        atoms, count = len(positions[index]), len(sites[index])
+        alone = defect_distances(positions[index], sites[index], cells[index], pbc[index], minimum_image)
+        np.testing.assert_allclose(stacked[start : start + count, :atoms].T, alone, atol=1e-12)
+        np.testing.assert_allclose(weights[index, :atoms], weighting.weights(alone), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", [ImportanceWeighting(), ImportanceWeighting(5.0, 0.5, 2.5, 2.0, 100.0)])
+def test_single_precision_weights_are_good_to_a_millionth(weighting):
+    distances = np.sort(np.random.default_rng(0).uniform(0.0, 14.0, size=(3, 5000)))
+    weights = weighting.stacked_weights(distances, np.array([0]))[0]
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, weighting.weights(distances.T), rtol=1e-6)
 
 
 def test_missing_cell_vectors_are_not_used():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from datasets import load_dataset
 from torch.utils.data import DataLoader
 
 from modeling_adapt.data.importance import ImportanceWeighting, defect_distances
@@ -15,6 +16,7 @@ from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.elements_adapt import descriptors
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
+from modeling_adapt.training.trainer import SizeGroupedSampler
 
 
 def make_rows() -> list[dict]:
@@ -119,6 +121,56 @@ def test_missing_forces_are_an_error(rows, tmp_path):
     assert items[1]["forces"] is None
     with pytest.raises(InputError, match="without forces"):
         StructureCollator(ADAPTFeatureExtractor(), "forces")(items)
+
+
+@pytest.mark.parametrize("weighting", [ImportanceWeighting(), ImportanceWeighting(minimum_image=False), None])
+def test_streamed_rows_make_the_same_batches(rows, tmp_path, weighting):
+    write_dataset({"train": rows}, tmp_path / "set")
+    whole = StructureDataset(read_split(tmp_path / "set", "train"), weighting)
+    streamed = load_dataset(str(tmp_path / "set"), split="train", streaming=True).with_format("arrow")
+    collator = StructureCollator(ADAPTFeatureExtractor(), "forces", weighting)
+    first, second = (list(DataLoader(data, batch_size=3, collate_fn=collator)) for data in (whole, streamed))
+    assert len(first) == len(second) == 2
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_workers_share_the_shards_of_a_stream(rows, tmp_path):
+    folder = tmp_path / "set"
+    write_dataset({"train": rows}, folder)
+    (shard,) = folder.rglob("train-*.parquet")
+    shard.with_name("train-00001-of-00002.parquet").write_bytes(shard.read_bytes())
+    shard.rename(shard.with_name("train-00000-of-00002.parquet"))
+    streamed = load_dataset(str(folder), split="train", streaming=True).with_format("arrow")
+    collator = StructureCollator(ADAPTFeatureExtractor())
+    batches = list(DataLoader(streamed, batch_size=2, collate_fn=collator, num_workers=2))
+    sizes = sorted(torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches]).tolist())
+    assert sizes == sorted(2 * [len(row["atomic_numbers"]) for row in rows])
+
+
+def test_batches_of_similar_sizes_hold_less_padding(dataset):
+    structures = StructureDataset(dataset.select(np.random.default_rng(0).integers(0, 5, 400)))
+    collator = StructureCollator(ADAPTFeatureExtractor())
+
+    def order(sampler) -> list[int]:
+        return [int(index) for index in sampler]
+
+    def padding(**options) -> float:
+        loader = DataLoader(structures, batch_size=10, collate_fn=collator, **options)
+        masks = [batch["attention_mask"] for batch in loader]
+        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+    sampler = SizeGroupedSampler(structures, 10, seed=3)
+    first = order(sampler)
+    assert sorted(first) == list(range(400))
+    assert padding(sampler=sampler) < 0.2 * padding(shuffle=True)
+    torch.rand(1)  # the order does not come from the global generator, which processes may have used differently
+    assert order(SizeGroupedSampler(structures, 10, seed=3)) == first
+    structures.set_epoch(1)
+    assert order(sampler) != first
+    structures.set_epoch(0)
+    assert order(sampler) == first != order(SizeGroupedSampler(structures, 10, seed=4))
 
 
 def test_statistics(rows, dataset, monkeypatch):

@@ -6,20 +6,37 @@ import pyarrow as pa
 
 def flat_values(table: pa.Table, name: str) -> np.ndarray:
     """All values of a (nested) list column, without any nesting; null rows are left out."""
-    array = table[name].combine_chunks()
-    while pa.types.is_nested(array.type):
-        array = array.flatten()  # respects offsets
-    return array.to_numpy(zero_copy_only=False)
+    return _flat(table[name].combine_chunks())
 
 
 def list_column(table: pa.Table, name: str) -> list[np.ndarray | None]:
     """A list column as one array per row: (n,), or (n, 3) for lists of vectors; None where the row is null."""
     array = table[name].combine_chunks()
-    values = flat_values(table, name)
+    if array.null_count == len(array):
+        return [None] * len(array)
+    values = _flat(array)
     if pa.types.is_nested(array.type.value_type):
         values = values.reshape(-1, 3)
+    ends = np.cumsum(_lengths(array)).tolist()
+    pieces: list[np.ndarray | None] = [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    if array.null_count == 0:
+        return pieces
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    ends = np.cumsum(lengths, dtype=np.int64)
-    starts = ends - lengths
-    return [values[start:end] if ok else None for start, end, ok in zip(starts, ends, valid, strict=True)]
+    return [piece if ok else None for piece, ok in zip(pieces, valid, strict=True)]
+
+
+def list_lengths(table: pa.Table, name: str) -> np.ndarray:
+    """The number of elements in each row of a list column, (rows,) integers; 0 where the row is null."""
+    return _lengths(table[name].combine_chunks())
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    if array.null_count == 0:
+        return np.diff(array.offsets.to_numpy())  # a tenth of the time of `value_lengths`
+    return array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _flat(array: pa.Array) -> np.ndarray:
+    while pa.types.is_nested(array.type):
+        array = array.flatten()  # respects offsets
+    return array.to_numpy(zero_copy_only=False)

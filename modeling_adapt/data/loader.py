@@ -1,7 +1,7 @@
 """From data-set rows to batches, without Python loops over atoms.
 
 `datasets`' own formatters walk nested lists in Python (a few hundred structures/s). Here the Arrow buffers of a batch
-are viewed as flat numpy arrays and cut by offsets.
+are viewed as flat numpy arrays and cut by offsets, and all its distances and weights are computed at once.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,21 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
-from .columns import flat_values, list_column
-from .importance import ImportanceWeighting, defect_distances
+from .augmentation import AugmentationStep
+from .columns import flat_values, list_column, list_lengths
+from .importance import ImportanceWeighting, stacked_defect_distances
 from .structures import Target
 
 Structure = dict[str, Any]  # numpy arrays and an energy; see `StructureDataset`
+
+_LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")
+_GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
 
 
 class StructureDataset(Dataset):
@@ -32,11 +37,23 @@ class StructureDataset(Dataset):
     Args:
         dataset: rows as [`read_split`] returns them.
         weighting: weights rows that have defect sites but no published weights. None leaves them at one.
+        augmentation: steps applied in this order to every item. What is drawn for a row depends on the seed, the epoch
+            (see [`set_epoch`]) and the row alone, so any number of workers and processes give the same data.
+        seed: of the augmentation, at least 0.
     """
 
-    def __init__(self, dataset: datasets.Dataset, weighting: ImportanceWeighting | None = None):
-        self.rows = dataset.with_format("arrow")
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        weighting: ImportanceWeighting | None = None,
+        augmentation: Sequence[AugmentationStep] = (),
+        seed: int = 0,
+    ):
+        self.rows = dataset.select_columns([*_LIST_COLUMNS, "cell", "pbc", "energy"]).with_format("arrow")
         self.weighting = weighting
+        self.augmentation = augmentation
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,62 +63,104 @@ class StructureDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Structure]:
         """Many items at once; `torch.utils.data.DataLoader` asks for whole batches here."""
-        table = self.rows[list(indices)]
-        columns = {
-            name: list_column(table, name) for name in ("atomic_numbers", "positions", "forces", "defect_sites")
-        }
-        published = list_column(table, "importance_weights")
-        cells = flat_values(table, "cell").reshape(-1, 3, 3)
-        pbc = flat_values(table, "pbc").reshape(-1, 3)
-        energies = table["energy"].to_numpy()  # null becomes NaN
-        items = []
-        for row in range(len(table)):
-            item: Structure = {name: column[row] for name, column in columns.items()}
-            item.update(cell=cells[row], pbc=pbc[row], energy=float(energies[row]))
-            item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
-            self._measure(item, published[row])
-            items.append(item)
-        return items
+        structures = structures_from_table(self.rows[list(indices)], self.weighting)
+        if self.augmentation:
+            epoch, rows = self.epoch, range(len(self))
+            for place, index in enumerate(indices):
+                rng = np.random.default_rng((self.seed, epoch, rows[index]))
+                for step in self.augmentation:
+                    structures[place] = step(structures[place], rng)
+        return structures
 
-    def _measure(self, item: Structure, published: np.ndarray | None) -> None:
-        """Adds the weights and the distances to the nearest defect, which replace the defect sites."""
-        sites = item.pop("defect_sites")
-        atoms = len(item["atomic_numbers"])
-        if sites is None or len(sites) == 0:
-            item["importance_weights"] = np.ones(atoms, dtype=np.float32) if published is None else published
-            item["nearest_defect"] = np.full(atoms, np.inf, dtype=np.float32)
-            return
-        geometry = (item["positions"], sites, item["cell"], item["pbc"])
-        distances = defect_distances(*geometry)
-        item["nearest_defect"] = distances.min(axis=1).astype(np.float32)
-        if published is not None:
-            weights = published
-        elif self.weighting is None:
-            weights = np.ones(atoms)
-        elif self.weighting.minimum_image:
-            weights = self.weighting.weights(distances)
-        else:
-            weights = self.weighting.weights(defect_distances(*geometry, minimum_image=False))
-        item["importance_weights"] = weights.astype(np.float32)
+    @property
+    def epoch(self) -> int:
+        """The epoch that the augmentation draws for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call before each epoch, before the iteration begins; otherwise all epochs are augmented alike."""
+        self._epoch.fill_(epoch)
+
+    def sizes(self) -> list[int]:
+        """The number of atoms of every row."""
+        return list_lengths(self.rows.select_columns("atomic_numbers")[:], "atomic_numbers").tolist()
+
+
+def structures_from_table(table: pa.Table, weighting: ImportanceWeighting | None = None) -> list[Structure]:
+    """Rows of `STRUCTURE_FEATURES`, as Arrow has them, to structures as [`StructureDataset`] describes them."""
+    columns: dict[str, Sequence[Any]] = {name: list_column(table, name) for name in _LIST_COLUMNS}
+    columns["cell"] = list(flat_values(table, "cell").reshape(-1, 3, 3))
+    columns["pbc"] = list(flat_values(table, "pbc").reshape(-1, 3))
+    columns["energy"] = table["energy"].to_numpy().astype(np.float64).tolist()  # null becomes NaN
+    structures = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    largest = max((len(item["atomic_numbers"]) for item in structures), default=0)
+    ones, infinite = np.ones(largest, dtype=np.float32), np.full(largest, np.inf, dtype=np.float32)
+    for shared in (ones, infinite):
+        shared.setflags(write=False)
+    defective = []
+    for item in structures:
+        item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
+        size = len(item["atomic_numbers"])
+        item["nearest_defect"] = infinite[:size]
+        if item["defect_sites"] is not None and len(item["defect_sites"]):
+            defective.append(item)
+        elif item["importance_weights"] is None:
+            item["importance_weights"] = ones[:size]
+    if defective:
+        _measure(defective, weighting)
+    for item in structures:
+        del item["defect_sites"]
+    return structures
+
+
+def _measure(structures: list[Structure], weighting: ImportanceWeighting | None) -> None:
+    """Fills in the weights, unless published, and the distances to the nearest defect; each structure has a site."""
+    positions, sites, cells, pbc = ([item[name] for item in structures] for name in _GEOMETRY)
+    geometry = (positions, sites, np.array(cells), np.array(pbc))
+    starts = np.cumsum([0, *map(len, sites[:-1])])
+    distances = stacked_defect_distances(*geometry)
+    nearest = np.minimum.reduceat(distances, starts, axis=0).astype(np.float32)
+    if weighting is None:
+        weights = np.ones_like(nearest)
+    else:
+        if not weighting.minimum_image:
+            distances = stacked_defect_distances(*geometry, minimum_image=False)
+        weights = weighting.stacked_weights(distances, starts)
+    for item, own_nearest, own_weights in zip(structures, nearest, weights, strict=True):
+        size = len(item["positions"])
+        item["nearest_defect"] = own_nearest[:size]
+        if item["importance_weights"] is None:
+            item["importance_weights"] = own_weights[:size]
 
 
 class StructureCollator:
     """Structures to one padded batch: what the feature extractor returns, plus labels.
+
+    It also takes rows as they come from a streamed data set, one Arrow table each:
+
+        rows = load_dataset(folder, split="train", streaming=True).with_format("arrow")
+        batches = DataLoader(rows, batch_size=64, collate_fn=StructureCollator(ADAPTFeatureExtractor()), num_workers=2)
 
     Args:
         feature_extractor: [`ADAPTFeatureExtractor`].
         target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
             with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
             `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`.
+        weighting: for streamed rows; as for [`StructureDataset`], which weighs its own.
     """
 
-    def __init__(self, feature_extractor: Any, target: Target = "forces"):
+    def __init__(
+        self, feature_extractor: Any, target: Target = "forces", weighting: ImportanceWeighting | None = None
+    ):
         if target not in ("forces", "energy", "energy_and_forces"):
             raise ValueError(f"target must be 'forces', 'energy' or 'energy_and_forces', not {target!r}")
         self.feature_extractor = feature_extractor
         self.target = target
+        self.weighting = weighting
 
-    def __call__(self, structures: list[Structure]) -> dict[str, torch.Tensor]:
+    def __call__(self, structures: list[Structure] | list[pa.Table]) -> dict[str, torch.Tensor]:
+        if isinstance(structures[0], pa.Table):
+            structures = structures_from_table(pa.concat_tables(structures), self.weighting)
         geometry = [{key: item[key] for key in ("atomic_numbers", "positions", "cell", "pbc")} for item in structures]
         batch = dict(self.feature_extractor(geometry, return_tensors="pt"))
         size = batch["input_features"].shape[1]

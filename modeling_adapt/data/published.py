@@ -1,135 +1,158 @@
-"""The file format of the published ADAPT data: token matrices and labels in torch files.
+"""The published files as rows of a data set, in parts of which a computer can hold several."""
 
-`{"X": [(n, 13) or (n, 12)], "Y": [(n, 3)]}` for forces; for energies a tensor or list of (n, 12) and one of total
-energies in eV. Columns: x, y, z (Å), the nine descriptors, and in column 13 the importance weight. Rows of zeros are
-padding.
-"""
-
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from ase import Atoms
 
-from ..elements_adapt import DESCRIPTORS, SYMBOLS
 from ..errors import InputError
-from ..torch_files import read_torch_file
-from .splitting import trajectory_starts
+from ..torch_files import read_tensors
+from .minimum_image import shortest_images
+from .published_format import CELL_EDGE, PublishedStructures, Tokens, read_energy_files, read_force_file, read_tokens
+from .site_search import SiteSearch
+from .splitting import LARGEST_STEP
+from .structure_files import file_state
 from .structures import structure_row
 
-CELL_EDGE = 16.406184  # Å; the cubic 216-atom silicon cell of the published data
-_GROUP, _PERIOD = 3, 4  # columns
+STRUCTURES_PER_PART = 1000
+
+Progress = Callable[[int], Any]
 
 
-def read_published(
-    forces: str | Path, energies: tuple[str | Path, str | Path] | None = None, cell_edge: float = CELL_EDGE
-) -> list[dict[str, Any]]:
-    """Rows of [`structure_row`] from a published force file and, if given, the two energy files.
+@dataclass(frozen=True)
+class PublishedImport:
+    """What there is to import, for `build_dataset`.
 
-    The format stores descriptors instead of elements, and no lattice. Elements are recovered from group and period,
-    the cell is cubic, and atoms that are not of the most common element count as the defect sites. An energy whose
-    structure is also in the force file, atom for atom at equal positions, joins that row; any other becomes a row
-    without forces.
+    Args:
+        parts: all structures in order, with their trajectories.
+        plan: what else decides the content of the rows, in plain values.
+        make: from a part to its rows.
+    """
+
+    parts: list[PublishedStructures]
+    plan: Any
+    make: Callable[[PublishedStructures, dict[str, Any]], Iterator[dict[str, Any]]]
+
+    @property
+    def count(self) -> int:
+        """Number of structures."""
+        return sum(len(part.indices) for part in self.parts)
+
+
+def plan_import(
+    forces: str | Path,
+    energies: tuple[str | Path, str | Path] | None = None,
+    cell_edge: float = CELL_EDGE,
+    host: str = "auto",
+    progress: Progress = lambda count: None,
+) -> PublishedImport:
+    """Reads through a published force file and, if given, the two energy files, holding little of them at a time.
+
+    An energy whose structure is also in the force file, atom for atom at equal positions, joins that row; any other
+    becomes a row without forces. Trajectories are found as [`same_trajectory`] tells them apart.
+
+    Args:
+        forces: the force file.
+        energies: files with features and energies.
+        cell_edge: of the cubic cell, in Å.
+        host: of [`SiteSearch`]. Where it finds none, the atoms that are not of the most common element are the sites.
+        progress: called with numbers of structures that were read.
 
     Raises:
         InputError: for files that are missing, damaged or of another format; naming file, frame and atom.
     """
     if not 0 < cell_edge < np.inf:
         raise InputError(f"the cell edge must be positive, not {cell_edge}")
-    frames = [
-        _frame(features, labels, f"{Path(forces).name}#{index}", cell_edge)
-        for index, (features, labels) in enumerate(_read_forces(Path(forces)))
-    ]
+    SiteSearch(host)  # a host that cannot be read is an error now, and not when the work begins
+    files = [Path(forces), *map(Path, energies or ())]
+    found = [read_force_file(files[0])]
     if energies is not None:
-        known = {_fingerprint(frame["atoms"]): frame for frame in frames}
-        for index, (features, energy) in enumerate(_read_energies(*map(Path, energies))):
-            frame = _frame(features, None, f"{Path(energies[0]).name}#{index}", cell_edge)
-            twin = known.get(_fingerprint(frame["atoms"]))
-            if twin is None:
-                frames.append(frame)
-            (twin or frame)["energy"] = float(energy)
-    starts = trajectory_starts([frame["atoms"] for frame in frames])
-    return [
-        structure_row(**frame, trajectory=frames[start]["source"]) for frame, start in zip(frames, starts, strict=True)
+        found = _join_energies(found[0], read_energy_files(*files[1:]), progress)
+    name_of = _TrajectoryNames(cell_edge)
+    named = [
+        some._replace(trajectories=[name_of(tokens, source) for tokens, source in _walk(some, progress)])
+        for some in found
     ]
+    parts = [part for some in named for part in some.pieces(STRUCTURES_PER_PART)]
+    plan = {"files": [file_state(file) for file in files], "cell_edge": cell_edge, "host": host}
+    return PublishedImport(parts, plan, partial(published_rows, cell_edge=cell_edge, host=host))
 
 
-def atomic_numbers(tokens: np.ndarray, where: str = "structure") -> np.ndarray:
-    """Elements of tokens (N, >= 12) from their group and period columns: (N,) int.
-
-    Where several elements share them (lanthanides), the one whose other descriptors are nearest, relatively.
-    """
-    numbers = np.zeros(len(tokens), dtype=np.int64)
-    for group, period in np.unique(tokens[:, [_GROUP, _PERIOD]], axis=0):
-        members = (tokens[:, _GROUP] == group) & (tokens[:, _PERIOD] == period)
-        candidates = np.flatnonzero((DESCRIPTORS[:, 0] == group) & (DESCRIPTORS[:, 1] == period))
-        if not candidates.size or group == 0:
-            atom = int(np.flatnonzero(members)[0])
-            raise InputError(
-                f"{where}: atom {atom} has group {group:g} and period {period:g}, which is no known element"
-            )
-        table = DESCRIPTORS[candidates]
-        difference = np.abs(tokens[members][:, None, 3:12] - table) / np.maximum(np.abs(table), 1.0)
-        numbers[members] = candidates[difference.sum(axis=2).argmin(axis=1)]
-    return numbers
+def read_published(
+    forces: str | Path,
+    energies: tuple[str | Path, str | Path] | None = None,
+    cell_edge: float = CELL_EDGE,
+    host: str = "auto",
+) -> list[dict[str, Any]]:
+    """All rows at once, of files that are small; see [`plan_import`] and [`published_rows`]."""
+    work = plan_import(forces, energies, cell_edge, host)
+    return [row for part in work.parts for row in work.make(part, {})]
 
 
-def _frame(features: torch.Tensor, forces: torch.Tensor | None, source: str, cell_edge: float) -> dict[str, Any]:
-    """The arguments of `structure_row` for one matrix of tokens; padding rows left out."""
-    where = source.replace("#", ", frame ")
-    tokens = features.double().numpy()
-    if tokens.ndim != 2 or tokens.shape[1] not in (12, 13):
-        raise InputError(f"{where}: features of shape {tokens.shape}; expected (atoms, 12) or (atoms, 13)")
-    labels = None if forces is None else forces.double().numpy()
-    if labels is not None and labels.shape != (len(tokens), 3):
-        raise InputError(f"{where}: forces of shape {labels.shape} for {len(tokens)} rows of features")
-    real = tokens.any(axis=1)
-    tokens = tokens[real]
-    damaged = ~np.isfinite(tokens[:, _GROUP:12]).all(axis=1)
-    if damaged.any():
-        raise InputError(f"{where}: a descriptor of atom {int(np.argmax(damaged))} is not a finite number")
-    numbers = atomic_numbers(tokens, where)
-    host = Counter(numbers.tolist()).most_common(1)[0][0] if len(numbers) else 0
-    foreign = numbers != host
-    return {
-        "atoms": Atoms(numbers=numbers, positions=tokens[:, :3], cell=[cell_edge] * 3, pbc=True),
-        "forces": None if labels is None else labels[real],
-        "energy": None,
-        "importance_weights": tokens[:, 12] if tokens.shape[1] == 13 else None,
-        "defect_sites": tokens[foreign, :3],
-        "config_type": "+".join(SYMBOLS[number] for number in np.unique(numbers[foreign])) or SYMBOLS[host],
-        "source": source,
-    }
-
-
-def _fingerprint(atoms: Atoms) -> bytes:
-    return atoms.numbers.tobytes() + (atoms.positions + 0.0).astype(np.float32).tobytes()  # + 0.0: no negative zeros
-
-
-def _read_forces(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    content = read_torch_file(path)
-    if not isinstance(content, dict) or not {"X", "Y"} <= content.keys():
-        raise InputError(f'{path}: not a published force file; expected a dict with "X" and "Y"')
-    return _paired(content["X"], content["Y"], f"{path}: X", "Y")
-
-
-def _read_energies(features: Path, energies: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    pairs = _paired(read_torch_file(features), read_torch_file(energies), str(features), str(energies))
-    if any(energy.numel() != 1 for _, energy in pairs):
-        raise InputError(f"{energies}: expected one energy per structure")
-    return pairs
-
-
-def _paired(features: Any, labels: Any, name: str, label_name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    for value, what in ((features, name), (labels, label_name)):
-        tensors = isinstance(value, Sequence) and all(isinstance(item, torch.Tensor) for item in value)
-        if not tensors and not (isinstance(value, torch.Tensor) and value.ndim > 0):
-            raise InputError(f"{what}: expected a tensor or a list of tensors, not {type(value).__name__}")
-    if len(features) != len(labels) or len(features) == 0:
-        raise InputError(
-            f"{name} has {len(features)} structures, {label_name} has {len(labels)}; expected equally many"
+def published_rows(
+    part: PublishedStructures, notes: dict[str, Any], cell_edge: float, host: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of [`structure_row`] for some structures; there is nothing to note."""
+    search = SiteSearch(host)
+    forces = read_tensors(part.path, part.forces) if part.forces else repeat(None)
+    trajectory = ""
+    for number, (tokens, labels, source) in enumerate(zip(read_tokens(part), forces, part.sources, strict=False)):
+        atoms = tokens.atoms(cell_edge)
+        foreign, config_type = tokens.foreign()
+        row = structure_row(
+            atoms,
+            None if labels is None else labels[tokens.is_atom],
+            part.energies[number],
+            importance_weights=tokens.weights,
+            defect_sites=() if host == "none" else tokens.positions[foreign],
+            config_type=config_type,
+            trajectory=part.trajectories[number],
+            source=source,
         )
-    return list(zip(features, labels, strict=True))
+        new_trajectory, trajectory = row["trajectory"] != trajectory, row["trajectory"]
+        yield row | search.columns(atoms, new_trajectory, source.replace("#", ", frame "))
+
+
+def _walk(structures: PublishedStructures, progress: Progress) -> Iterator[tuple[Tokens, str]]:
+    """Tokens and source of each structure."""
+    for piece in structures.pieces(STRUCTURES_PER_PART):  # a map of the whole file would come to lie in memory
+        yield from zip(read_tokens(piece), piece.sources, strict=True)
+        progress(len(piece.indices))
+
+
+def _join_energies(
+    forces: PublishedStructures, energies: PublishedStructures, progress: Progress
+) -> list[PublishedStructures]:
+    """The structures of the force file with the energies that belong to them, and those of the energies left."""
+    with_energy = [tokens.fingerprint for tokens, _ in _walk(energies, progress)]
+    with_forces = [tokens.fingerprint for tokens, _ in _walk(forces, progress)]
+    energy_of = dict(zip(with_energy, energies.energies, strict=True))
+    known = set(with_forces)
+    rest = [number for number, fingerprint in enumerate(with_energy) if fingerprint not in known]
+    return [forces._replace(energies=[energy_of.get(one) for one in with_forces]), energies.some(rest)]
+
+
+class _TrajectoryNames:
+    """Tells the trajectory of one structure after another, as [`same_trajectory`] does, many times faster."""
+
+    def __init__(self, cell_edge: float):
+        self._cell, self._pbc = np.eye(3) * cell_edge, np.ones(3, dtype=bool)
+        self._before: Tokens | None = None
+        self._name = ""
+
+    def __call__(self, tokens: Tokens, source: str) -> str:
+        """The source of the first structure of the trajectory."""
+        if self._before is None or not self._continues(self._before, tokens):
+            self._name = source
+        self._before = tokens
+        return self._name
+
+    def _continues(self, before: Tokens, after: Tokens) -> bool:
+        if not (len(after.numbers) and np.array_equal(before.numbers, after.numbers)):
+            return False
+        steps = shortest_images(after.positions - before.positions, self._cell, self._pbc)
+        return bool((steps**2).sum(axis=1).max() < LARGEST_STEP**2)

@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..errors import InputError
 from ..locations import is_local
-from .structures import STRUCTURE_FEATURES, Target
+from .structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from .validation import require_valid_rows
 
 
@@ -29,11 +30,14 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split]
     missing = [name for name in STRUCTURE_FEATURES if name not in rows.column_names]
-    if missing:
+    if not set(missing) <= LATER_COLUMNS.keys():
         raise InputError(
             f"{dataset} is no structure data set: it lacks the columns {', '.join(missing)}; "
             "build one with data_scripts/import_structures.py"
         )
+    for name in missing:
+        empty = pa.array([LATER_COLUMNS[name]] * len(rows), STRUCTURE_FEATURES.arrow_schema.field(name).type)
+        rows = rows.add_column(name, empty, feature=STRUCTURE_FEATURES[name])
     rows = rows.select_columns(list(STRUCTURE_FEATURES))
     if rows.features != STRUCTURE_FEATURES:
         try:

@@ -5,7 +5,7 @@ Frames of one relaxation are nearly the same structure: a split through a trajec
 
 import argparse
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,17 @@ from ase import Atoms
 
 from ..command_line import whole_number
 from ..errors import InputError
+from .grouping import Group, RowKey, Unit, groups, shuffled, strata
 from .minimum_image import shortest_images
+from .subsets import train_subsets
 
 SPLITS = ("train", "validation", "test")
+HELD_OUT = "held_out"  # the split of the kinds that training must not see
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
 
 
 def split_by_trajectory(
-    trajectories: Sequence[Hashable], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+    trajectories: Sequence[str | int], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
 ) -> dict[str, list[int]]:
     """Divides structures into train, validation and test without dividing a trajectory.
 
@@ -35,17 +38,112 @@ def split_by_trajectory(
         Sorted structure indices by split; empty splits are left out.
     """
     _require_fractions(fractions)
-    members: dict[Hashable, list[int]] = {}
-    for index, trajectory in enumerate(trajectories):
-        members.setdefault(trajectory, []).append(index)
-    groups = list(members.values())
-    wanted = np.array(fractions) * len(trajectories)
-    chosen: list[list[int]] = [[] for _ in SPLITS]
-    for which in np.random.default_rng(seed).permutation(len(groups)):
-        split = int(np.argmax(np.round(wanted, 6)))  # rounded so that equal shares tie
-        chosen[split] += groups[which]
-        wanted[split] -= len(groups[which])
-    return {name: sorted(indices) for name, indices in zip(SPLITS, chosen, strict=True) if indices}
+    keys = [RowKey(str(trajectory), "", True) for trajectory in trajectories]
+    return _by_split(_divide(groups(keys, range(len(keys))), np.array(fractions) * len(keys), seed))
+
+
+def assign_rows(
+    keys: Sequence[RowKey],
+    split: str = "0.8,0.1,0.1",
+    seed: int = 0,
+    *,
+    by: Unit = "trajectory",
+    hold_out: Sequence[str] = (),
+) -> dict[str, list[int]]:
+    """Divides rows into splits without dividing a trajectory; see [`split_by_trajectory`].
+
+    Each config type is divided in the wanted fractions. Types with too few trajectories to give every split one are
+    divided together. Structures with forces and structures with an energy alone are divided separately: they train
+    different models, and each needs a train split. The outcome depends on the keys and the seed, not on their order.
+
+    Args:
+        keys: one per row.
+        split: three fractions for train, validation and test, or the name of one split for all rows.
+        by: `"config_type"` never divides a config type either: each goes to one split as a whole.
+        hold_out: config types whose trajectories go to the split `held_out` instead, to measure how a model does on
+            kinds that it has never seen; validation and test then stay what they are, kinds that it knows.
+
+    Returns:
+        Sorted row numbers by split; empty splits are left out.
+
+    Raises:
+        InputError: if `split` is neither, a config type to hold out is not there, or the config types are too few to
+            be divided as wholes.
+    """
+    fractions = _fractions(split)
+    known = {key.config_type for key in keys}
+    if unknown := [kind for kind in hold_out if kind not in known]:
+        raise InputError(f"there is no config type {unknown[0]!r} to hold out; there are {', '.join(sorted(known))}")
+    held = {key.trajectory for key in keys if key.config_type in hold_out}
+    apart = [row for row, key in enumerate(keys) if key.trajectory in held]
+    rest = [row for row, key in enumerate(keys) if key.trajectory not in held]
+    if fractions is None:
+        splits = {split: rest} if rest else {}
+    elif by == "trajectory":
+        splits = _by_split(_stratified(groups(keys, rest), np.array(fractions), seed))
+    else:
+        splits = _by_split(_divide(groups(keys, rest, by), np.array(fractions) * len(rest), seed, fill_all=True))
+        if empty := [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0 and name not in splits]:
+            raise InputError(f"--split {split} by config type leaves {empty[0]} empty: there are too few types for it")
+    if apart:
+        splits[HELD_OUT] = sorted(splits.get(HELD_OUT, []) + apart)
+    return splits
+
+
+def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
+    """Rows by split name, for the `--split` option of the commands; each config type is divided as in [`assign_rows`].
+
+    Args:
+        rows: rows of [`structure_row`]; the returned ones have their `subset`, too.
+        split: three fractions for train, validation and test (by trajectory), or the name of one split for all rows.
+
+    Raises:
+        InputError: if `split` is neither.
+    """
+    keys = [RowKey(row["trajectory"], row["config_type"], row["forces"] is not None) for row in rows]
+    splits = assign_rows(keys, split, seed)
+    subsets = [None if np.isnan(percent) else float(percent) for percent in train_subsets(keys, splits, seed)]
+    return {name: [rows[index] | {"subset": subsets[index]} for index in indices] for name, indices in splits.items()}
+
+
+def _stratified(found: list[Group], fractions: np.ndarray, seed: int) -> list[list[Group]]:
+    """Groups of each split, as [`assign_rows`] describes."""
+    chosen: list[list[Group]] = [[] for _ in SPLITS]
+    enough = round(1 / fractions[fractions > 0].min())  # so many equal groups give every split one
+    for has_forces in (True, False):
+        by_type = strata(group for group in found if group.has_forces == has_forces)
+        rare = [group for stratum in by_type if len(stratum) < enough for group in stratum]
+        missing = np.zeros(len(SPLITS))
+        for stratum in [*(stratum for stratum in by_type if len(stratum) >= enough), *([rare] if rare else [])]:
+            rows = sum(len(group.rows) for group in stratum)
+            # What rounding withheld from a split is made up for, by about one trajectory at most.
+            wanted = fractions * rows + np.clip(missing, -rows / len(stratum), rows / len(stratum))
+            divided = _divide(stratum, wanted, seed)
+            missing = wanted - [sum(len(group.rows) for group in part) for part in divided]
+            for split, part in enumerate(divided):
+                chosen[split] += part
+    return chosen
+
+
+def _divide(found: Sequence[Group], wanted: np.ndarray, seed: int, fill_all: bool = False) -> list[list[Group]]:
+    """Groups in random order, each to the split that lacks most of its wanted (3,) rows.
+
+    With `fill_all` the last ones go to splits that have none yet.
+    """
+    missing = wanted.tolist()
+    chosen: list[list[Group]] = [[] for _ in SPLITS]
+    for left, group in zip(range(len(found), 0, -1), shuffled(found, seed), strict=True):
+        empty = [split for split, part in enumerate(chosen) if wanted[split] > 0 and not part]
+        candidates = empty if fill_all and left <= len(empty) else range(len(SPLITS))
+        split = max(candidates, key=lambda split: round(missing[split], 6))  # rounded so that equal shares tie
+        chosen[split].append(group)
+        missing[split] -= len(group.rows)
+    return chosen
+
+
+def _by_split(chosen: Sequence[Sequence[Group]]) -> dict[str, list[int]]:
+    rows = [sorted(row for group in part for row in group.rows) for part in chosen]
+    return {name: indices for name, indices in zip(SPLITS, rows, strict=True) if indices}
 
 
 def trajectory_starts(frames: Sequence[Atoms]) -> list[int]:
@@ -83,31 +181,6 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
         help="fractions of train, validation and test by trajectory (%(default)s), or one split name for everything",
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random (default %(default)s)")
-
-
-def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
-    """Rows by split name, for the `--split` option of the commands.
-
-    Structures with forces and structures with an energy alone are divided separately: they train different models, and
-    each needs a train split.
-
-    Args:
-        rows: rows of [`structure_row`].
-        split: three fractions for train, validation and test (by trajectory), or the name of one split for all rows.
-
-    Raises:
-        InputError: if `split` is neither.
-    """
-    fractions = _fractions(split)
-    if fractions is None:
-        return {split: list(rows)}
-    rows_by_split: dict[str, list[dict]] = {}
-    for has_forces in (True, False):
-        alike = [row for row in rows if (row["forces"] is not None) == has_forces]
-        indices = split_by_trajectory([row["trajectory"] for row in alike], fractions, seed)
-        for name, chosen in indices.items():
-            rows_by_split.setdefault(name, []).extend(alike[index] for index in chosen)
-    return rows_by_split
 
 
 def _split_option(text: str) -> str:

@@ -19,6 +19,10 @@ from .contacts import coinciding_atoms
 Target = Literal["forces", "energy", "energy_and_forces"]  # which labels of a row are read
 
 
+# What is read where data sets of earlier versions lack a column.
+LATER_COLUMNS: dict[str, Any] = {"defect_kinds": [], "subset": None}
+
+
 def _vectors(dtype: str) -> List:
     return List(List(Value(dtype), length=3))
 
@@ -33,8 +37,10 @@ STRUCTURE_FEATURES = Features(
         "energy": Value("float64"),
         "importance_weights": List(Value("float32")),
         "defect_sites": _vectors("float64"),
+        "defect_kinds": List(Value("string")),
         "config_type": Value("string"),
         "trajectory": Value("string"),
+        "subset": Value("float32"),
         "source": Value("string"),
     }
 )
@@ -46,6 +52,7 @@ def structure_row(
     energy: float | None = None,
     *,
     defect_sites: Sequence[Sequence[float]] | np.ndarray = (),
+    defect_kinds: Sequence[str] = (),
     importance_weights: np.ndarray | None = None,
     config_type: str = "",
     trajectory: str = "",
@@ -58,6 +65,7 @@ def structure_row(
         forces: (N, 3) in eV/Å, or None where the source has only an energy.
         energy: total energy in eV, or None where the source has only forces.
         defect_sites: (S, 3) positions in Å; empty when none is known.
+        defect_kinds: what each of them is, such as v_Si, Si_i, C_Si; empty when that is not known.
         importance_weights: (N,) published weights of the atoms in the loss, or None.
         config_type: what kind of structure it is, for error tables.
         trajectory: structures of one trajectory share this name and never straddle two splits.
@@ -87,10 +95,14 @@ def structure_row(
         "energy": None if energy is None else float(energy),
         "importance_weights": None,
         "defect_sites": np.asarray(defect_sites, dtype=np.float64).reshape(-1, 3),
+        "defect_kinds": list(defect_kinds),
         "config_type": config_type,
         "trajectory": trajectory,
+        "subset": None,
         "source": source,
     }
+    if len(defect_kinds) not in (0, len(row["defect_sites"])):
+        raise InputError(f"{where}: {len(defect_kinds)} defect kinds for {len(row['defect_sites'])} defect sites")
     if importance_weights is not None:
         row["importance_weights"] = _per_atom(importance_weights, (), "importance weight", atoms, where)
         if (row["importance_weights"] < 0).any():

@@ -1,8 +1,9 @@
 """Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,42 @@ import pyarrow.parquet as pq
 from ..command_line import finished_folder
 from ..errors import InputError
 from .structures import STRUCTURE_FEATURES
+from .subsets import with_subsets
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
+ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
+
+
+class RowWriter:
+    """One parquet file of rows with the columns of `STRUCTURE_FEATURES`; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> int:
+        """Writes rows of [`structure_row`]; returns how many."""
+        count = 0
+        for group in _groups(rows):
+            self._writer.write_table(pa.Table.from_pylist(group, schema=self._schema))
+            count += len(group)
+        return count
+
+    def write_table(self, table: pa.Table) -> None:
+        """Writes rows that are in Arrow's format already."""
+        self._writer.write_table(table.cast(self._schema), row_group_size=ROWS_PER_GROUP)
+
+    def note(self, key: bytes, text: str) -> None:
+        """Stores a text in the metadata of the file."""
+        self._writer.add_key_value_metadata({key: text.encode()})
 
 
 def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder: str | Path) -> dict[str, int]:
@@ -33,24 +68,71 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
     """
     with finished_folder(folder) as unfinished:
         (unfinished / "data").mkdir()
-        counts = {split: _write_split(rows, unfinished / "data", split) for split, rows in rows_by_split.items()}
-        counts = {split: count for split, count in counts.items() if count}
+        counts = {}
+        for split, rows in rows_by_split.items():
+            path = shard_path(unfinished, split, 0, 1)
+            with RowWriter(path) as writer:
+                count = writer.write(rows)
+            if count:
+                counts[split] = count
+            else:
+                path.unlink()  # an empty split is no split
         if not counts:
             raise InputError(f"no structures to write to {folder}")
     return counts
 
 
-def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> int:
-    schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
-    path = folder / f"{split}-00000-of-00001.parquet"
-    count = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        for group in _groups(rows):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            count += len(group)
-    if not count:
-        path.unlink()  # an empty split is no split
-    return count
+def write_shards(
+    sources: Sequence[Path],
+    splits: Mapping[str, Sequence[int]],
+    subsets: np.ndarray,
+    folder: Path,
+    rows_per_shard: int = ROWS_PER_SHARD,
+) -> dict[str, int]:
+    """Divides the rows of parquet files into splits, each in files of at most `rows_per_shard` rows.
+
+    Args:
+        sources: files of [`RowWriter`].
+        splits: by split name, numbers of rows counted over all sources.
+        subsets: smallest nested subset of each row, as [`train_subsets`] returns them.
+        folder: gets `data/<split>-00000-of-0000n.parquet`.
+
+    Returns:
+        Number of rows written by split.
+    """
+    (folder / "data").mkdir()
+    counts: dict[str, int] = {}
+    for split, members in splits.items():
+        wanted = np.sort(np.asarray(members, dtype=np.int64))
+        shards = -(-len(wanted) // rows_per_shard)
+        for shard in range(shards):
+            numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
+            rows = with_subsets(_rows(sources, numbers), subsets[numbers])
+            with RowWriter(shard_path(folder, split, shard, shards)) as writer:
+                writer.write_table(rows)
+            counts[split] = counts.get(split, 0) + len(rows)
+    return counts
+
+
+def _rows(sources: Sequence[Path], wanted: np.ndarray) -> pa.Table:
+    """The rows with the sorted numbers `wanted`, reading only the files that hold some of them."""
+    batches = []
+    start = 0
+    for source in sources:
+        file = pq.ParquetFile(source)
+        end = start + file.metadata.num_rows
+        if ((wanted >= start) & (wanted < end)).any():
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
+                batches.append(batch.take(pa.array(inside)))
+                start += len(batch)
+        start = end
+    return pa.Table.from_batches(batches)
+
+
+def shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
+    """Where `datasets` looks for a file of a split."""
+    return folder / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
 
 
 def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

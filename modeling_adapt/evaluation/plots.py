@@ -1,18 +1,15 @@
-"""Figures of errors and of training. Drawn on `Figure` objects, so that no global state of pyplot changes."""
+"""Figures of errors and of training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#8a8f98"
+from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
+
 DENSE = 5_000  # points; beyond this a cloud of dots hides its density and hexagons are drawn
-RESOLUTION = 200  # dots per inch
 
 # What the training curve shows: metric, its trivial baseline, name of the axis, name of the baseline.
 _CURVES = (
@@ -39,7 +36,7 @@ def parity_plot(
     """
     predicted, reference = np.ravel(predicted), np.ravel(reference)
     low, high = _limits(predicted, reference)
-    figure, axes = _figure(5.0, 5.0)
+    figure, (axes,) = new_figure(5.0, 5.0)
     if len(reference) > DENSE:
         shades = LogNorm(vmin=0.2)  # below one, so that a single prediction far off the line is still visible
         extent = (low, high, low, high)
@@ -56,7 +53,7 @@ def parity_plot(
     axes.set_xlabel(f"reference {quantity} ({unit})")
     axes.set_ylabel(f"predicted {quantity} ({unit})")
     axes.text(0.04, 0.96, caption, transform=axes.transAxes, va="top", linespacing=1.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -67,10 +64,7 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -
         log_history: `trainer.state.log_history`; entries with `loss` or `eval_*`, each with its `step`.
         path: image file.
     """
-    figure = Figure(figsize=(6.0, 5.0), dpi=RESOLUTION, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    _tidy(upper)
-    _tidy(lower)
+    figure, (upper, lower) = new_figure(6.0, 5.0, rows=2)
 
     steps, losses = _series(log_history, "loss")
     upper.plot(steps, losses, color=BLUE, linewidth=1.2)
@@ -91,7 +85,7 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -
         lower.legend(frameon=False)
         break
     lower.set_xlabel("optimiser step")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
@@ -103,20 +97,3 @@ def _limits(*arrays: np.ndarray) -> tuple[float, float]:
     low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
     margin = 0.05 * (high - low) or 0.05
     return float(low - margin), float(high + margin)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=RESOLUTION, layout="constrained")
-    axes = figure.subplots()
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(direction="in")
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    FigureCanvasAgg(figure)
-    figure.savefig(path)

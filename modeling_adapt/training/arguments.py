@@ -16,6 +16,7 @@ from transformers.hf_argparser import string_to_bool
 import configuration
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from ..data.augmentation import STEPS, augmentation_steps
 from ..errors import InputError, one_line
 from ..loading import load_model
 
@@ -44,7 +45,7 @@ MODEL_FIELDS = [
 
 @dataclass
 class RunArguments:
-    """The model, the data set, and how its atoms are weighted. Distances in Å."""
+    """The model, the data set, how its atoms are weighted and its structures augmented. Distances in Å."""
 
     dataset: str = field(metadata={"help": "folder or Hub id of a structure data set"})
     model: str | None = field(default=None, metadata={"help": "preset or JSON file; see configuration/models/"})
@@ -55,6 +56,9 @@ class RunArguments:
     validation_split: str | None = field(
         default="validation", metadata={"help": "split to evaluate on; null trains without evaluation"}
     )
+    train_subset: float = field(
+        default=100, metadata={"help": "percent of the train split: one of its nested subsets 1, 3, 10, 30, 100"}
+    )
     weight_amplitude: float = field(default=2.54, metadata={"help": "importance weights: amplitude"})
     weight_offset: float = field(default=0.21, metadata={"help": "importance weights: offset of the distance in Å"})
     weight_inner_exponent: float = field(default=1.04, metadata={"help": "importance weights: exponent of a distance"})
@@ -63,6 +67,18 @@ class RunArguments:
     weight_minimum_image: bool = field(
         default=True, metadata={"help": "distance to the nearest periodic image; false: as published"}
     )
+    augmentation: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"steps applied to the training split, in order: {', '.join(STEPS)}"},
+    )
+    position_noise: float = field(
+        default=0.0, metadata={"help": "augmentation: standard deviation in Å of noise on the training positions"}
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.augmentation, list):  # YAML: one name, or null
+            self.augmentation = [self.augmentation] if self.augmentation is not None else []
+        augmentation_steps(self.augmentation, self.position_noise)  # refuses bad ones before anything is read
 
 
 @dataclass

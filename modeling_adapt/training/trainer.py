@@ -7,9 +7,20 @@ import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from torch.utils.data import Sampler
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from ..data.augmentation import augmentation_steps, require_cubic_cells
 from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
@@ -33,6 +44,47 @@ class ADAPTTrainer(Trainer):
         inputs = {name: value for name, value in inputs.items() if name != "nearest_defect"}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def _get_train_sampler(self, train_dataset: StructureDataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return SizeGroupedSampler(dataset, self.args.train_batch_size, data_seed(self.args))
+
+    def _get_eval_sampler(self, eval_dataset: StructureDataset) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return SizeGroupedSampler(eval_dataset, self.args.eval_batch_size, data_seed(self.args))
+
+
+class SizeGroupedSampler(LengthGroupedSampler):
+    """Random order in which structures of similar size are neighbours, so that batches hold little padding.
+
+    As the sampler of transformers, but the order depends on the seed and the epoch of the data set alone: on every
+    process, and after a resume, it is the same.
+    """
+
+    def __init__(self, dataset: StructureDataset, batch_size: int, seed: int):
+        super().__init__(batch_size, lengths=dataset.sizes())
+        self.dataset, self.seed = dataset, seed
+
+    def __iter__(self) -> Any:
+        self.generator = torch.Generator().manual_seed(self.seed + self.dataset.epoch)
+        return super().__iter__()
+
+
+class EpochToDataset(TrainerCallback):
+    """Tells the training data set its epoch. The loaders of accelerate do not, on many processes or after a resume."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
+
+
+def data_seed(training: TrainingArguments) -> int:
+    """The seed of the order and the augmentation of the data."""
+    return training.seed if training.data_seed is None else training.data_seed
+
 
 def build_trainer(
     config: ADAPTConfig,
@@ -49,6 +101,10 @@ def build_trainer(
         config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
         train_rows, validation_rows: splits with the columns of `STRUCTURE_FEATURES` and the labels to learn.
     """
+    if training.train_sampling_strategy == "batch_rebalance":
+        raise InputError("train_sampling_strategy: batch_rebalance cannot read structures; use group_by_length")
+    if "octahedral" in run.augmentation:
+        require_cubic_cells(train_rows)
     config.training_domain = _domain(config, train_rows)
     if run.initial_model is None:
         fit_statistics_of(config, train_rows)
@@ -63,6 +119,7 @@ def build_trainer(
     weighting = ImportanceWeighting(
         **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
     )
+    augmentation = augmentation_steps(run.augmentation, run.position_noise)
     feature_extractor = ADAPTFeatureExtractor()
     training.label_names = task.label_names
     training.batch_eval_metrics = True
@@ -73,7 +130,7 @@ def build_trainer(
         trainer = ADAPTTrainer(
             model=model,
             args=training,
-            train_dataset=StructureDataset(train_rows, weighting),
+            train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training)),
             eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
             data_collator=StructureCollator(feature_extractor, task.target),
             processing_class=feature_extractor,
@@ -84,6 +141,7 @@ def build_trainer(
     for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
         trainer.remove_callback(printer)
     trainer.add_callback(RunProgress)
+    trainer.add_callback(EpochToDataset)
     return trainer
 
 

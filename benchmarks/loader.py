@@ -1,0 +1,141 @@
+"""
+Structures/s of the batch loader beside what training consumes, on a data set made for it: silicon with one or two
+defect sites, 217 atoms, and a second one of mixed sizes.
+
+    OMP_NUM_THREADS=1 python benchmarks/loader.py
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from ase.build import bulk
+from torch.utils.data import DataLoader, RandomSampler
+from tqdm import tqdm
+
+from modeling_adapt.command_line import CommandParser, run_command, whole_number
+from modeling_adapt.data.augmentation import augmentation_steps
+from modeling_adapt.data.importance import ImportanceWeighting
+from modeling_adapt.data.loader import StructureCollator, StructureDataset
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
+from modeling_adapt.loading import HEADS
+from modeling_adapt.tables import format_table
+from modeling_adapt.training.arguments import CONFIGS, PRESETS
+from modeling_adapt.training.trainer import SizeGroupedSampler, fit_statistics_of
+
+BATCH_SIZE = 64
+RIGID = ["rotation", "inversion", "translation"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = CommandParser(__doc__, "example:\n  python benchmarks/loader.py --structures 500 --repeats 3")
+    parser.add_argument("--structures", type=whole_number(1), default=2000, help="in each data set (default 2000)")
+    parser.add_argument("--repeats", type=whole_number(1), default=7, help="passes; medians are shown (default 7)")
+    parser.add_argument("--step-batch", type=whole_number(1), default=8, help="batch of a training step (default 8)")
+    arguments = parser.parse_args(argv)
+
+    with tempfile.TemporaryDirectory() as folder:
+        splits = {
+            "equal": list(tqdm(defects(arguments.structures, [3]), "equal sizes", arguments.structures, disable=None)),
+            "mixed": list(tqdm(defects(arguments.structures, [2, 3]), "mixed", arguments.structures, disable=None)),
+        }
+        write_dataset(splits, Path(folder) / "set")
+        equal, mixed = (read_split(Path(folder) / "set", split) for split in splits)
+        print(loader_table(equal, mixed, arguments.repeats))
+        print()
+        print(training_table(equal, arguments.step_batch, arguments.repeats))
+
+
+def defects(count: int, repeats: list[int]) -> Iterator[dict[str, Any]]:
+    """Rows of rattled silicon with an interstitial and, every second time, a vacancy; `repeats` of the cubic cell."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        atoms = bulk("Si", a=5.43, cubic=True) * repeats[index % len(repeats)]
+        interstitial, vacancy = np.array([2.715, 2.715, 2.715]), atoms.positions[5].copy()
+        atoms.append("Si")
+        atoms.positions[-1] = interstitial
+        atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
+        sites = [interstitial, vacancy][: 1 + index % 2]
+        forces = rng.normal(size=atoms.positions.shape)
+        yield structure_row(atoms, forces, -5.0 * len(atoms), defect_sites=sites, source=f"made#{index}")
+
+
+def loader_table(equal: datasets.Dataset, mixed: datasets.Dataset, repeats: int) -> str:
+    weighting = ImportanceWeighting()
+    octahedral = augmentation_steps(["octahedral", "translation"])
+    plain, weighted = StructureDataset(equal), StructureDataset(equal, weighting)
+    turned = StructureDataset(equal, weighting, octahedral)
+    moved = StructureDataset(equal, weighting, augmentation_steps(RIGID))
+    ragged = StructureDataset(mixed, weighting)
+    cases: list[tuple[str, StructureDataset, dict[str, Any]]] = [
+        ("no weights", plain, {}),
+        ("importance weights", weighted, {}),
+        ("importance weights, 2 workers", weighted, {"num_workers": 2}),
+        ("octahedral + translation", turned, {}),
+        ("octahedral + translation, 2 workers", turned, {"num_workers": 2}),
+        (" + ".join(RIGID), moved, {}),
+        ("mixed sizes, random", ragged, {}),
+        ("mixed sizes, grouped", ragged, {"sampler": SizeGroupedSampler(ragged, BATCH_SIZE, 0)}),
+    ]
+    rows = []
+    for name, structures, options in cases:
+        sampler = options.pop("sampler", None) or RandomSampler(structures)
+        loader = DataLoader(
+            structures, BATCH_SIZE, sampler=sampler, collate_fn=StructureCollator(ADAPTFeatureExtractor()), **options
+        )
+        atoms = slots = 0
+        for batch in loader:  # warms the cache
+            atoms, slots = atoms + int(batch["attention_mask"].sum()), slots + batch["attention_mask"].numel()
+        wall, processor = median_seconds(lambda loader=loader: sum(1 for _ in loader), repeats)  # type: ignore[misc]
+        per_processor = "" if options else f"{len(structures) / processor:,.0f}"
+        rows.append((name, f"{len(structures) / wall:,.0f}", per_processor, f"{1 - atoms / slots:.1%}"))
+    return format_table((f"loader, batches of {BATCH_SIZE}", "structures/s", "per CPU second", "padding"), rows)
+
+
+def training_table(rows: datasets.Dataset, batch_size: int, repeats: int) -> str:
+    structures = StructureDataset(rows, ImportanceWeighting())
+    batch = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__(range(min(batch_size, len(rows)))))
+    batch.pop("nearest_defect")
+    table = []
+    for preset in ("published-small", "pairwise-small"):
+        values = json.loads((PRESETS / f"{preset}.json").read_text(encoding="utf-8"))
+        config = CONFIGS[values.pop("model_type")](**values)
+        fit_statistics_of(config, rows)
+        model = HEADS[config.model_type](config).train()
+        optimizer = torch.optim.AdamW(model.parameters())
+
+        def step(model: torch.nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        step()
+        wall, processor = median_seconds(step, repeats)
+        size = len(batch["labels"])
+        table.append((preset, f"{size / wall:,.1f}", f"{size / processor:,.1f}"))
+    return format_table((f"training step, batch of {batch_size}", "structures/s", "per CPU second"), table)
+
+
+def median_seconds(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median wall and processor time of `work`; the second is steadier where other programs run."""
+    times = []
+    for _ in range(repeats):
+        wall, processor = time.perf_counter(), time.process_time()
+        work()
+        times.append((time.perf_counter() - wall, time.process_time() - processor))
+    wall, processor = np.median(times, axis=0)
+    return float(wall), float(processor)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,141 @@
+"""The card of a data set: true numbers, a header that `datasets` and the Hub read, and nothing lost when rewritten."""
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from datasets import load_dataset, load_dataset_builder
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from data_scripts.describe_dataset import main
+from modeling_adapt.command_line import run_command
+from modeling_adapt.data.card import write_card
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
+from modeling_adapt.data.summary import summarise, summary_table
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.errors import InputError
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two vacancies and a surface in train, carbon with an energy alone in validation."""
+    rng = np.random.default_rng(0)
+    vacancy, carbon = bulk("Si", cubic=True) * 2, bulk("Si", cubic=True)
+    site = vacancy.positions[0].copy()
+    del vacancy[0]
+    carbon.symbols[0] = "C"
+    forces = rng.normal(size=(63, 3))
+    forces[10] = [3.0, 4.0, 12.0]  # of length 13
+    known = {"defect_sites": [site], "defect_kinds": ["v_Si"], "config_type": "vacancy"}
+    first = structure_row(vacancy, forces, -250.0, trajectory="t0", source="a.xyz#0", **known)
+    second = structure_row(vacancy, forces / 2, None, trajectory="t0", source="a.xyz#1", **known)
+    surface = structure_row(vacancy, np.zeros((63, 3)), -255.0, trajectory="t1", source="a.xyz#2")
+    train = [first | {"subset": 1.0}, second | {"subset": 1.0}, surface | {"subset": 100.0}]
+    alone = structure_row(carbon, None, -40.0, config_type="carbon", trajectory="t2", source="b.xyz#0")
+    write_dataset({"train": train, "validation": [alone]}, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def mean_component(folder) -> float:
+    """Mean size of the force components of the train split, in eV/Å."""
+    return float(np.abs([row["forces"] for row in read_split(folder, "train")]).mean())
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """They take most of the time, and are looked at in one test."""
+    monkeypatch.setattr("modeling_adapt.data.card._draw", lambda *_: {})
+
+
+def test_datasets_and_the_hub_read_the_card(dataset, no_figures):
+    plain = {split: read_split(dataset, split).to_list() for split in ("train", "validation")}
+    write_card(dataset, {"command": "import a.xyz", "versions": {"ase": "3.29"}}, license="cc-by-4.0")
+    card = DatasetCard.load(dataset / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.size_categories == ["n<1K"]
+    assert card.data.provenance == {"command": "import a.xyz", "versions": {"ase": "3.29"}}
+
+    info = load_dataset_builder(str(dataset)).info  # what the header says
+    assert info.features == STRUCTURE_FEATURES
+    assert {split: found.num_examples for split, found in info.splits.items()} == {"train": 3, "validation": 1}
+    assert info.download_size == sum(path.stat().st_size for path in (dataset / "data").iterdir())
+    loaded = load_dataset(str(dataset), verification_mode="all_checks")
+    assert {split: rows.to_list() for split, rows in loaded.items()} == plain
+    for split, rows in loaded.items():
+        assert info.splits[split].num_bytes == pytest.approx(rows.data.nbytes, rel=0.05)
+    streamed = load_dataset(str(dataset), split="train", streaming=True)
+    assert streamed.features == STRUCTURE_FEATURES and list(streamed) == plain["train"]
+
+
+def test_numbers_and_figures(dataset):
+    write_card(dataset, {"calculator": "one | two"})
+    text = (dataset / "README.md").read_text()
+    lines = [line.replace(" ", "") for line in text.splitlines()]
+    assert f"|train|3|2|3|2|63|{1000 * mean_component(dataset):.1f}|13.000|" in lines
+    assert "|validation|1|1|0|1|8|-|-|" in lines
+    assert "|vacancy|2|1|2|1|63|" in "".join(lines) and "|nonegiven|1|1|1|1|63|0.0|0.000|" in lines
+    assert "|C|1|1|" in lines and f"|Si|{3 * 63 + 7}|4|" in lines
+    assert "|v_Si|2|" in lines and "|structures|2|2|2|2|3|" in lines
+    assert "Energies: -255.000 to -40.000 eV, which is -5.0000 to -3.9683 eV per atom." in text
+    assert "|`positions`|`float32[n,3]`|CartesiancoordinatesinÅ|" in lines
+    assert r"|calculator|one\|two|" in lines
+    for name in ("forces", "distance", "kinds"):
+        assert f"(figures/{name}.png)" in text
+        pixels = np.asarray(Image.open(dataset / "figures" / f"{name}.png").convert("L"))
+        assert (pixels < 200).mean() > 0.002  # something is drawn
+    assert sorted(path.name for path in dataset.iterdir()) == ["README.md", "data", "figures"]
+
+
+def test_a_card_that_is_written_again_keeps_what_people_wrote(dataset, capsys, no_figures):
+    (dataset / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\nWritten by hand.\n")
+    write_card(dataset, {"command": "import"}, name="Silicon")
+    path = dataset / "README.md"
+    path.write_text(path.read_text() + "\nCite us.\n")
+    before = path.read_text()
+    assert run_command(lambda: main([str(dataset)])) == 0
+    assert path.read_text() == before
+    assert "Written by hand." in before and before.endswith("Cite us.\n")
+    assert DatasetCard.load(path).data.license == "mit" and "language: en" in before and "# Silicon" in before
+    write_card(dataset, {"checked": "yes"}, license="cc0-1.0", name="New")
+    data = DatasetCard.load(path).data
+    assert data.license == "cc0-1.0" and data.provenance == {"command": "import", "checked": "yes"}
+    assert "# New" in path.read_text()
+
+
+def test_summary_of_the_terminal(dataset):
+    table = summary_table(summarise(dataset))
+    assert "config types: vacancy 2, none given 1, carbon 1" in table
+    assert [line.split() for line in table.splitlines()[2:4]] == [
+        ["a.xyz", "train", "3", "2", "2", "63", "Si", f"{1000 * mean_component(dataset):.1f}"],
+        ["b.xyz", "validation", "1", "1", "1", "8", "C", "Si", "-"],
+    ]
+
+
+def test_data_sets_of_earlier_versions_and_without_forces(dataset, tmp_path):
+    """They lack columns, and nothing is drawn of what is not there; the card says what the files hold."""
+    old = load_dataset(str(dataset), split="validation").remove_columns(["defect_kinds", "subset"])
+    (tmp_path / "old").mkdir()
+    old.to_parquet(str(tmp_path / "old" / "test.parquet"))
+    write_card(tmp_path / "old")
+    assert load_dataset(str(tmp_path / "old"), split="test").features == old.features
+    assert "`subset`" not in (tmp_path / "old" / "README.md").read_text()
+    assert [path.name for path in (tmp_path / "old" / "figures").iterdir()] == ["kinds.png"]
+
+
+def test_bad_folders_are_named(dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    whole = next((dataset / "data").glob("train*")).read_bytes()
+    (damaged / "train.parquet").write_bytes(whole[: len(whole) // 2])
+    for folder, message in [
+        (tmp_path / "none", "no such folder"),
+        (tmp_path / "empty", "no parquet files"),
+        (damaged, "cannot be read as a data set"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            write_card(folder)
+        assert not (folder / "README.md").exists()
+    (dataset / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(InputError, match="README.md: its header cannot be read"):
+        write_card(dataset)
