@@ -4,8 +4,10 @@ Needs little memory, however large the files. An import that was interrupted goe
 again.
 """
 
+import argparse
 import sys
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,7 +18,8 @@ from modeling_adapt.command_line import (
     run_command,
     whole_number,
 )
-from modeling_adapt.data.building import build_dataset
+from modeling_adapt.data.building import Notes, build_dataset
+from modeling_adapt.data.card import write_card
 from modeling_adapt.data.published import plan_import
 from modeling_adapt.data.published_format import CELL_EDGE
 from modeling_adapt.data.site_search import add_host_option
@@ -64,9 +67,19 @@ def main(argv: list[str] | None = None) -> None:
         expected=work.count,
         num_proc=arguments.num_proc,
         description="importing",
+        finish=partial(_write_card, arguments),
     )
     print(summary_table(summarise(output)))
     print(f"data set written to: {output}")
+
+
+def _write_card(arguments: argparse.Namespace, folder: Path, notes: list[Notes]) -> None:
+    provenance = {
+        "command": "data_scripts/import_published.py",
+        "files": ", ".join(Path(path).name for path in (arguments.forces, *(arguments.energies or ()))),
+        "cell edge in Å": arguments.lattice_constant,
+    }
+    write_card(folder, provenance, name=Path(arguments.output).name)
 
 
 if __name__ == "__main__":

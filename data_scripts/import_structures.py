@@ -5,12 +5,14 @@ folder. Of a run that was cut off the complete ionic steps are taken. An import 
 same command is given again.
 """
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
 from modeling_adapt.command_line import CommandParser, require_empty_folder, run_command, whole_number
-from modeling_adapt.data.building import Built, build_dataset
+from modeling_adapt.data.building import Built, Notes, build_dataset
+from modeling_adapt.data.card import write_card
 from modeling_adapt.data.grouping import RowKey
 from modeling_adapt.data.site_search import SiteSearch, add_host_option
 from modeling_adapt.data.splitting import add_split_options, assign_rows, split_name
@@ -42,10 +44,17 @@ def main(argv: list[str] | None = None) -> None:
         plan=options,
         num_proc=arguments.num_proc,
         description="importing",
+        finish=partial(_write_card, arguments),
     )
     print(summary_table(summarise(output)))
     _report(built)
     print(f"data set written to: {output}")
+
+
+def _write_card(arguments: argparse.Namespace, folder: Path, notes: list[Notes]) -> None:
+    files = [Path(argument.partition("=")[2] or argument).name for argument in arguments.inputs]
+    provenance = {"command": "data_scripts/import_structures.py", "files": ", ".join(files)}
+    write_card(folder, provenance, name=Path(arguments.output).name)
 
 
 def _parser() -> CommandParser:

@@ -33,6 +33,13 @@ def _folder_or_skip(name: str) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cards_without_figures(request, monkeypatch):
+    """Figures take a second for every data set; the tests of the card itself draw them."""
+    if request.module.__name__ != "test_card":
+        monkeypatch.setattr("modeling_adapt.data.card._draw", lambda contents, folder: {})
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real DFT data (`../shared/data`); the test is skipped where it is absent."""

@@ -112,7 +112,7 @@ def test_a_full_disk_keeps_finished_parts(tmp_path, monkeypatch):
     log = tmp_path / "log"
     with monkeypatch.context() as patch:
         patch.setattr(building, "RowWriter", FullDisk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(InputError, match="No space left .* the same command goes on"):
             build_dataset(tmp_path / "data", parts(3, 3, log=str(log)), make_rows, everything_in_train)
     log.unlink()
     built = build_dataset(tmp_path / "data", parts(3, 3, log=str(log)), make_rows, everything_in_train)

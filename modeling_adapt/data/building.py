@@ -102,11 +102,13 @@ def build_dataset(
         splits = assign(keys)
         with finished_folder(folder) as unfinished:
             by_split = write_shards(paths, splits, train_subsets(keys, splits), unfinished)
-            if sum(by_split.values()) != sum(map(len, splits.values())):
+            if sum(by_split.values()) != rows:
                 raise InputError(f"{folder}: {sum(by_split.values())} structures were written of {rows}")
             if finish is not None:
                 finish(unfinished, notes)
         _clear(workshop, everything=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error}; finished parts are kept, and the same command goes on") from error
     finally:
         _clear(workshop, everything=False)
     return Built(by_split, notes)

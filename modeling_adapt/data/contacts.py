@@ -1,6 +1,5 @@
 """The closest contact of each pair of elements in a structure, periodic images included."""
 
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -52,12 +51,27 @@ def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.nd
     Returns:
         Three arrays (pairs,): both atom indices, and the distance in Å.
     """
+    edges = atoms.cell.array.diagonal()
+    if atoms.pbc.all() and np.array_equal(np.diag(edges), atoms.cell.array) and edges.min() > 2 * cutoff:
+        return _contacts_in_box(atoms.positions, edges, cutoff)
     images, owners = _with_images(atoms, cutoff)
     inside = cKDTree(images[: len(atoms)])
     pairs = inside.sparse_distance_matrix(cKDTree(images), cutoff, output_type="ndarray")
     # Among the atoms of the cell itself each pair is listed twice, and each atom with itself.
     once = pairs["i"] < pairs["j"]
     return pairs["i"][once], owners[pairs["j"][once]], pairs["v"][once]
+
+
+def _contacts_in_box(
+    positions: np.ndarray, edges: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[`contacts`] in a periodic box of which no pair sees two images: without any image, several times faster."""
+    inside = positions % edges
+    inside[inside >= edges] = 0.0  # what -1e-17 % 1 becomes
+    first, second = cKDTree(inside, boxsize=edges).query_pairs(cutoff, output_type="ndarray").T
+    vectors = inside[second] - inside[first]
+    vectors -= edges * np.rint(vectors / edges)
+    return first, second, np.sqrt((vectors**2).sum(axis=1))
 
 
 def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -75,11 +89,17 @@ def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     # The planes that bound the cell along lattice vector i are 1 / |reciprocal vector i| apart.
     reach = np.where(pbc, cutoff * np.linalg.norm(cell.reciprocal(), axis=1), 0.0)
 
-    images, owners = [fractional], [own]
-    for shift in product(*(range(-count, count + 1) for count in np.ceil(reach).astype(int))):
-        if any(shift):
-            shifted = fractional + shift
-            near = (((shifted >= -reach) & (shifted <= 1 + reach)) | ~pbc).all(axis=1)
-            images.append(shifted[near])
+    images = fractional
+    for axis in np.flatnonzero(pbc):  # one after the other, so that the images of images fill edges and corners
+        count = int(np.ceil(reach[axis]))
+        pieces = [images]
+        owners = [own]
+        for shift in (*range(-count, 0), *range(1, count + 1)):
+            along = images[:, axis] + shift
+            near = (along >= -reach[axis]) & (along <= 1 + reach[axis])
+            piece = images[near]
+            piece[:, axis] = along[near]
+            pieces.append(piece)
             owners.append(own[near])
-    return np.concatenate(images) @ cell.array, np.concatenate(owners)
+        images, own = np.concatenate(pieces), np.concatenate(owners)
+    return images @ cell.array, own

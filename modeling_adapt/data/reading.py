@@ -25,7 +25,7 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
         InputError: one line for a missing folder, a folder without data set, an unknown split (the existing ones are
             named), missing columns, a split in which no row has the wanted label, or a row that is no valid structure.
     """
-    splits = _load(str(dataset))
+    splits = load_splits(dataset)
     if split not in splits:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split]
@@ -61,7 +61,9 @@ def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
 
-def _load(dataset: str) -> DatasetDict:
+def load_splits(dataset: str | Path) -> DatasetDict:
+    """All splits as `datasets` loads them, not yet checked; [`InputError`] where it cannot."""
+    dataset = str(dataset)
     path, local = Path(dataset).expanduser(), is_local(dataset)
     if local and not path.exists():
         raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")

@@ -9,10 +9,8 @@ import numpy as np
 from ..command_line import finished_folder
 from .card import write_card
 from .grouping import RowKey
-from .reading import _load as load_splits
-from .reading import read_split
+from .reading import load_splits, read_split
 from .split_files import SPLIT_FILE, write_split_file
-from .structures import STRUCTURE_FEATURES
 from .subsets import with_subsets
 from .summary import DatasetSummary
 from .writing import ROWS_PER_GROUP, ROWS_PER_SHARD, RowWriter, shard_path
@@ -22,7 +20,7 @@ Division = tuple[Mapping[str, Sequence[int]], np.ndarray]  # row numbers by spli
 
 def read_splits(dataset: str | Path) -> dict[str, datasets.Dataset]:
     """All splits of a data set; see [`read_split`]."""
-    return {split: read_split(dataset, split) for split in load_splits(str(dataset))}
+    return {split: read_split(dataset, split) for split in load_splits(dataset)}
 
 
 def resplit(
@@ -71,5 +69,4 @@ def _write_split(rows: datasets.Dataset, numbers: np.ndarray, subsets: np.ndarra
         with RowWriter(shard_path(folder, split, shard, len(shards))) as writer:
             for start in range(0, len(wanted), ROWS_PER_GROUP):
                 block = wanted[start : start + ROWS_PER_GROUP]
-                table = rows[block].select(list(STRUCTURE_FEATURES))  # in this order
-                writer.write_table(with_subsets(table, subsets[block]))
+                writer.write_table(with_subsets(rows[block], subsets[block]))

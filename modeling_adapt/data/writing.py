@@ -37,14 +37,14 @@ class RowWriter:
     def write(self, rows: Iterable[dict[str, Any]]) -> int:
         """Writes rows of [`structure_row`]; returns how many."""
         count = 0
-        for group in _groups(rows):
-            self._writer.write_table(pa.Table.from_pylist(group, schema=self._schema))
-            count += len(group)
+        for table in _tables(rows):
+            self._writer.write_table(table)
+            count += len(table)
         return count
 
     def write_table(self, table: pa.Table) -> None:
-        """Writes rows that are in Arrow's format already."""
-        self._writer.write_table(table.cast(self._schema), row_group_size=ROWS_PER_GROUP)
+        """Writes rows that are in Arrow's format already, with the columns in any order."""
+        self._writer.write_table(table.select(self._schema.names).cast(self._schema), row_group_size=ROWS_PER_GROUP)
 
     def note(self, key: bytes, text: str) -> None:
         """Stores a text in the metadata of the file."""
@@ -135,8 +135,25 @@ def shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
     return folder / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
 
 
-def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Row groups with arrays as nested lists, which is what Arrow takes for more than one dimension."""
+def _tables(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    """Row groups in Arrow's format."""
+    schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
     iterator = iter(rows)
     while group := list(islice(iterator, ROWS_PER_GROUP)):
-        yield [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in group]
+        columns = [_column([row[field.name] for row in group], field.type) for field in schema]
+        yield pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; the numbers of lists go there as one array, which is a hundred times faster than one by one."""
+    if not pa.types.is_list(kind) or pa.types.is_string(kind.value_type):
+        return pa.array([v.tolist() if isinstance(v, np.ndarray) else v for v in values], kind)
+    missing = pa.array([value is None for value in values])
+    ends = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
+    numbers = np.concatenate([np.ravel(value) for value in values if value is not None] or [np.zeros(0)])
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        content = pa.FixedSizeListArray.from_arrays(pa.array(numbers, inner.value_type), type=inner)
+    else:
+        content = pa.array(numbers, inner)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), content, type=kind, mask=missing)
