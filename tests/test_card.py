@@ -48,6 +48,16 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("modeling_adapt.data.card._draw", lambda *_: {})
 
 
+def test_a_data_set_is_never_taken_for_another_of_the_same_name_and_size(tmp_path, no_figures):
+    """`datasets` keeps copies of what it has read, by name and header; the values must be those of this folder."""
+    for shift in (0.0, 1.0):
+        folder = tmp_path / str(shift) / "set"
+        atoms = bulk("Si", cubic=True)
+        write_dataset({"train": [structure_row(atoms, np.full((8, 3), shift), 0.0, source="a#0")]}, folder)
+        write_card(folder)
+        assert mean_component(folder) == shift
+
+
 def test_datasets_and_the_hub_read_the_card(dataset, no_figures):
     plain = {split: read_split(dataset, split).to_list() for split in ("train", "validation")}
     write_card(dataset, {"command": "import a.xyz", "versions": {"ase": "3.29"}}, license="cc-by-4.0")

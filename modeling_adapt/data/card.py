@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,8 @@ def write_card(
         "tags": metadata.get("tags") or _tags(contents.summary.total),
         "task_categories": metadata.get("task_categories") or ["other"],
         "size_categories": [_size_category(contents.summary.total.structures)],
-        "configs": [{"config_name": "default", "data_files": _data_files(contents.files, folder)}],
+        # No "configs": with them `datasets` would know its cached copy by the header alone, and take that of another
+        # folder of the same name, or of earlier files, for this one.
         "dataset_info": _dataset_info(contents),
     }
     if provenance is not None:
@@ -119,15 +119,6 @@ def _dataset_info(contents: _Contents) -> dict[str, Any]:
         features=contents.features, splits=splits, download_size=stored, dataset_size=sum(sizes.values())
     )
     return info._to_yaml_dict()
-
-
-def _data_files(files: Mapping[str, list[Path]], folder: Path) -> list[dict[str, Any]]:
-    """Where `datasets` finds the files of each split, relative to the folder."""
-    root = folder.resolve()
-    names = {split: [path.resolve().relative_to(root).as_posix() for path in paths] for split, paths in files.items()}
-    patterns = {split: f"data/{split}-*" for split in files}  # also finds a file that is added later
-    ours = all(fnmatch(name, patterns[split]) for split in files for name in names[split])
-    return [{"split": split, "path": patterns[split] if ours else names[split]} for split in files]
 
 
 def _size_category(structures: int) -> str:
