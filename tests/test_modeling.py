@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
 from modeling_adapt import ADAPTConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces, ADAPTModel
 from modeling_adapt.modeling_adapt import pair_distances
@@ -243,3 +244,16 @@ def test_global_state_is_left_alone(make_force_model, make_energy_model):
     make_force_model()
     ADAPTForEnergy(make_energy_model().config)
     assert (torch.get_default_dtype(), torch.get_num_threads(), torch.initial_seed()) == before
+
+
+def test_data_of_one_element_can_be_learned():
+    """Its descriptors are at their mean, so pairwise tokens are zero; without biases so would be every gradient."""
+    torch.manual_seed(0)
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.2, seed=0)
+    batch = ADAPTFeatureExtractor()(atoms)
+    statistics = {"feature_mean": batch["input_features"][0, 0].tolist(), "feature_std": [1.0] * 12}
+    model = ADAPTForForces(ADAPTConfig(geometry="pairwise", hidden_size=16, num_attention_heads=4, **statistics))
+    loss = model(**batch, labels=torch.ones(1, 8, 3)).loss
+    loss.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.force_head.parameters())
