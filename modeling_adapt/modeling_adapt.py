@@ -313,8 +313,8 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
-            # PyTorch's own scale, as in the published code: a fixed standard deviation would starve narrow layers, and
-            # with biases of zero the tokens of data of one element, whose descriptors are at their mean, would be zero.
+            # PyTorch's own scale, as in the published code: a fixed standard deviation would starve narrow layers. And
+            # with biases of zero the tokens of data of one element would be zero, its descriptors being at their mean.
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = module.in_features**-0.5
