@@ -26,7 +26,7 @@ from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.modeling_adapt import ADAPTForEnergy
 from modeling_adapt.tables import format_table
-from modeling_adapt.training.arguments import CONFIGS, PRESETS
+from modeling_adapt.training.arguments import preset_config
 
 MODELS = ("published-small", "fourier-small", "pairwise-small", "pairwise-energy")
 BATCHES = (1, 16)
@@ -63,8 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(preset: str, num_atoms: int, batch: int, repeats: int, threads: int) -> tuple[float, float]:
     """Milliseconds per structure, tokens included, and the memory in MB by which the process grew."""
     torch.set_num_threads(threads)
-    values = json.loads((PRESETS / f"{preset}.json").read_text())
-    config = CONFIGS[values.pop("model_type")](**values)
+    config = preset_config(preset)
     model = HEADS[config.model_type](config).eval()
     extract = ADAPTFeatureExtractor()
     structures = [rattled_silicon(num_atoms)] * batch

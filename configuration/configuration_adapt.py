@@ -26,8 +26,8 @@ class ADAPTConfig(PreTrainedConfig):
         geometry (`"cartesian"`, `"fourier"` or `"pairwise"`, defaults to `"cartesian"`):
             How coordinates enter the tokens. `"cartesian"`: normalised x, y, z, as published. `"fourier"`: sines and
             cosines of the fractional coordinates, so that wrapping an atom into the cell changes nothing; needs a
-            periodic cell. `"pairwise"`: tokens see no coordinates; atoms attend to each other through minimum-image
-            displacements, and forces are exactly equivariant (see `pairwise_adapt.py`).
+            periodic cell. `"pairwise"`: tokens see no coordinates; atoms attend to each other through displacements,
+            to all periodic images, and forces are exactly equivariant (see `pairwise_adapt.py`).
         fourier_wave_numbers (`tuple[int, ...]`, defaults to `(1, 2, 3, 4, 6, 8, 12, 24)`):
             Wave numbers k of `geometry="fourier"`, in waves per lattice vector. They should reach the spacing of the
             lattice planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.

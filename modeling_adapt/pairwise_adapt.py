@@ -1,7 +1,7 @@
 """
 Pairwise geometry of ADAPT: attention that knows the lattice.
 
-Every pair of atoms meets through its minimum-image displacement, damped by a smooth envelope, so pairs beyond
+Atoms meet through their displacements, to all periodic images, damped by a smooth envelope, so pairs beyond
 `pairwise_cutoff` have weight zero and are left out of the sums; nothing else distinguishes them. Atoms carry an
 invariant hidden state and a stream of vectors. What is built from displacements transforms with them: the features of
 degree l are sums over real spherical harmonics Y_l, coupled by Gaunt coefficients (products of order three per layer,
@@ -37,7 +37,7 @@ def spherical_harmonics(unit: torch.Tensor) -> torch.Tensor:
     Args:
         unit (`torch.Tensor` of shape `(..., 3)`): Unit vectors.
 
-    Returns:
+    Recell_shifts:
         `torch.Tensor` of shape `(..., 16)`, degrees one after the other; degree 1 is sqrt(3) (x, y, z).
     """
     x, y, z = unit.unbind(-1)
@@ -106,7 +106,7 @@ class ADAPTPairs:
 
 
 class ADAPTPairwiseGeometry(nn.Module):
-    """Minimum-image displacements of all pairs, in float32 or better; tokens see no coordinates."""
+    """Displacements to all periodic images within the cutoff, in float32 or better; tokens see no coordinates."""
 
     num_features = 0
 
@@ -135,14 +135,14 @@ class ADAPTPairwiseGeometry(nn.Module):
         Displacements (B, N, P, 3) in Å to all images within the cutoff, zero in empty slots; which slots (B, N, P)
         hold one; and of which atom (B, N, P), as row of the flattened batch.
         """
-        valid, index, turns = self._nearest_images(positions, cell, attention_mask)
+        valid, index, cell_shifts = self._images_within_cutoff(positions, cell, attention_mask)
         displacements = nn.functional.embedding(index, positions.flatten(0, 1)) - positions[:, :, None]
         if cell is not None:
-            displacements = displacements + torch.einsum("bijk,bkl->bijl", turns, cell)
+            displacements = displacements + torch.einsum("bijk,bkl->bijl", cell_shifts, cell)
         return torch.where(valid[..., None], displacements, 0.0), valid, index
 
     @torch.no_grad()
-    def _nearest_images(
+    def _images_within_cutoff(
         self, positions: torch.Tensor, cell: torch.Tensor | None, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -164,21 +164,23 @@ class ADAPTPairwiseGeometry(nn.Module):
         shifts = torch.cartesian_prod(
             *[torch.arange(int(count), device=cell.device, dtype=cell.dtype) for count in tiles]
         ).reshape(-1, 3)
-        is_atom = attention_mask.bool().repeat_interleave(len(shifts), dim=1)[:, None, :]
+        # Along a direction that is not periodic the cell has no vector, and a shift would count the same atom again.
+        is_image = ((shifts == 0) | cell.any(dim=-1)[:, None, :]).all(dim=-1)
+        counts = (attention_mask.bool()[:, :, None] & is_image[:, None, :]).flatten(1)[:, None, :]
         offsets = num_atoms * torch.arange(batch_size, device=positions.device)[:, None, None]
 
         parts = []
         for queries in positions.split(max(1, _PAIRS_AT_ONCE // (batch_size * num_atoms * len(shifts))), dim=1):
             displacements = positions[:, None, :, :] - queries[:, :, None, :]
             fractional = torch.einsum("bijk,bkl->bijl", displacements, inverse)[..., None, :] + shifts
-            turns = (shifts - tiles * torch.round(fractional / tiles)).flatten(2, 3)
-            images = displacements.repeat_interleave(len(shifts), dim=2) + torch.einsum("bijk,bkl->bijl", turns, cell)
-            squares = images.square().sum(-1)
-            squares = torch.where((squares < self.cutoff**2) & (squares > 1e-6) & is_atom, squares, torch.inf)
+            cell_shifts = (shifts - tiles * torch.round(fractional / tiles)).flatten(2, 3)
+            images = displacements.repeat_interleave(len(shifts), dim=2)
+            squares = (images + torch.einsum("bijk,bkl->bijl", cell_shifts, cell)).square().sum(-1)
+            squares = torch.where((squares < self.cutoff**2) & (squares > 1e-6) & counts, squares, torch.inf)
             slots = max(1, int(squares.isfinite().sum(dim=-1).max()))
             squares, index = squares.topk(min(slots, squares.shape[-1]), dim=-1, largest=False)
-            turns = turns.gather(2, index[..., None].expand(*index.shape, 3))
-            parts.append((squares.isfinite(), index // len(shifts) + offsets, turns))
+            cell_shifts = cell_shifts.gather(2, index[..., None].expand(*index.shape, 3))
+            parts.append((squares.isfinite(), index // len(shifts) + offsets, cell_shifts))
         return tuple(_concatenate(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
 

@@ -113,13 +113,28 @@ def test_low_precision_weights_run_and_statistics_stay_exact(make_force_model, s
     assert list(low.normalizer.mean) == list(model.normalizer.mean)  # not rounded to bfloat16
 
 
-def test_embedding_keeps_float32_coordinates_under_autocast(make_force_model, structures):
-    model, batch = make_force_model(), extract(structures)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_coordinates_stay_float32_under_autocast(make_force_model, structures, geometry):
+    model, batch = make_force_model(geometry=geometry), extract(structures)
+    inputs = [batch[name] for name in ("input_features", "attention_mask", "cell")]
     with torch.no_grad():
-        exact, _ = model.adapt.embeddings(batch["input_features"])
+        exact, exact_pairs = model.adapt.embeddings(*inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            cast, _ = model.adapt.embeddings(batch["input_features"])
+            cast, cast_pairs = model.adapt.embeddings(*inputs)
     assert (exact - cast).abs().max() < 1e-5
+    if exact_pairs is not None:
+        assert torch.equal(exact_pairs.radial, cast_pairs.radial)
+
+
+def test_a_pooled_energy_learns_its_gradient_under_autocast(make_energy_model, structures):
+    model = make_energy_model(architecture="pooled", geometry="pairwise").train()
+    batch = extract(structures)
+    labels = {"labels": torch.zeros(3), "force_labels": torch.zeros(3, 16, 3)}
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch, **labels).loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert max(gradient.abs().max() for gradient in gradients) > 0
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -56,6 +56,18 @@ def test_translation_and_wrapping_change_nothing(model, structures):
             assert np.abs(forces_of(model, other) - forces).max() < 1e-5
 
 
+def test_a_molecule_a_slab_and_a_thin_crystal_share_a_batch(model, structures, skewed):
+    """What is tiled for the one must not count atoms of the others again."""
+    molecule, slab = structures[0].copy(), structures[2].copy()
+    molecule.pbc, molecule.cell = False, None
+    slab.pbc = (True, True, False)
+    batch = [molecule, slab, skewed]
+    with torch.no_grad():
+        together = model(**extract(batch)).forces.numpy()
+    for row, atoms in enumerate(batch):
+        assert np.abs(together[row, : len(atoms)] - forces_of(model, atoms)).max() < 1e-5
+
+
 @pytest.mark.parametrize("repeat", [(2, 1, 1), (2, 2, 2)])
 def test_repeating_the_cell_repeats_the_forces(model, structures, skewed, repeat):
     for atoms in (structures[0], skewed):
