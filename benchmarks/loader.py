@@ -5,7 +5,6 @@ defect sites, 217 atoms, and a second one of mixed sizes.
     OMP_NUM_THREADS=1 python benchmarks/loader.py
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.tables import format_table
-from modeling_adapt.training.arguments import CONFIGS, PRESETS
+from modeling_adapt.training.arguments import preset_config
 from modeling_adapt.training.trainer import SizeGroupedSampler, fit_statistics_of
 
 BATCH_SIZE = 64
@@ -57,15 +56,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def defects(count: int, repeats: list[int]) -> Iterator[dict[str, Any]]:
-    """Rows of rattled silicon with an interstitial and, every second time, a vacancy; `repeats` of the cubic cell."""
+    """Rows of rattled silicon with an interstitial and, every second time, a second site; `repeats` of the cube."""
     rng = np.random.default_rng(0)
     for index in range(count):
         atoms = bulk("Si", a=5.43, cubic=True) * repeats[index % len(repeats)]
-        interstitial, vacancy = np.array([2.715, 2.715, 2.715]), atoms.positions[5].copy()
+        interstitial, second = np.array([2.715, 2.715, 2.715]), atoms.positions[5].copy()
         atoms.append("Si")
         atoms.positions[-1] = interstitial
         atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
-        sites = [interstitial, vacancy][: 1 + index % 2]
+        sites = [interstitial, second][: 1 + index % 2]
         forces = rng.normal(size=atoms.positions.shape)
         yield structure_row(atoms, forces, -5.0 * len(atoms), defect_sites=sites, source=f"made#{index}")
 
@@ -108,8 +107,7 @@ def training_table(rows: datasets.Dataset, batch_size: int, repeats: int) -> str
     batch.pop("nearest_defect")
     table = []
     for preset in ("published-small", "pairwise-small"):
-        values = json.loads((PRESETS / f"{preset}.json").read_text(encoding="utf-8"))
-        config = CONFIGS[values.pop("model_type")](**values)
+        config = preset_config(preset)
         fit_statistics_of(config, rows)
         model = HEADS[config.model_type](config).train()
         optimizer = torch.optim.AdamW(model.parameters())

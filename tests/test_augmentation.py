@@ -308,3 +308,10 @@ def test_training_refuses_octahedral_without_cubes(folder, tmp_path):
     with pytest.raises(InputError, match="needs periodic cubic cells"):
         tiny_run(folder, str(tmp_path / "run"), "--train_split", "slanted", "--model", "published-energy")
     assert not (tmp_path / "run").exists()
+
+
+def test_training_refuses_turned_forces_for_tokens_that_stay(folder, tmp_path):
+    """Fractional coordinates do not see a rotation of everything; the forces would be random."""
+    with pytest.raises(InputError, match="rotation turns the forces"):
+        tiny_run(folder, str(tmp_path / "run"), "--geometry", "fourier", "--augmentation", "rotation")
+    assert not (tmp_path / "run").exists()

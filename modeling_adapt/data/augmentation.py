@@ -45,9 +45,7 @@ class OctahedralRotations:
         if not _cubic(structure["cell"], structure["pbc"]):
             raise InputError("octahedral augmentation of a cell that is not cubic")
         operation = OCTAHEDRAL_OPERATIONS[rng.integers(len(OCTAHEDRAL_OPERATIONS))]
-        edge = structure["cell"][0, 0]
-        positions = structure["positions"] @ operation
-        return _moved(structure, positions - np.floor(positions / edge) * edge, operation)
+        return _moved(structure, _wrapped(structure["positions"] @ operation, structure), operation)
 
 
 @dataclass(frozen=True)

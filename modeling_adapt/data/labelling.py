@@ -10,8 +10,11 @@ from ase.calculators.calculator import Calculator
 from ase.constraints import FixCom
 from ase.md.langevin import Langevin
 from ase.optimize import FIRE
+from matscipy.calculators.manybody import Manybody
+from matscipy.calculators.manybody.explicit_forms.tersoff_brenner import Erhart_PRB_71_035211_SiC, TersoffBrenner
 
 from ..errors import InputError, one_line
+from .triplets import TripletNeighbourhood
 
 ABSURD_FORCE = 30.0  # eV/Å; a handful of frames with larger forces ruin a training
 _TIME_STEP = 2.0 * units.fs  # a twentieth of the fastest vibration, that of carbon between silicon atoms
@@ -41,16 +44,6 @@ class Trajectory(NamedTuple):
 
 def erhart_albe() -> Calculator:
     """The potential of Erhart and Albe for Si, C and SiC (doi 10.1103/PhysRevB.71.035211), through matscipy."""
-    try:
-        from matscipy.calculators.manybody import Manybody
-        from matscipy.calculators.manybody.explicit_forms.tersoff_brenner import (
-            Erhart_PRB_71_035211_SiC,
-            TersoffBrenner,
-        )
-
-        from .triplets import TripletNeighbourhood
-    except ImportError as error:
-        raise InputError("labelling needs matscipy: pip install matscipy, or give --calculator") from error
     form = TersoffBrenner(Erhart_PRB_71_035211_SiC)
     return Manybody(**form, neighbourhood=TripletNeighbourhood(form["atom_type"], form["pair_type"]))
 

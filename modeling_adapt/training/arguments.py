@@ -188,12 +188,17 @@ def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
     if namespace.initial_model is not None:
         config = load_model(namespace.initial_model)[0].config
         return _validated(type(config), config.to_dict() | overrides)
-    preset = Path(namespace.model)
+    return preset_config(namespace.model, overrides)
+
+
+def preset_config(name: str, overrides: dict[str, Any] | None = None) -> ADAPTConfig:
+    """The configuration of a preset of `configuration/models/` or of a JSON file, with some fields changed."""
+    preset = Path(name)
     if preset.suffix != ".json":
-        preset = PRESETS / f"{namespace.model}.json"
+        preset = PRESETS / f"{name}.json"
     if not preset.is_file():
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.json")))
-        raise InputError(f"there is no model preset '{namespace.model}'; name a JSON file or one of: {names}")
+        raise InputError(f"there is no model preset '{name}'; name a JSON file or one of: {names}")
     try:
         values = json.loads(preset.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no text at all
@@ -201,7 +206,7 @@ def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
     model_type = values.pop("model_type", None) if isinstance(values, dict) else None
     if not isinstance(model_type, str) or model_type not in CONFIGS:
         raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}, not {model_type!r}")
-    return _validated(CONFIGS[model_type], values | overrides)
+    return _validated(CONFIGS[model_type], values | (overrides or {}))
 
 
 def _validated(config_class: type[ADAPTConfig], values: dict[str, Any]) -> ADAPTConfig:

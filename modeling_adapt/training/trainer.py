@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.augmentation import augmentation_steps, require_cubic_cells
+from ..data.columns import list_column
 from ..data.importance import ImportanceWeighting
 from ..data.loader import StructureCollator, StructureDataset
 from ..data.statistics import fit_statistics
@@ -105,6 +106,8 @@ def build_trainer(
         raise InputError("train_sampling_strategy: batch_rebalance cannot read structures; use group_by_length")
     if "octahedral" in run.augmentation:
         require_cubic_cells(train_rows)
+    if "rotation" in run.augmentation and config.geometry == "fourier":
+        raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
     config.training_domain = _domain(config, train_rows)
     if run.initial_model is None:
         fit_statistics_of(config, train_rows)
@@ -166,12 +169,9 @@ def _fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Data
     baseline = fit_baseline(train_rows)
     known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
     config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
-    rows = StructureDataset(train_rows)
-    left_over = []
-    for row in range(len(rows)):
-        structure = rows[row]
-        counts = compositions(structure["atomic_numbers"][None])
-        left_over.append((structure["energy"] - baseline.predict(counts)[0]) / counts.sum())
+    table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
+    counts = compositions(list_column(table, "atomic_numbers"))
+    left_over = (table["energy"].to_numpy() - baseline.predict(counts)) / counts.sum(axis=1)
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
 
