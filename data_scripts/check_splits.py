@@ -9,7 +9,7 @@ import datasets
 
 from modeling_adapt.command_line import CommandParser, positive_number, run_command
 from modeling_adapt.data.duplicates import NearDuplicate, near_duplicates
-from modeling_adapt.data.resplitting import read_splits
+from modeling_adapt.data.reading import read_splits
 from modeling_adapt.tables import format_table
 
 EXAMPLE = """example:
@@ -50,7 +50,7 @@ def _divided_trajectories(splits: Mapping[str, datasets.Dataset]) -> dict[str, l
     """Names of trajectories that are in several splits, with these."""
     where: dict[str, list[str]] = defaultdict(list)
     for split, rows in splits.items():
-        for trajectory in set(rows["trajectory"]):
+        for trajectory in set(rows["trajectory"]) - {"", None}:
             where[trajectory].append(split)
     return {trajectory: names for trajectory, names in sorted(where.items()) if len(names) > 1}
 

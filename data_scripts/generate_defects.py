@@ -20,8 +20,8 @@ from modeling_adapt.data.building import Built
 from modeling_adapt.data.defects import STRUCTURE_KINDS
 from modeling_adapt.data.generation import GenerationPlan, generate_dataset
 from modeling_adapt.data.labelling import ABSURD_FORCE, load_calculator
-from modeling_adapt.data.splitting import add_split_options, assign_rows
-from modeling_adapt.data.summary import summarise, summary_table
+from modeling_adapt.data.splitting import add_split_options, divide_rows
+from modeling_adapt.data.summary import summary_table
 
 EXAMPLE = """example:
   python data_scripts/generate_defects.py datasets/defects --structures 1000 --seed 0
@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     output = require_empty_folder(arguments.output)
     load_calculator(arguments.calculator)  # a wrong one is an error now and not after the start of the processes
     plan = GenerationPlan(**{name: getattr(arguments, name) for name in GenerationPlan.__dataclass_fields__})
-    assign = partial(assign_rows, split=arguments.split, seed=arguments.seed)
-    built = generate_dataset(output, arguments.structures, plan, assign, arguments.num_proc)
-    print(summary_table(summarise(output)))
+    divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
+    built = generate_dataset(output, arguments.structures, plan, divide, arguments.num_proc)
+    print(summary_table(built.summary))
     _report_losses(built)
     print(f"data set written to: {output}")
 

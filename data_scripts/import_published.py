@@ -8,6 +8,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,12 +20,11 @@ from modeling_adapt.command_line import (
     whole_number,
 )
 from modeling_adapt.data.building import Notes, build_dataset
-from modeling_adapt.data.card import write_card
 from modeling_adapt.data.published import plan_import
 from modeling_adapt.data.published_format import CELL_EDGE
 from modeling_adapt.data.site_search import add_host_option
-from modeling_adapt.data.splitting import add_split_options, assign_rows
-from modeling_adapt.data.summary import summarise, summary_table
+from modeling_adapt.data.splitting import add_split_options, divide_rows
+from modeling_adapt.data.summary import summary_table
 
 EXAMPLE = """example:
   python data_scripts/import_published.py frames.pt datasets/ni-br --energies energy_x.pt energy_y.pt
@@ -58,28 +58,29 @@ def main(argv: list[str] | None = None) -> None:
         work = plan_import(
             arguments.forces, arguments.energies, arguments.lattice_constant, arguments.host, bar.update
         )
-    build_dataset(
+    built = build_dataset(
         output,
         work.parts,
         work.make,
-        partial(assign_rows, split=arguments.split, seed=arguments.seed),
+        partial(divide_rows, split=arguments.split, seed=arguments.seed),
         plan=work.plan,
+        provenance=partial(_provenance, arguments),
         expected=work.count,
         num_proc=arguments.num_proc,
         description="importing",
-        finish=partial(_write_card, arguments),
     )
-    print(summary_table(summarise(output)))
+    print(summary_table(built.summary))
     print(f"data set written to: {output}")
 
 
-def _write_card(arguments: argparse.Namespace, folder: Path, notes: list[Notes]) -> None:
-    provenance = {
+def _provenance(arguments: argparse.Namespace, notes: list[Notes]) -> dict[str, Any]:
+    return {
         "command": "data_scripts/import_published.py",
         "files": ", ".join(Path(path).name for path in (arguments.forces, *(arguments.energies or ()))),
         "cell edge in Å": arguments.lattice_constant,
+        "split": f"{arguments.split}, seed {arguments.seed}",
+        "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
     }
-    write_card(folder, provenance, name=Path(arguments.output).name)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,19 @@ same command is given again.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from modeling_adapt.command_line import CommandParser, require_empty_folder, run_command, whole_number
 from modeling_adapt.data.building import Built, Notes, build_dataset
-from modeling_adapt.data.card import write_card
 from modeling_adapt.data.grouping import RowKey
-from modeling_adapt.data.site_search import SiteSearch, add_host_option
-from modeling_adapt.data.splitting import add_split_options, assign_rows, split_name
-from modeling_adapt.data.structure_files import ReadingOptions, find_files, structure_rows
-from modeling_adapt.data.summary import summarise, summary_table
+from modeling_adapt.data.site_search import SiteSearch, add_host_option, host_state
+from modeling_adapt.data.splitting import add_split_options, divide_rows, split_name
+from modeling_adapt.data.structure_files import ReadingOptions, StructureFile, find_files, structure_rows
+from modeling_adapt.data.subsets import Division, train_subsets
+from modeling_adapt.data.summary import summary_table
 from modeling_adapt.errors import InputError
 
 EXAMPLE = """examples:
@@ -34,27 +36,48 @@ def main(argv: list[str] | None = None) -> None:
     inputs = [_split_and_path(argument) for argument in arguments.inputs]
     if any(split for split, _ in inputs) and not all(split for split, _ in inputs):
         raise InputError("name a split for every input (SPLIT=FILE) or for none")
+    if inputs[0][0] and arguments.split != _parser().get_default("split"):
+        raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
     options = ReadingOptions(**{name: getattr(arguments, name) for name in ReadingOptions._fields})
     SiteSearch(options.host)  # a host that cannot be read is an error now, and not when the work begins
+    files = find_files(inputs)
+    divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
+    if inputs[0][0]:
+        divide = partial(_by_name, seed=arguments.seed)
     built = build_dataset(
         output,
-        find_files(inputs),
+        files,
         partial(structure_rows, options=options),
-        _by_name if inputs[0][0] else partial(assign_rows, split=arguments.split, seed=arguments.seed),
-        plan=options,
+        divide,
+        plan=[options, host_state(options.host)],
+        provenance=partial(_provenance, arguments, files),
         num_proc=arguments.num_proc,
         description="importing",
-        finish=partial(_write_card, arguments),
     )
-    print(summary_table(summarise(output)))
+    print(summary_table(built.summary))
     _report(built)
     print(f"data set written to: {output}")
 
 
-def _write_card(arguments: argparse.Namespace, folder: Path, notes: list[Notes]) -> None:
-    files = [Path(argument.partition("=")[2] or argument).name for argument in arguments.inputs]
-    provenance = {"command": "data_scripts/import_structures.py", "files": ", ".join(files)}
-    write_card(folder, provenance, name=Path(arguments.output).name)
+def _provenance(arguments: argparse.Namespace, files: list[StructureFile], notes: list[Notes]) -> dict[str, Any]:
+    return {
+        "command": "data_scripts/import_structures.py",
+        "files": ", ".join(Path(path).name for _, path in map(_split_and_path, arguments.inputs)),
+        "number of files": len(files),
+        "split": "as given" if files[0].split else f"{arguments.split}, seed {arguments.seed}",
+        "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
+        "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, trajectory {arguments.group_key}",
+        "VASP runs that were cut off": _cut_off(notes),
+        "left out": "; ".join(line.rpartition("/")[2] for line in _skipped(notes)) or "none",  # without the folders
+    }
+
+
+def _cut_off(notes: list[Notes]) -> int:
+    return sum(note.get("cut_off", False) for note in notes)
+
+
+def _skipped(notes: list[Notes]) -> list[str]:
+    return [line for note in notes for line in note["skipped"]]
 
 
 def _parser() -> CommandParser:
@@ -89,22 +112,23 @@ def _split_and_path(argument: str) -> tuple[str, Path]:
     split, equals, path = argument.partition("=")
     if not equals or Path(argument).exists():
         return "", Path(argument)
+    if not path:
+        raise InputError(f"{argument}: no file after the =")
     return split_name(split), Path(path)
 
 
-def _by_name(keys: list[RowKey]) -> dict[str, list[int]]:
+def _by_name(sources: Sequence[str], keys: Sequence[RowKey], seed: int) -> Division:
     """The split in which each trajectory is by its name."""
     splits: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         splits.setdefault(key.trajectory.split("/", 1)[0], []).append(row)
-    return splits
+    return splits, train_subsets(keys, splits, seed)
 
 
 def _report(built: Built) -> None:
-    cut_off = sum(notes.get("cut_off", False) for notes in built.notes)
-    if cut_off:
+    if cut_off := _cut_off(built.notes):
         print(f"VASP runs that were cut off, of which the complete ionic steps are taken: {cut_off}")
-    if skipped := [line for notes in built.notes for line in notes["skipped"]]:
+    if skipped := _skipped(built.notes):
         print(f"left out because it cannot be read or has bad data: {len(skipped)}")
         print("\n".join(f"  {line}" for line in skipped[:_LISTED]))
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from modeling_adapt.command_line import CommandParser, require_empty_folder, run_command
 from modeling_adapt.data.grouping import RowKey
-from modeling_adapt.data.resplitting import Division, resplit
+from modeling_adapt.data.resplitting import resplit
 from modeling_adapt.data.split_files import read_split_file
-from modeling_adapt.data.splitting import HELD_OUT, add_split_options, assign_rows
-from modeling_adapt.data.subsets import train_subsets
+from modeling_adapt.data.splitting import HELD_OUT, add_split_options, divide_rows
+from modeling_adapt.data.subsets import Division
 from modeling_adapt.data.summary import summary_table
 from modeling_adapt.errors import InputError
 
@@ -48,8 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     def divide(sources: Sequence[str], keys: Sequence[RowKey]) -> Division:
         if arguments.split_file:
             return read_split_file(arguments.split_file, sources, keys)
-        splits = assign_rows(keys, arguments.split, arguments.seed, by=arguments.by, hold_out=arguments.hold_out)
-        return splits, train_subsets(keys, splits, arguments.seed)
+        return divide_rows(
+            sources, keys, arguments.split, arguments.seed, by=arguments.by, hold_out=arguments.hold_out
+        )
 
     how = f"{arguments.split} by {arguments.by}, seed {arguments.seed}, held out: {arguments.hold_out or 'nothing'}"
     if arguments.split_file:

@@ -103,13 +103,20 @@ def require_empty_folder(folder: str | Path) -> Path:
     return folder
 
 
+def require_replaceable(folder: Path) -> Path:
+    """Returns `folder`; raises [`InputError`] if no finished folder could take its place."""
+    if folder.is_symlink() or os.path.ismount(folder) or (folder.exists() and folder.samefile(Path.cwd())):
+        raise InputError(f"{folder} is a link, a mount point or the current folder; name a new folder in it")
+    return folder
+
+
 @contextmanager
 def finished_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, beside `folder`, whose name it takes when the block ends without an error.
 
     So half a result is never mistaken for one, and an error leaves nothing behind.
     """
-    folder = require_empty_folder(folder)
+    folder = require_replaceable(require_empty_folder(folder))
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))

@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from data_scripts.describe_dataset import main
+from data_scripts.split_dataset import main as split_main
 from modeling_adapt.command_line import run_command
 from modeling_adapt.data.card import write_card
 from modeling_adapt.data.reading import read_split
@@ -56,6 +57,23 @@ def test_a_data_set_is_never_taken_for_another_of_the_same_name_and_size(tmp_pat
         write_dataset({"train": [structure_row(atoms, np.full((8, 3), shift), 0.0, source="a#0")]}, folder)
         write_card(folder)
         assert mean_component(folder) == shift
+
+
+def test_figures_do_not_turn_a_data_set_into_one_of_images(dataset, tmp_path):
+    """Where no file name tells a split, `datasets` takes every file for data, and the most frequent kind wins."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    next((dataset / "data").glob("train*")).rename(folder / "structures.parquet")
+    write_card(folder)
+    assert len(read_split(folder, "train")) == 3 and write_card(folder).total.structures == 3
+
+
+def test_configs_of_the_set_that_was_divided_do_not_hide_new_splits(dataset, tmp_path, no_figures):
+    (dataset / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
+    )
+    assert run_command(lambda: split_main([str(dataset), str(tmp_path / "new"), "--split", "other"])) == 0
+    assert list(load_dataset(str(tmp_path / "new"))) == ["other"]
 
 
 def test_datasets_and_the_hub_read_the_card(dataset, no_figures):
@@ -149,3 +167,12 @@ def test_bad_folders_are_named(dataset, tmp_path):
     (dataset / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(InputError, match="README.md: its header cannot be read"):
         write_card(dataset)
+
+
+def test_a_row_that_is_no_structure_is_named(tmp_path, no_figures, capsys):
+    row = structure_row(bulk("Si", cubic=True), np.zeros((8, 3)), source="a#0")
+    write_dataset({"train": [row, row | {"atomic_numbers": [92] * 8, "source": "b#3"}]}, tmp_path / "set")
+    assert run_command(lambda: main([str(tmp_path / "set")])) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "row 1 (b#3)" in error and "92" in error
+    assert not (tmp_path / "set" / "README.md").exists()

@@ -77,12 +77,6 @@ def distorted(kind, seed=0, repeat=2):
     return distort(STRUCTURE_KINDS[kind](silicon_supercell(repeat=repeat), rng), rng).atoms
 
 
-@pytest.fixture
-def no_card(monkeypatch):
-    """Saves the time of drawing figures."""
-    monkeypatch.setattr(generation, "write_card", lambda *arguments, **options: None)
-
-
 def generate(folder, options, split="train"):
     """All rows that the command writes, as one table."""
     main([str(folder), *options.split(), "--split", split])
@@ -172,7 +166,7 @@ def test_trajectory_ends_where_forces_are_no_numbers():
     assert (len(frames), dropped) == (3, 0) and "not finite" in failure
 
 
-def test_labels_are_the_gradient_of_the_energy_at_the_stored_positions(tmp_path, no_card):
+def test_labels_are_the_gradient_of_the_energy_at_the_stored_positions(tmp_path):
     """Central differences over a data set that the command wrote, within 1e-4 eV/Å; every kind occurs."""
     kinds = ",".join(STRUCTURE_KINDS)
     rows = generate(
@@ -197,7 +191,7 @@ def test_labels_are_the_gradient_of_the_energy_at_the_stored_positions(tmp_path,
             assert forces[atom, axis] == pytest.approx(-slope, abs=1e-4)
 
 
-def test_any_number_of_processes_gives_the_same_data(tmp_path, no_card):
+def test_any_number_of_processes_gives_the_same_data(tmp_path):
     options = "--structures 25 --repeat 1 --frames 2 --steps 2 --md-share 0.3 --md-steps 3 --seed 3"
     main([str(tmp_path / "one"), *options.split()])
     main([str(tmp_path / "two"), *options.split(), "--num-proc", "2"])
@@ -208,7 +202,7 @@ def test_any_number_of_processes_gives_the_same_data(tmp_path, no_card):
             assert one.data[name].to_pylist() == two.data[name].to_pylist(), name
 
 
-def test_rows_are_labelled_and_reproducible(tmp_path, no_card):
+def test_rows_are_labelled_and_reproducible(tmp_path):
     options = f"--frames 3 --steps 4 --repeat 2 --md-share 0 --calculator {__name__}:Springs"
     rows = generate(tmp_path / "set", f"--structures 40 --seed 7 {options}")
     more = generate(tmp_path / "more", f"--structures 50 --seed 7 {options}")
@@ -225,7 +219,7 @@ def test_rows_are_labelled_and_reproducible(tmp_path, no_card):
     assert carbon["defect_kinds"] == ["C_Si"]
 
 
-def test_interrupted_run_goes_on(tmp_path, monkeypatch, no_card):
+def test_interrupted_run_goes_on(tmp_path, monkeypatch):
     options = f"--structures 50 --frames 2 --steps 2 --repeat 2 --calculator {__name__}:Springs"
     whole = generate(tmp_path / "whole", options)
     blocks = []
@@ -299,7 +293,7 @@ def test_bad_arguments_write_nothing(tmp_path, capsys, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_rattled_and_strained_starts_of_small_cells(tmp_path, no_card):
+def test_rattled_and_strained_starts_of_small_cells(tmp_path):
     rows = generate(
         tmp_path / "data",
         "--structures 4 --repeat 2 --kinds vacancy,bulk --rattle 0.2 --strain 0.02 --steps 0 --md-share 0",

@@ -309,3 +309,36 @@ def test_real_silicon(shared_data, tmp_path, capsys):
     train = read_split(tmp_path / "set", "train", "energy")
     assert len(train) == 305 and len(set(train["config_type"])) == 6
     assert len(read_split(tmp_path / "set", "validation", "forces")) == 50
+
+
+def test_inputs_that_contradict_each_other_are_refused(tmp_path, capsys):
+    atoms, _ = labelled(0)
+    file = tmp_path / "a.extxyz"
+    write(file, atoms)
+    for arguments, message in (
+        (["train="], "no file after the ="),
+        ([f"train={file}", "--split", "0.5,0.3,0.2"], "--split divides files whose split is not named"),
+        ([file, tmp_path / "." / "a.extxyz"], "is given twice"),
+    ):
+        options = arguments[1:] if str(arguments[-1]).count(",") else []
+        inputs = arguments[:1] if options else arguments
+        status, error = run(capsys, *inputs, tmp_path / "set", *options)
+        assert status == 2 and message in error and error.count("\n") == 1
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_corrected_host_file_makes_the_parts_anew(tmp_path, capsys):
+    """The sites of parts that an interrupted import left behind are those of the old host."""
+    good, _ = labelled(0)
+    write(tmp_path / "good.extxyz", good)
+    (tmp_path / "bad.extxyz").write_text("no structures")
+    host = bulk("Si", "diamond", a=5.43, cubic=True)
+    for symbol in ("Ge", "Si"):
+        host.symbols[3] = symbol
+        write(tmp_path / "host.extxyz", host)
+        if symbol == "Si":
+            write(tmp_path / "bad.extxyz", labelled(1)[0])
+        inputs = (tmp_path / "good.extxyz", tmp_path / "bad.extxyz", tmp_path / "set")
+        status, _ = run(capsys, *inputs, "--host", tmp_path / "host.extxyz", "--split", "train")
+        assert status == (2 if symbol == "Ge" else 0)
+    assert all(kinds == [] for kinds in read_split(tmp_path / "set", "train")["defect_kinds"])

@@ -10,7 +10,7 @@ from data_scripts.split_dataset import main
 from modeling_adapt.command_line import run_command
 from modeling_adapt.data.grouping import RowKey
 from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.splitting import assign_rows, assign_splits
+from modeling_adapt.data.splitting import assign_rows, divide_rows
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
 from modeling_adapt.data.subsets import SUBSETS, select_subset, train_subsets
 from modeling_adapt.data.writing import write_dataset
@@ -131,7 +131,11 @@ def dataset(tmp_path, monkeypatch):
             labels = {"forces": rng.normal(size=(8, 3)), "energy": -40 - rng.random() / 3}
             source = f"a.extxyz#{3 * trajectory + frame}"
             rows.append(structure_row(atoms, **labels, config_type=name, trajectory=f"t{trajectory}", source=source))
-    write_dataset(assign_splits(rows), tmp_path / "set")
+    keys = [RowKey(row["trajectory"], row["config_type"], True) for row in rows]
+    splits, subsets = divide_rows([], keys)
+    for row, subset in zip(rows, subsets, strict=True):
+        row["subset"] = None if np.isnan(subset) else subset
+    write_dataset({split: [rows[index] for index in chosen] for split, chosen in splits.items()}, tmp_path / "set")
     return tmp_path / "set"
 
 

@@ -6,8 +6,9 @@ from ase import Atoms
 from ase.build import bulk
 from datasets import Dataset, load_dataset
 
+from modeling_adapt.data.grouping import RowKey
 from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.splitting import assign_splits, same_trajectory, split_by_trajectory, trajectory_starts
+from modeling_adapt.data.splitting import assign_rows, same_trajectory
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, atoms_from_row, structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
@@ -194,31 +195,34 @@ def test_rows_from_elsewhere_are_checked_when_read(tmp_path, change, message):
 def test_splits_never_divide_a_trajectory():
     rng = np.random.default_rng(1)
     trajectories = np.repeat(np.arange(40), rng.integers(1, 12, size=40)).tolist()
-    splits = split_by_trajectory(trajectories, seed=3)
+    keys = [RowKey(str(trajectory), "", True) for trajectory in trajectories]
+    splits = assign_rows(keys, seed=3)
     assert sorted(sum(splits.values(), [])) == list(range(len(trajectories)))
     members = {name: {trajectories[index] for index in indices} for name, indices in splits.items()}
     assert not members["train"] & members["validation"] and not members["train"] & members["test"]
     assert not members["validation"] & members["test"]
     assert 0.7 < len(splits["train"]) / len(trajectories) < 0.9
-    assert splits == split_by_trajectory(trajectories, seed=3) != split_by_trajectory(trajectories, seed=4)
+    assert splits == assign_rows(keys, seed=3) != assign_rows(keys, seed=4)
 
 
 def test_few_trajectories_fill_train_first():
-    assert split_by_trajectory(["a"] * 12) == {"train": list(range(12))}
-    sizes = {name: len(indices) for name, indices in split_by_trajectory(range(10)).items()}
+    assert assign_rows([RowKey("a", "", True)] * 12) == {"train": list(range(12))}
+    sizes = {name: len(rows) for name, rows in assign_rows([RowKey(str(i), "", True) for i in range(10)]).items()}
     assert sizes == {"train": 8, "validation": 1, "test": 1}
-    with pytest.raises(ValueError, match="add up to 1"):
-        split_by_trajectory(["a"], (0.8, 0.1, 0.2))
+
+
+def test_rows_without_a_trajectory_stand_alone():
+    sizes = {name: len(rows) for name, rows in assign_rows([RowKey("", "", True)] * 10).items()}
+    assert sizes == {"train": 8, "validation": 1, "test": 1}
 
 
 def test_forces_and_energies_are_split_apart():
-    atoms, forces = silicon()
-    rows = [structure_row(atoms, forces, trajectory="a"), structure_row(atoms, None, -1.0, trajectory="b")]
-    assert list(assign_splits(rows)) == ["train"]
-    assert list(assign_splits(rows, "test")) == ["test"]
-    for wrong in ("0.8,0.2", "0.8,0.1,x", "nan,1,0", "a b", "0.5", "all"):
+    keys = [RowKey("a", "", True), RowKey("b", "", False)]
+    assert list(assign_rows(keys)) == ["train"]
+    assert list(assign_rows(keys, "test")) == ["test"]
+    for wrong in ("0.8,0.2", "0.8,0.1,0.2", "0.8,0.1,x", "nan,1,0", "a b", "0.5", "all"):
         with pytest.raises(InputError):
-            assign_splits(rows, wrong)
+            assign_rows(keys, wrong)
 
 
 def test_trajectories_are_found():
@@ -232,4 +236,3 @@ def test_trajectories_are_found():
     assert same_trajectory(atoms, moved) and same_trajectory(atoms, strained)
     assert not same_trajectory(atoms, far) and not same_trajectory(atoms, other)
     assert not same_trajectory(atoms, atoms * (2, 1, 1)) and not same_trajectory(atoms, atoms[:7])
-    assert trajectory_starts([atoms, moved, atoms, far, far]) == [0, 0, 0, 3, 3]

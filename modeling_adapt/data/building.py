@@ -6,13 +6,17 @@ a hidden folder beside the output, named by a fingerprint of what it was made fr
 another one. When all are there, their rows are divided into splits and written as the data set.
 """
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,15 +25,17 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..command_line import finished_folder, require_empty_folder
+from ..command_line import require_empty_folder, require_replaceable
 from ..errors import InputError
+from .dividing import Divide, write_divided
 from .grouping import RowKey
 from .structures import STRUCTURE_FEATURES
-from .subsets import train_subsets
-from .writing import RowWriter, write_shards
+from .summary import DatasetSummary
+from .writing import RowWriter, rows_of_files
 
 _NOTES = b"adapt_notes"  # key of the metadata of a part's parquet file
 
@@ -39,9 +45,10 @@ MakePart = Callable[[Any, Notes], Iterable[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Built:
-    """What came out: rows by split, and the notes of the parts in order."""
+    """What came out: rows by split, what the data set holds, and the notes of the parts in order."""
 
     counts: dict[str, int]
+    summary: DatasetSummary
     notes: list[Notes]
 
 
@@ -49,17 +56,17 @@ def build_dataset(
     folder: str | Path,
     parts: Iterable[Any],
     make: MakePart,
-    assign: Callable[[list[RowKey]], dict[str, list[int]]],
+    divide: Divide,
     *,
     plan: Any = None,
+    provenance: Callable[[list[Notes]], Mapping[str, Any]] = lambda notes: {},
     limit: int | None = None,
     expected: int | None = None,
     num_proc: int = 1,
     description: str = "building",
-    finish: Callable[[Path, list[Notes]], None] | None = None,
 ) -> Built:
     """
-    Makes all parts that are not there yet, and the data set of their rows in the order of the parts.
+    Makes all parts that are not there yet, and the data set of their rows in the order of the parts, with its card.
 
     The result does not depend on `num_proc`, nor on how often the run was interrupted.
 
@@ -69,66 +76,73 @@ def build_dataset(
         make: `make(part, notes)` yields the rows of a part, as [`structure_row`] returns them, and may leave
             JSON values in the dictionary `notes`. A function of a module (or a `partial` of one) that gives the same
             rows each time; with several processes it runs in fresh ones.
-        assign: from the keys of all rows to the row numbers of each split.
-        plan: whatever else decides the content of a part, such as options; plain values.
+        divide: says in which split each row goes, such as [`divide_rows`].
+        plan: whatever else decides the content of a part, such as options and the state of files; plain values.
+        provenance: what the card says of where the data come from, given the notes of all parts.
         limit: number of rows wanted; no part is made beyond them, and rows beyond them are dropped.
         expected: number of rows that there must be in the end.
         num_proc: processes.
         description: what the progress bar says.
-        finish: called with the unfinished folder and the notes when the data are written, for a card.
 
     Raises:
-        InputError: if `folder` is not empty, `make` raises one, no row came out, or not as many as `expected`.
-            Finished parts stay, and the same command goes on from them.
+        InputError: if `folder` is not empty or in use, `make` raises one, no row came out, or not as many as
+            `expected`, a disk is full or a worker was killed. Finished parts stay, and the same command goes on.
     """
     folder = require_empty_folder(folder)
-    workshop = _workshop(folder)
-    workshop.mkdir(parents=True, exist_ok=True)
-    try:
+    with _workshop(folder) as workshop:
         total = limit if limit is not None else expected
         with tqdm(total=total, unit="structure", desc=description, disable=None) as bar:
             made = _make_parts(workshop, parts, make, plan, limit, num_proc, bar)
-        paths, counts, notes = (
-            [path for path, *_ in made],
-            [count for _, count, _ in made],
-            [note for *_, note in made],
-        )
-        rows = sum(counts) if limit is None else min(limit, sum(counts))
+        paths, notes = [path for path, _, _ in made], [note for _, _, note in made]
+        rows = sum(count for _, count, _ in made)
+        rows = rows if limit is None else min(limit, rows)
         if rows == 0:
             raise InputError(f"no structures to write to {folder}")
         if expected is not None and rows != expected:
             raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
-        keys = list(islice(_keys(paths), rows))
-        splits = assign(keys)
-        with finished_folder(folder) as unfinished:
-            by_split = write_shards(paths, splits, train_subsets(keys, splits), unfinished)
-            if sum(by_split.values()) != rows:
-                raise InputError(f"{folder}: {sum(by_split.values())} structures were written of {rows}")
-            if finish is not None:
-                finish(unfinished, notes)
-        _clear(workshop, everything=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error}; finished parts are kept, and the same command goes on") from error
-    finally:
-        _clear(workshop, everything=False)
-    return Built(by_split, notes)
+        sources, keys = _sources_and_keys(paths, rows)
+        unfinished = workshop / "dataset"
+        unfinished.mkdir()
+        read = partial(rows_of_files, paths)
+        counts, summary = write_divided(unfinished, sources, keys, divide, read, provenance(notes), name=folder.name)
+        if sum(counts.values()) != rows:
+            raise InputError(f"{folder}: {sum(counts.values())} structures were written of {rows}")
+        os.replace(unfinished, folder)
+        for path in workshop.glob("*.parquet"):
+            path.unlink()
+    return Built(counts, summary, notes)
 
 
-def _workshop(folder: Path) -> Path:
-    """Where the parts of `folder` are kept until it is finished."""
-    absolute = folder.absolute()
-    return absolute.parent / f".{absolute.name}.unfinished"
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """Where the parts of `folder` are kept until it is finished; for one run at a time.
+
+    What no later run can use (half a part, half a data set) is removed, and all of it when no part is left.
+    """
+    absolute = require_replaceable(folder).absolute()
+    workshop = absolute.parent / f".{absolute.name}.unfinished"
+    workshop.mkdir(parents=True, exist_ok=True)
+    with (workshop / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run is building {folder}; wait for it, or name another folder") from error
+        _tidy(workshop)  # after a run that was killed
+        try:
+            yield workshop
+        except (OSError, BrokenExecutor) as error:
+            reason = "a worker was killed, perhaps for memory" if isinstance(error, BrokenExecutor) else error
+            raise InputError(f"{folder}: {reason}; finished parts are kept, and the same command goes on") from error
+        finally:
+            _tidy(workshop)
+            if not any(workshop.glob("*.parquet")):
+                shutil.rmtree(workshop)
 
 
-def _clear(workshop: Path, everything: bool) -> None:
-    """Removes what no later run can use: half parts, an empty workshop, or all of it."""
-    if not workshop.is_dir():
-        return
-    for path in workshop.iterdir():
-        if everything or path.suffix != ".parquet":
-            path.unlink(missing_ok=True)
-    if not any(workshop.iterdir()):
-        workshop.rmdir()
+def _tidy(workshop: Path) -> None:
+    shutil.rmtree(workshop / "dataset", ignore_errors=True)
+    for half in workshop.glob("*.half"):
+        half.unlink(missing_ok=True)
 
 
 def _make_parts(
@@ -144,42 +158,57 @@ def _make_parts(
     made: list[tuple[Path, int, Notes]] = []
     rows = 0
     with _workers(num_proc) as submit:
-        waiting: list[Future] = []
+        waiting: deque[Future] = deque()
         remaining = iter(parts)
-        ahead = 1 if num_proc == 1 else num_proc + 1
+        busy = 1 if num_proc == 1 else num_proc + 1  # one part more than workers, so that none has to wait
+        most = busy if limit is not None else sys.maxsize  # parts beyond the limit would be made for nothing
         while limit is None or rows < limit:
-            # One part more than there are workers keeps them busy; an endless list must not be run through.
-            for part in islice(remaining, ahead - len(waiting)):
-                waiting.append(submit(partial(_make_part, workshop / _file_name(plan, part), make, part)))
+            unfinished = [future for future in waiting if not future.done()]
+            for part in islice(remaining, min(busy - len(unfinished), most - len(waiting))):
+                file = workshop / _file_name(plan, make, part)
+                waiting.append(submit(partial(_make_part, file, make, part)))
             if not waiting:
                 break
-            path, count, notes = waiting.pop(0).result()
+            if not waiting[0].done() and unfinished:
+                wait(unfinished, return_when=FIRST_COMPLETED)
+                continue
+            path, count, notes = waiting.popleft().result()
             made.append((path, count, notes))
             bar.update(count if limit is None else min(count, limit - rows))
             rows += count
     return made
 
 
-def _file_name(plan: Any, part: Any) -> str:
-    content = json.dumps([plan, part, STRUCTURE_FEATURES.to_dict()], sort_keys=True)
+def _file_name(plan: Any, make: MakePart, part: Any) -> str:
+    function = make.func if isinstance(make, partial) else make
+    content = json.dumps([plan, function.__qualname__, part, STRUCTURE_FEATURES.to_dict()], sort_keys=True)
     return f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
 
 
 def _make_part(path: Path, make: MakePart, part: Any) -> tuple[Path, int, Notes]:
     """Makes the part unless it is there; the file takes its name when it is complete."""
-    if not path.exists():
-        notes: Notes = {}
-        with NamedTemporaryFile(dir=path.parent, suffix=".half", delete=False) as half:
-            temporary = Path(half.name)
-        try:
-            with RowWriter(temporary) as writer:
-                writer.write(make(part, notes))
-                writer.note(_NOTES, json.dumps(notes))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    metadata = pq.read_metadata(path)
-    return path, metadata.num_rows, json.loads((metadata.metadata or {}).get(_NOTES, b"{}"))
+    if (found := _finished(path)) is not None:
+        return found
+    notes: Notes = {}
+    with NamedTemporaryFile(dir=path.parent, suffix=".half", delete=False) as half:
+        temporary = Path(half.name)
+    try:
+        with RowWriter(temporary) as writer:
+            count = writer.write(make(part, notes))
+            writer.note(_NOTES, json.dumps(notes))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path, count, notes
+
+
+def _finished(path: Path) -> tuple[Path, int, Notes] | None:
+    """What an earlier run made; None if there is nothing, or a file that a power failure left damaged."""
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return None
+    return path, metadata.num_rows, json.loads((metadata.metadata or {})[_NOTES])
 
 
 @contextmanager
@@ -214,10 +243,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _keys(paths: list[Path]) -> Iterator[RowKey]:
-    """What decides the split of each row, without reading the structures."""
+def _sources_and_keys(paths: list[Path], count: int) -> tuple[list[str], list[RowKey]]:
+    """What decides the split of each of the first `count` rows, without reading the structures."""
+    sources: list[str] = []
+    keys: list[RowKey] = []
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["trajectory", "config_type", "forces"]):
+        for batch in pq.ParquetFile(path).iter_batches(columns=["source", "trajectory", "config_type", "forces"]):
+            sources += batch.column("source").to_pylist()
             has_forces = batch.column("forces").is_valid().to_pylist()
             trajectories, kinds = batch.column("trajectory").to_pylist(), batch.column("config_type").to_pylist()
-            yield from map(RowKey, trajectories, kinds, has_forces)
+            keys += map(RowKey, trajectories, kinds, has_forces)
+    return sources[:count], keys[:count]

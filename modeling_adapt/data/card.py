@@ -59,6 +59,8 @@ def write_card(
     """
     folder = Path(folder).expanduser()
     metadata, notes = _earlier_card(Path(like or folder).expanduser())
+    if like is not None:
+        metadata.pop("configs", None)  # they name the files of the other data set
     contents = _read(folder)
     metadata = metadata | {
         "license": license or metadata.get("license", "unknown"),
@@ -91,6 +93,8 @@ def _earlier_card(folder: Path) -> tuple[dict[str, Any], str]:
         card = DatasetCard.load(path, ignore_metadata_errors=False)
     except Exception as error:  # the YAML library raises many types
         raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+    if not isinstance(card.data.to_dict().get("provenance") or {}, dict):
+        raise InputError(f"{path}: provenance in its header must be a mapping; correct or remove it")
     body, mark, notes = card.text.partition(_NOTES)
     return card.data.to_dict(), (notes if mark else body).strip()
 
@@ -131,6 +135,8 @@ def _tags(total: Tally) -> list[str]:
 
 def _draw(contents: _Contents, folder: Path) -> dict[str, str]:
     """Draws what the data allow; file name -> what it shows."""
+    if any(split not in path.name for split, paths in contents.files.items() for path in paths):
+        return {}  # where names tell no split, `datasets` counts every file as data, and pictures would be the most
     folder.mkdir(exist_ok=True)
     figures = {}
     if contents.forces.draw_distribution(folder / "forces.png"):

@@ -10,6 +10,11 @@ from ase.io.formats import UnknownFileTypeError
 from ..errors import InputError
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of change: a file for which they are others now is not the one that was read before."""
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
 def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterator[Atoms]:
     """What `index` selects of a file, in Python's notation: "0", "-1", ":", "::10"; nothing where it selects nothing.
 

@@ -1,7 +1,7 @@
 """Training data without DFT: trajectories of random defects in silicon, labelled with a potential."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,10 +14,9 @@ from ase.calculators.calculator import Calculator
 
 from ..errors import InputError
 from .building import Built, Notes, build_dataset
-from .card import write_card
 from .defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, THERMAL_KINDS, silicon_supercell
 from .distortion import BOND_FACTORS, distort
-from .grouping import RowKey
+from .dividing import Divide
 from .labelling import Trajectory, dynamics_trajectory, load_calculator, relaxation_trajectory
 from .point_defects import Defect
 from .structures import structure_row
@@ -62,7 +61,7 @@ def generate_dataset(
     folder: str | Path,
     structures: int,
     plan: GenerationPlan,
-    assign: Callable[[list[RowKey]], dict[str, list[int]]],
+    divide: Divide,
     num_proc: int = 1,
 ) -> Built:
     """Writes a data set of `structures` labelled frames with [`build_dataset`].
@@ -76,7 +75,7 @@ def generate_dataset(
         folder: must not exist or be empty.
         structures: rows to make.
         plan: what to make.
-        assign: rows to splits, as [`build_dataset`] wants it.
+        divide: rows to splits, as [`build_dataset`] wants it.
         num_proc: processes; each starts with a calculator of its own.
 
     Raises:
@@ -88,18 +87,18 @@ def generate_dataset(
         folder,
         blocks,
         partial(generate_block, plan),
-        assign,
+        divide,
         plan=asdict(plan),
         limit=structures,
         num_proc=num_proc,
         description="labelling defects",
-        finish=partial(_write_card, plan, Path(folder).name),
+        provenance=partial(_provenance, plan),
     )
 
 
-def _write_card(plan: GenerationPlan, name: str, folder: Path, notes: list[Notes]) -> None:
+def _provenance(plan: GenerationPlan, notes: list[Notes]) -> dict[str, Any]:
     failures = [failure for note in notes for failure in note["failures"]]
-    provenance = {
+    return {
         "command": "data_scripts/generate_defects.py",
         **asdict(plan),
         "kinds": ", ".join(plan.kinds),
@@ -107,7 +106,6 @@ def _write_card(plan: GenerationPlan, name: str, folder: Path, notes: list[Notes
         "dropped for absurd forces": sum(note["dropped"] for note in notes),
         "ended by an error of the calculator": "; ".join(failures) or "none",
     }
-    write_card(folder, provenance, name=name)
 
 
 def generate_block(plan: GenerationPlan, block: list[int], notes: Notes) -> Iterator[dict[str, Any]]:

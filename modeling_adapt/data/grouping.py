@@ -34,11 +34,12 @@ class Group(NamedTuple):
 def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory") -> list[Group]:
     """The trajectories that `rows` (numbers into `keys`) belong to, or their config types; each with its rows.
 
-    A trajectory whose structures are of several config types counts as the one of most of them.
+    A trajectory whose structures are of several config types counts as the one of most of them. A row without the name
+    of a trajectory is one of its own, called by its number.
     """
     trajectories: dict[str, list[int]] = {}
     for row in rows:
-        trajectories.setdefault(keys[row].trajectory, []).append(row)
+        trajectories.setdefault(keys[row].trajectory or f"row {row}", []).append(row)
     found = [_group(name, members, keys) for name, members in trajectories.items()]
     if by == "trajectory":
         return found

@@ -9,6 +9,7 @@ from datasets import load_dataset_builder
 
 from ..errors import InputError, one_line
 from .structures import LATER_COLUMNS, STRUCTURE_FEATURES
+from .validation import require_valid_table
 
 ROWS_PER_READ = 1000
 
@@ -47,11 +48,15 @@ def parquet_tables(paths: list[Path]) -> Iterator[pa.Table]:
     """The rows in pieces of at most `ROWS_PER_READ`.
 
     Raises:
-        InputError: if a file is damaged.
+        InputError: if a file is damaged, or a row is no valid structure.
     """
     for path in paths:
+        first = 0
         try:
             for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_READ):
-                yield pa.Table.from_batches([batch])
-        except pa.ArrowException as error:
+                table = pa.Table.from_batches([batch])
+                require_valid_table(table, str(path), first)
+                yield table
+                first += len(table)
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} is damaged: {one_line(error)}") from error

@@ -11,11 +11,11 @@ import numpy as np
 
 from ..errors import InputError
 from ..torch_files import read_tensors
+from .frames import file_state
 from .minimum_image import shortest_images
 from .published_format import CELL_EDGE, PublishedStructures, Tokens, read_energy_files, read_force_file, read_tokens
-from .site_search import SiteSearch
+from .site_search import SiteSearch, host_state
 from .splitting import LARGEST_STEP
-from .structure_files import file_state
 from .structures import structure_row
 
 STRUCTURES_PER_PART = 1000
@@ -78,7 +78,7 @@ def plan_import(
         for some in found
     ]
     parts = [part for some in named for part in some.pieces(STRUCTURES_PER_PART)]
-    plan = {"files": [file_state(file) for file in files], "cell_edge": cell_edge, "host": host}
+    plan = {"files": [file_state(file) for file in files], "cell_edge": cell_edge, "host": [host, host_state(host)]}
     return PublishedImport(parts, plan, partial(published_rows, cell_edge=cell_edge, host=host))
 
 

@@ -50,6 +50,11 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
     return rows
 
 
+def read_splits(dataset: str | Path) -> dict[str, Dataset]:
+    """All splits of a data set; see [`read_split`]."""
+    return {split: read_split(dataset, split) for split in load_splits(dataset)}
+
+
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
     """The rows in which no label that `target` names is null."""
     names = target.split("_and_")

@@ -1,32 +1,25 @@
 """An existing data set, divided anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from ..command_line import finished_folder
-from .card import write_card
+from .dividing import Divide, write_divided
 from .grouping import RowKey
-from .reading import load_splits, read_split
-from .split_files import SPLIT_FILE, write_split_file
-from .subsets import with_subsets
+from .reading import read_splits
 from .summary import DatasetSummary
-from .writing import ROWS_PER_GROUP, ROWS_PER_SHARD, RowWriter, shard_path
-
-Division = tuple[Mapping[str, Sequence[int]], np.ndarray]  # row numbers by split, and the subset of every row
-
-
-def read_splits(dataset: str | Path) -> dict[str, datasets.Dataset]:
-    """All splits of a data set; see [`read_split`]."""
-    return {split: read_split(dataset, split) for split in load_splits(dataset)}
+from .writing import ROWS_PER_GROUP
 
 
 def resplit(
     dataset: str | Path,
     folder: str | Path,
-    divide: Callable[[Sequence[str], Sequence[RowKey]], Division],
+    divide: Divide,
     how: str,
 ) -> DatasetSummary:
     """Writes the rows of all splits of a data set into new splits, with a card and a file of the splits.
@@ -36,18 +29,14 @@ def resplit(
     Args:
         dataset: folder or Hub id.
         folder: must not exist or be empty.
-        divide: from sources and keys of all rows to row numbers by split and the subset of every row.
+        divide: says where every row goes.
         how: what was done, for the provenance.
     """
     with finished_folder(folder) as unfinished:
         rows = datasets.concatenate_datasets(list(read_splits(dataset).values())).with_format("arrow")
         sources, keys = _keys(rows)
-        splits, subsets = divide(sources, keys)
-        (unfinished / "data").mkdir()
-        for split, numbers in splits.items():
-            _write_split(rows, np.asarray(numbers), subsets, unfinished, split)
-        write_split_file(unfinished / SPLIT_FILE, sources, keys, splits, subsets)
-        return write_card(unfinished, {"divided": how}, name=Path(folder).name, like=dataset)
+        read, name = partial(_tables, rows), Path(folder).name
+        return write_divided(unfinished, sources, keys, divide, read, {"divided": how}, name=name, like=dataset)[1]
 
 
 def _keys(rows: datasets.Dataset) -> tuple[list[str], list[RowKey]]:
@@ -63,10 +52,6 @@ def _keys(rows: datasets.Dataset) -> tuple[list[str], list[RowKey]]:
     return sources, keys
 
 
-def _write_split(rows: datasets.Dataset, numbers: np.ndarray, subsets: np.ndarray, folder: Path, split: str) -> None:
-    shards = np.split(numbers, range(ROWS_PER_SHARD, len(numbers), ROWS_PER_SHARD))
-    for shard, wanted in enumerate(shards):
-        with RowWriter(shard_path(folder, split, shard, len(shards))) as writer:
-            for start in range(0, len(wanted), ROWS_PER_GROUP):
-                block = wanted[start : start + ROWS_PER_GROUP]
-                writer.write_table(with_subsets(rows[block], subsets[block]))
+def _tables(rows: datasets.Dataset, numbers: np.ndarray) -> Iterator[pa.Table]:
+    for start in range(0, len(numbers), ROWS_PER_GROUP):
+        yield rows[numbers[start : start + ROWS_PER_GROUP]]

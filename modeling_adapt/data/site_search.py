@@ -9,7 +9,7 @@ from ase import Atoms
 
 from ..errors import InputError
 from .defect_sites import DefectSite, find_defects
-from .frames import read_frames
+from .frames import file_state, read_frames
 from .host_crystal import host_of
 
 
@@ -23,6 +23,11 @@ def add_host_option(parser: argparse.ArgumentParser) -> None:
         "behind each structure, and no site where there is none; FILE is that crystal, in the same cell; 'none' finds "
         "no sites",
     )
+
+
+def host_state(host: str) -> tuple[int, int] | None:
+    """The [`file_state`] of a given host; None where there is no file."""
+    return None if host in ("auto", "none") else file_state(Path(host))
 
 
 class SiteSearch:
@@ -65,7 +70,7 @@ class SiteSearch:
             raise InputError(f"{where}: {error}") from error
 
     def _automatically(self, atoms: Atoms, new_trajectory: bool) -> list[DefectSite] | None:
-        for host in (None,) if new_trajectory else (self._host, None):
+        for host in (None,) if new_trajectory or self._host is None else (self._host, None):
             try:
                 self._host = host_of(atoms) if host is None else host
                 return find_defects(atoms, self._host)

@@ -6,7 +6,6 @@ Frames of one relaxation are nearly the same structure: a split through a trajec
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -15,31 +14,11 @@ from ..command_line import whole_number
 from ..errors import InputError
 from .grouping import Group, RowKey, Unit, groups, shuffled, strata
 from .minimum_image import shortest_images
-from .subsets import train_subsets
+from .subsets import Division, train_subsets
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = "held_out"  # the split of the kinds that training must not see
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
-
-
-def split_by_trajectory(
-    trajectories: Sequence[str | int], fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
-) -> dict[str, list[int]]:
-    """Divides structures into train, validation and test without dividing a trajectory.
-
-    Trajectories in seeded random order go, one by one, where most structures are still missing; ties go to the first
-    split. So train is filled first, and with few trajectories the others may stay empty.
-
-    Args:
-        trajectories: the trajectory of every structure.
-        fractions: wanted shares of train, validation and test, adding up to 1.
-
-    Returns:
-        Sorted structure indices by split; empty splits are left out.
-    """
-    _require_fractions(fractions)
-    keys = [RowKey(str(trajectory), "", True) for trajectory in trajectories]
-    return _by_split(_divide(groups(keys, range(len(keys))), np.array(fractions) * len(keys), seed))
 
 
 def assign_rows(
@@ -50,7 +29,10 @@ def assign_rows(
     by: Unit = "trajectory",
     hold_out: Sequence[str] = (),
 ) -> dict[str, list[int]]:
-    """Divides rows into splits without dividing a trajectory; see [`split_by_trajectory`].
+    """Divides rows into splits without dividing a trajectory.
+
+    Trajectories in seeded random order go, one by one, where most structures are still missing; ties go to the first
+    split. So train is filled first, and with few trajectories the others may stay empty.
 
     Each config type is divided in the wanted fractions. Types with too few trajectories to give every split one are
     divided together. Structures with forces and structures with an energy alone are divided separately: they train
@@ -90,20 +72,18 @@ def assign_rows(
     return splits
 
 
-def assign_splits(rows: Sequence[dict[str, Any]], split: str = "0.8,0.1,0.1", seed: int = 0) -> dict[str, list[dict]]:
-    """Rows by split name, for the `--split` option of the commands; each config type is divided as in [`assign_rows`].
-
-    Args:
-        rows: rows of [`structure_row`]; the returned ones have their `subset`, too.
-        split: three fractions for train, validation and test (by trajectory), or the name of one split for all rows.
-
-    Raises:
-        InputError: if `split` is neither.
-    """
-    keys = [RowKey(row["trajectory"], row["config_type"], row["forces"] is not None) for row in rows]
-    splits = assign_rows(keys, split, seed)
-    subsets = [None if np.isnan(percent) else float(percent) for percent in train_subsets(keys, splits, seed)]
-    return {name: [rows[index] | {"subset": subsets[index]} for index in indices] for name, indices in splits.items()}
+def divide_rows(
+    sources: Sequence[str],
+    keys: Sequence[RowKey],
+    split: str = "0.8,0.1,0.1",
+    seed: int = 0,
+    *,
+    by: Unit = "trajectory",
+    hold_out: Sequence[str] = (),
+) -> Division:
+    """Splits as [`assign_rows`] and nested subsets as [`train_subsets`] make them; `sources` do not matter."""
+    splits = assign_rows(keys, split, seed, by=by, hold_out=hold_out)
+    return splits, train_subsets(keys, splits, seed)
 
 
 def _stratified(found: list[Group], fractions: np.ndarray, seed: int) -> list[list[Group]]:
@@ -146,18 +126,6 @@ def _by_split(chosen: Sequence[Sequence[Group]]) -> dict[str, list[int]]:
     return {name: indices for name, indices in zip(SPLITS, rows, strict=True) if indices}
 
 
-def trajectory_starts(frames: Sequence[Atoms]) -> list[int]:
-    """For every frame of a file the index of the first frame of its trajectory.
-
-    A frame continues the trajectory of the one before it if [`same_trajectory`] says so.
-    """
-    starts: list[int] = []
-    for index, atoms in enumerate(frames):
-        continues = index > 0 and same_trajectory(frames[index - 1], atoms)
-        starts.append(starts[-1] if continues else index)
-    return starts
-
-
 def same_trajectory(before: Atoms, after: Atoms) -> bool:
     """Whether `after` holds the same atoms in the same order, each moved by less than `LARGEST_STEP` (minimum image).
 
@@ -173,7 +141,7 @@ def same_trajectory(before: Atoms, after: Atoms) -> bool:
 
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
-    """Gives a command `--split` and `--seed`, which [`assign_splits`] understands."""
+    """Gives a command `--split` and `--seed`, which [`divide_rows`] understands."""
     parser.add_argument(
         "--split",
         default="0.8,0.1,0.1",

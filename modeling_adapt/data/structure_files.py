@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Iterator, Sequence
-from os.path import abspath, commonpath
+from os.path import abspath, commonpath, realpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from ..errors import InputError
-from .frames import read_frames
+from .frames import file_state, read_frames
 from .site_search import SiteSearch
 from .splitting import same_trajectory
 from .structures import structure_row
@@ -18,6 +18,7 @@ from .vasp import find_runs, read_run, run_kind
 
 # Searched in this order; names that say "reference" come first, since a file may also hold a model's predictions.
 FORCE_KEYS = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force")
+RUN_ENERGY_KEYS = ("free_energy", "energy")  # VASP's forces are the gradient of the first; "energy" is E(sigma -> 0)
 ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
 
 
@@ -45,7 +46,8 @@ class ReadingOptions(NamedTuple):
 
     Attributes:
         forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
-        energy_key: likewise for the energy (eV), which may be missing unless the key is given.
+        energy_key: likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free
+            energy, of which the forces are the gradient.
         group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
             moved by little, are one trajectory ([`same_trajectory`]).
         host: of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
@@ -69,19 +71,18 @@ def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
     Raises:
         InputError: for a file that is missing, and a folder without a VASP run.
     """
-    files = []
+    files: list[StructureFile] = []
+    seen: set[tuple[str, str]] = set()
     for (split, path), name in zip(inputs, distinct_names([path for _, path in inputs]), strict=True):
         if not path.exists():  # now, and not when those before it are imported
             raise InputError(f"{path}: no such file")
         for run in find_runs(path) if path.is_dir() else [path]:
+            if (where := (split, realpath(run))) in seen:
+                raise InputError(f"{run} is given twice; its frames would be counted twice, and might be divided")
+            seen.add(where)
             inside = (Path(name) / run.relative_to(path)).as_posix()
             files.append(StructureFile(str(run), inside, split, path.is_dir(), file_state(run)))
     return files
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """Size and time of change: a file for which they are others now is not the one that was read before."""
-    return path.stat().st_size, path.stat().st_mtime_ns
 
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:
@@ -108,6 +109,7 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
     path = Path(part.path)
     skipped: list[str] = notes.setdefault("skipped", [])
     search = SiteSearch(options.host)
+    energy_keys = ENERGY_KEYS if run_kind(path) is None else RUN_ENERGY_KEYS
     group_sizes: dict[str, int] = {}
     folder = Path(part.name).parent.as_posix() if part.one_trajectory else None
     before: Atoms | None = None
@@ -115,7 +117,7 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
     for index, atoms in enumerate(_readable_frames(path, notes, options.skip_broken)):
         where = f"{path}, frame {index}"
         try:
-            row = _row(atoms, options, where)
+            row = _row(atoms, options, energy_keys, where)
             new_trajectory = before is None or not same_trajectory(before, atoms)
             if "defect_sites" not in atoms.info:
                 row |= search.columns(atoms, new_trajectory, where)
@@ -143,12 +145,12 @@ def _readable_frames(path: Path, notes: dict[str, Any], skip_broken: bool) -> It
         notes["skipped"].append(str(error))
 
 
-def _row(atoms: Atoms, options: ReadingOptions, where: str) -> dict[str, Any]:
+def _row(atoms: Atoms, options: ReadingOptions, energy_keys: Sequence[str], where: str) -> dict[str, Any]:
     """What the frame alone tells."""
     return structure_row(
         atoms,
         forces=_label(atoms, options.forces_key, FORCE_KEYS, where, required=True),
-        energy=_energy(atoms, options.energy_key, where),
+        energy=_energy(atoms, options.energy_key, energy_keys, where),
         config_type=str(atoms.info.get("config_type", "")),
         source=where,
         **_known_defects(atoms, where),
@@ -169,8 +171,8 @@ def _label(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str,
     raise InputError(f"{where}: no forces (looked for {', '.join(candidates)}); name them with --forces-key")
 
 
-def _energy(atoms: Atoms, key: str | None, where: str) -> float | None:
-    value = _label(atoms, key, ENERGY_KEYS, where, required=key is not None)
+def _energy(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str) -> float | None:
+    value = _label(atoms, key, candidates, where, required=key is not None)
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError) as error:

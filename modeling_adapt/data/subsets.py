@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from .grouping import Group, RowKey, groups, shuffled
 
+Division = tuple[Mapping[str, Sequence[int]], np.ndarray]  # row numbers by split, and the subset of every row
 SUBSETS = (1, 3, 10, 30, 100)  # percent of the train split; each holds the smaller ones
 
 

@@ -23,11 +23,15 @@ def require_valid_rows(rows: datasets.Dataset, where: str) -> None:
             element, arrays of mismatched lengths, a number that is not finite, or a cell without volume.
     """
     for start in range(0, len(rows), ROWS_PER_READ):
-        table = rows.with_format("arrow")[start : start + ROWS_PER_READ]
-        for index, problem in enumerate(_problems(table)):
-            if problem is not None:
-                source = table["source"][index].as_py() or "source unknown"
-                raise InputError(f"{where}, row {start + index} ({source}): {problem}")
+        require_valid_table(rows.with_format("arrow")[start : start + ROWS_PER_READ], where, start)
+
+
+def require_valid_table(table: pa.Table, where: str, first: int) -> None:
+    """[`require_valid_rows`] for a table whose rows are counted from `first`."""
+    for index, problem in enumerate(_problems(table)):
+        if problem is not None:
+            source = table["source"][index].as_py() or "source unknown"
+            raise InputError(f"{where}, row {first + index} ({source}): {problem}")
 
 
 def _problems(table: pa.Table) -> list[str | None]:

@@ -26,13 +26,21 @@ def find_runs(folder: str | Path) -> list[Path]:
         InputError: if there is none.
     """
     runs = []
-    for parent, _, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]  # no rings
         found = [path for path in map(Path(parent).joinpath, sorted(names)) if run_kind(path) and path.is_file()]
         found.sort(key=lambda path: (path.stat().st_size == 0, run_kind(path) != "vasp-xml"))
         runs += found[:1]
     if not runs:
         raise InputError(f"{folder}: no {' or '.join(_KINDS)} in this folder or below; name files of other kinds")
     return sorted(runs)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is an error: data must not be missing without a word."""
+    raise InputError(f"{error.filename} cannot be read: {error.strerror}; open it, or name the folders to import")
 
 
 def run_kind(path: Path) -> str | None:

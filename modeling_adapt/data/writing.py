@@ -1,6 +1,6 @@
 """Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ..command_line import finished_folder
 from ..errors import InputError
 from .structures import STRUCTURE_FEATURES
-from .subsets import with_subsets
+from .subsets import Division, with_subsets
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
 ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
@@ -83,23 +83,22 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
 
 
 def write_shards(
-    sources: Sequence[Path],
-    splits: Mapping[str, Sequence[int]],
-    subsets: np.ndarray,
     folder: Path,
+    division: Division,
+    read: Callable[[np.ndarray], Iterable[pa.Table]],
     rows_per_shard: int = ROWS_PER_SHARD,
 ) -> dict[str, int]:
-    """Divides the rows of parquet files into splits, each in files of at most `rows_per_shard` rows.
+    """Writes the rows of each split to files of at most `rows_per_shard` rows; memory is for a row group.
 
     Args:
-        sources: files of [`RowWriter`].
-        splits: by split name, numbers of rows counted over all sources.
-        subsets: smallest nested subset of each row, as [`train_subsets`] returns them.
         folder: gets `data/<split>-00000-of-0000n.parquet`.
+        division: row numbers by split, and the smallest nested subset of each row.
+        read: tables with the rows of given sorted numbers, in order.
 
     Returns:
         Number of rows written by split.
     """
+    splits, subsets = division
     (folder / "data").mkdir()
     counts: dict[str, int] = {}
     for split, members in splits.items():
@@ -107,16 +106,29 @@ def write_shards(
         shards = -(-len(wanted) // rows_per_shard)
         for shard in range(shards):
             numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
-            rows = with_subsets(_rows(sources, numbers), subsets[numbers])
             with RowWriter(shard_path(folder, split, shard, shards)) as writer:
-                writer.write_table(rows)
-            counts[split] = counts.get(split, 0) + len(rows)
+                for table in _row_groups(read(numbers)):
+                    writer.write_table(with_subsets(table, subsets[numbers[: len(table)]]))
+                    counts[split] = counts.get(split, 0) + len(table)
+                    numbers = numbers[len(table) :]
     return counts
 
 
-def _rows(sources: Sequence[Path], wanted: np.ndarray) -> pa.Table:
-    """The rows with the sorted numbers `wanted`, reading only the files that hold some of them."""
-    batches = []
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least `ROWS_PER_GROUP`, but for the last."""
+    gathered: list[pa.Table] = []
+    for table in tables:
+        gathered.append(table)
+        if sum(map(len, gathered)) >= ROWS_PER_GROUP:
+            yield pa.concat_tables(gathered)
+            gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def rows_of_files(sources: Sequence[Path], wanted: np.ndarray) -> Iterator[pa.Table]:
+    """The rows with the sorted numbers `wanted`, counted over all files of [`RowWriter`]; only files that hold some of
+    them are read."""
     start = 0
     for source in sources:
         file = pq.ParquetFile(source)
@@ -124,10 +136,9 @@ def _rows(sources: Sequence[Path], wanted: np.ndarray) -> pa.Table:
         if ((wanted >= start) & (wanted < end)).any():
             for batch in file.iter_batches(ROWS_PER_GROUP):
                 inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
-                batches.append(batch.take(pa.array(inside)))
+                yield pa.Table.from_batches([batch]).take(pa.array(inside))
                 start += len(batch)
         start = end
-    return pa.Table.from_batches(batches)
 
 
 def shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
