@@ -3,70 +3,98 @@ Trains ADAPT from a recipe on a structure data set, on one process or many.
 
     python train.py configuration/recipes/demo.yaml --dataset DATASET --output_dir runs/demo
     accelerate launch train.py configuration/recipes/demo.yaml --dataset DATASET --output_dir runs/demo
+
+A run that was cut off goes on when the same command is given again with --resume_from_checkpoint true.
 """
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import yaml
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_adapt import ADAPTConfig
 from modeling_adapt.command_line import require_empty_folder, run_command
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.subsets import select_subset
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.plots import training_curve
 from modeling_adapt.loading import load_model
-from modeling_adapt.training.arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments, parse_arguments
+from modeling_adapt.training.arguments import MODEL_FIELDS, parse_arguments
+from modeling_adapt.training.building import build_trainer
+from modeling_adapt.training.checkpoints import newest_checkpoint, read_seal
+from modeling_adapt.training.processes import (
+    allow_processes_without_gpu,
+    describe_processes,
+    warn_of_one_process,
+)
+from modeling_adapt.training.record import write_recipe, write_surroundings
 from modeling_adapt.training.tasks import target_of
-from modeling_adapt.training.trainer import build_trainer
+from modeling_adapt.training.trainer import ADAPTTrainer
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
+    allow_processes_without_gpu()
     config, data, training = parse_arguments(argv)
+    processes = describe_processes(training)
     output = Path(training.output_dir)
-    checkpoint = None
-    if training.resume_from_checkpoint:
-        checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output, config)
-    else:
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output, config)
+    if training.resume_from_checkpoint is None:
         require_empty_folder(output)
     target = target_of(config)
-    train_rows = select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)
-    validation_rows = None
+    rows = {"train": select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)}
     if data.validation_split is not None:
-        validation_rows = read_split(data.dataset, data.validation_split, target)
+        rows["validation"] = read_split(data.dataset, data.validation_split, target)
     else:
         training.eval_strategy = "no"
+    if data.test_split is not None:
+        rows["test"] = read_split(data.dataset, data.test_split, target)
+    trainer = build_trainer(config, data, training, rows["train"], rows.get("validation"))
+    if checkpoint is not None:
+        require_same_data(checkpoint, trainer)
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
-    trainer = build_trainer(config, data, training, train_rows, validation_rows)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = trainer.evaluate() if validation_rows is not None else {}
+    if trainer.is_world_process_zero():
+        warn_of_one_process(training)
+        print(processes)
+        output.mkdir(parents=True, exist_ok=True)
+        write_recipe(output, config, data, training)
+        sizes = {split: len(table) for split, table in rows.items()}
+        parameters = sum(weight.numel() for weight in trainer.model.parameters())
+        write_surroundings(output, training, sizes, trainer.run["data"], parameters)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    metrics = trainer.evaluate() if "validation" in rows else {}
+    if "test" in rows:
+        metrics |= trainer.evaluate(trainer.dataset_of(rows["test"]), metric_key_prefix="test")
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        write_record(output, config, data, training, metrics)
-        if metrics:
-            training_curve(trainer.state.log_history, output / "training_curve.png")
+        (output / "training_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"model saved to: {output}")
 
 
-def checkpoint_to_resume(name: str, output: Path, config: ADAPTConfig) -> str:
-    """The folder to resume from: `name`, or the last checkpoint in `output` where it is "true".
+def checkpoint_to_resume(wanted: str | None, output: Path, config: ADAPTConfig) -> Path | None:
+    """
+    The folder to go on from: the one that is named, or for "true" the newest complete one in `output`. What is wrong
+    with newer ones is said; the run will write them anew. None starts from the beginning.
 
     Raises:
-        [`InputError`]: there is none, or it holds another model than `config` describes.
+        [`InputError`]: the folder is no complete checkpoint, or holds another model than `config` describes.
     """
-    folder = (get_last_checkpoint(str(output)) if output.is_dir() else None) if name.lower() == "true" else name
-    if folder is None:
-        raise InputError(f"{output} holds no checkpoint to resume from")
-    if not (Path(folder) / "trainer_state.json").is_file():
-        raise InputError(f"{folder} is no checkpoint of a run: it has no trainer_state.json")
+    if wanted is None:
+        return None
+    if wanted.lower() == "true":
+        folder, faults = newest_checkpoint(output)
+        for fault in faults:
+            print(f"warning: {fault}", file=sys.stderr)
+        if folder is None:
+            if not (output / "run.json").is_file():
+                require_empty_folder(output)
+            print(f"no complete checkpoint in {output}: starting from the beginning", file=sys.stderr)
+            return None
+    else:
+        folder = Path(wanted)
+        if not (folder / "trainer_state.json").is_file():
+            raise InputError(f"{folder} is no checkpoint of a run: it has no trainer_state.json")
+        read_seal(folder)
     saved = load_model(folder)[0].config
     for field in ("model_type", *MODEL_FIELDS):
         there, here = (getattr(one, field, None) for one in (saved, config))
@@ -76,16 +104,20 @@ def checkpoint_to_resume(name: str, output: Path, config: ADAPTConfig) -> str:
     return folder
 
 
-def write_record(
-    output: Path, config: ADAPTConfig, data: RunArguments, training: ADAPTTrainingArguments, metrics: dict[str, Any]
-) -> None:
-    """Writes the resolved recipe, which `train.py` reads again, and the last evaluation beside the model."""
-    defaults = ADAPTTrainingArguments(output_dir=str(output)).to_dict()
-    changed = {name: value for name, value in training.to_dict().items() if value != defaults[name]}
-    recipe = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
-    recipe |= asdict(data) | changed | {"output_dir": str(output)}
-    (output / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
-    (output / "training_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+def require_same_data(checkpoint: Path, trainer: ADAPTTrainer) -> None:
+    """Raises [`InputError`] if `checkpoint` learned from other structures than `trainer` is about to."""
+    there = read_seal(checkpoint)
+    if there["data"] != trainer.run["data"]:
+        raise InputError(
+            f"{checkpoint} was trained on other structures than the data set has now; resume with the data of that "
+            "run, or start a new one from it with --initial_model"
+        )
+    if there["processes"] != trainer.run["processes"] and trainer.is_world_process_zero():
+        print(
+            f"note: {checkpoint} ran in {there['processes']} processes, this run in {trainer.run['processes']}; "
+            "dropout will differ from an uninterrupted run",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
-from modeling_adapt.training.trainer import SizeGroupedSampler, fit_statistics_of
+from modeling_adapt.training.preparation import fit_statistics_of
+from modeling_adapt.training.sampling import EpochSampler
 
 BATCH_SIZE = 64
 RIGID = ["rotation", "inversion", "translation"]
@@ -84,7 +85,7 @@ def loader_table(equal: datasets.Dataset, mixed: datasets.Dataset, repeats: int)
         ("octahedral + translation, 2 workers", turned, {"num_workers": 2}),
         (" + ".join(RIGID), moved, {}),
         ("mixed sizes, random", ragged, {}),
-        ("mixed sizes, grouped", ragged, {"sampler": SizeGroupedSampler(ragged, BATCH_SIZE, 0)}),
+        ("mixed sizes, grouped", ragged, {"sampler": EpochSampler(ragged, "group_by_length", 0, BATCH_SIZE)}),
     ]
     rows = []
     for name, structures, options in cases:

@@ -8,6 +8,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 
+PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
 THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
 
 
@@ -15,9 +16,19 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     r"""
     Turns structures into the tensors that the ADAPT models read: one token per atom, x, y, z in Å followed by nine
     element descriptors (see `elements_adapt.py`). Values are physical; the model normalises them.
+
+    Args:
+        canonical_order (`bool`, defaults to `False`):
+            Sort the atoms of each structure by element and place. For the published energy network, which reads them
+            by their place in the list: however a file lists them, the energy is then the same. What a model says
+            about each atom would come in that order too. `False`: as they are given.
     """
 
     model_input_names = ["input_features", "attention_mask", "cell", "atomic_numbers"]
+
+    def __init__(self, canonical_order: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.canonical_order = canonical_order
 
     def __call__(
         self,
@@ -57,6 +68,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         tokens[:, 3:] = DESCRIPTORS
         if arrays:
             _require_valid(arrays)
+            if self.canonical_order:
+                arrays = [_in_canonical_order(*structure) for structure in arrays]
             atomic_numbers.reshape(-1)[slots] = np.concatenate([numbers for numbers, _, _ in arrays])
             cells[:] = [cell for _, _, cell in arrays]
         input_features = tokens.take(atomic_numbers, axis=0)
@@ -91,6 +104,23 @@ def _arrays(structure: Any, index: int) -> tuple[np.ndarray, np.ndarray, np.ndar
             f"not {positions.shape}"
         )
     return numbers, positions, cell
+
+
+def _in_canonical_order(
+    numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The atoms by element, then by lattice plane along each axis, then by coordinate. Planes come before coordinates, as
+    vibrations, or the image that an atom is written in, would otherwise shuffle the atoms of a plane.
+    """
+    if cell.any(axis=1).all():
+        count = np.maximum(np.linalg.norm(cell, axis=1) / PLANE_SPACING, 1).round()
+        coordinates = (positions @ np.linalg.inv(cell)) * count
+        coordinates = (coordinates + 0.5) % count - 0.5
+    else:
+        coordinates = positions / PLANE_SPACING
+    order = np.lexsort((*coordinates.T[::-1], *coordinates.round().T[::-1], numbers))
+    return numbers[order], positions[order], cell
 
 
 def _require_valid(arrays: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:

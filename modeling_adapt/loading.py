@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
@@ -74,7 +74,17 @@ def load_model(
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
-    return loaded.eval(), ADAPTFeatureExtractor()
+    return loaded.eval(), _feature_extractor(model, subfolder, revision)
+
+
+def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor:
+    """The checkpoint's own; one saved without has the atoms in the order in which they are given."""
+    if is_local(model) and not (Path(model) / subfolder / FEATURE_EXTRACTOR_NAME).is_file():
+        return ADAPTFeatureExtractor()
+    try:
+        return ADAPTFeatureExtractor.from_pretrained(model, subfolder=subfolder, revision=revision)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"the feature extractor of {model} cannot be loaded: {one_line(error)}") from error
 
 
 @contextmanager

@@ -546,7 +546,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
                 For the reference energies of `config.element_energies`; 0 on padding.
             labels (`torch.FloatTensor` of shape `(B,)`, *optional*):
-                Reference total energies in eV.
+                Reference total energies in eV; -100 counts for nothing.
             force_labels (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
                 Reference forces in eV/Å, -100 on padding, which `architecture="pooled"` learns with its gradient.
             compute_forces (`bool`, *optional*):
@@ -575,12 +575,14 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             energy = self._pooled_energy(input_features, attention_mask, cell, atomic_numbers, **kwargs)
             forces = None
         else:
-            energy, forces = self._flattened_energy(input_features, attention_mask), None
+            energy, forces = self._flattened_energy(input_features, attention_mask, atomic_numbers), None
 
         loss = None
         if labels is not None:
             loss = self._loss(energy, labels, forces, force_labels, attention_mask, input_features)
-            loss = loss.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+            is_labelled = labels != IGNORE_INDEX
+            count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch
+            loss = (loss * is_labelled).sum() / count
         return ADAPTEnergyOutput(loss=loss, energy=energy, forces=forces)
 
     def _pooled_energy(
@@ -594,14 +596,15 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         states = self.adapt(input_features, attention_mask, cell, **kwargs).last_hidden_state
         atomic_energies = self.energy_normalizer.denormalize(self.energy_head(states))[..., 0]
         if self.config.element_energies:
-            if atomic_numbers is None:
-                raise ValueError("this model adds reference energies of the elements: it needs atomic_numbers")
             atomic_energies = atomic_energies + self._element_energies(atomic_numbers, atomic_energies)
         if attention_mask is not None:
             atomic_energies = atomic_energies * attention_mask
         return atomic_energies.sum(dim=1)
 
-    def _element_energies(self, atomic_numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def _element_energies(self, atomic_numbers: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        """Reference energy of each atom (B, N) in eV, 0 on padding."""
+        if atomic_numbers is None:
+            raise ValueError("this model adds reference energies of the elements: it needs atomic_numbers")
         known = self.config.element_energies or {}
         table = like.new_tensor([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
         energies = table[atomic_numbers]
@@ -610,7 +613,12 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             raise ValueError(f"no reference energy for {unknown}; the model knows {', '.join(known)}")
         return energies
 
-    def _flattened_energy(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def _flattened_energy(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        atomic_numbers: torch.Tensor | None,
+    ) -> torch.Tensor:
         max_atoms = self.config.max_atoms
         if input_features.shape[1] > max_atoms:
             counts = attention_mask.sum(dim=1) if attention_mask is not None else [input_features.shape[1]]
@@ -625,7 +633,10 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         hidden_states = tokens.flatten(1).to(self.dtype)
         for block in self.blocks:
             hidden_states = block(hidden_states)
-        return self.energy_normalizer.denormalize(self.energy_head(hidden_states))[:, 0]
+        energy = self.energy_normalizer.denormalize(self.energy_head(hidden_states))[:, 0]
+        if self.config.element_energies:
+            energy = energy + self._element_energies(atomic_numbers, energy).sum(dim=1)
+        return energy
 
     def _loss(
         self,

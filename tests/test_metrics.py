@@ -63,6 +63,7 @@ def test_force_metrics_equal_plain_numpy_for_any_batching(batch_size):
         "force_mae_mev_per_ang": 1000 * np.abs(error).mean(),
         "force_rmse_mev_per_ang": 1000 * np.sqrt((error**2).mean()),
         "force_cosine": cosine.mean(),
+        "force_norm_ratio": np.linalg.norm(forces, axis=1).sum() / np.linalg.norm(labels, axis=1).sum(),
         "near_defect_mae_mev_per_ang": 1000 * np.abs(error[near]).mean(),
         "zero_force_mae_mev_per_ang": 1000 * np.abs(labels).mean(),
         "zero_force_rmse_mev_per_ang": 1000 * np.sqrt((labels**2).mean()),

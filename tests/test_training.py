@@ -132,7 +132,6 @@ class TestRecipes:
             (["--learning_rate", "fast"], "invalid float value"),
             (["--embedding_sizes", "[1"], "is no YAML"),
             (["--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint of a run"),
-            (["--resume_from_checkpoint", "true"], "holds no checkpoint"),
         ],
     )
     def test_bad_arguments_are_one_line_and_nothing_is_written(self, recipe, dataset, tmp_path, arguments, message):

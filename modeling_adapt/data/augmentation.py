@@ -42,10 +42,10 @@ class OctahedralRotations:
     """
 
     def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if not _cubic(structure["cell"], structure["pbc"]):
+        if not is_cubic(structure["cell"], structure["pbc"]):
             raise InputError("octahedral augmentation of a cell that is not cubic")
         operation = OCTAHEDRAL_OPERATIONS[rng.integers(len(OCTAHEDRAL_OPERATIONS))]
-        return _moved(structure, _wrapped(structure["positions"] @ operation, structure), operation)
+        return _moved(structure, wrapped(structure["positions"] @ operation, structure), operation)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Inversion:
     def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         if rng.random() < 0.5:
             return structure
-        return _moved(structure, _wrapped(-structure["positions"].astype(np.float64), structure), -_IDENTITY)
+        return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -_IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Translation:
 
     def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         shift = np.where(structure["pbc"], rng.random(3), 0.0) @ structure["cell"]
-        return _moved(structure, _wrapped(structure["positions"] + shift, structure))
+        return _moved(structure, wrapped(structure["positions"] + shift, structure))
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def require_cubic_cells(rows: datasets.Dataset) -> None:
     """
     table = rows.select_columns(["cell", "pbc"]).with_format("arrow")[:]
     cells, pbc = flat_values(table, "cell").reshape(-1, 3, 3), flat_values(table, "pbc").reshape(-1, 3)
-    if (others := np.flatnonzero(~_cubic(cells, pbc))).size:
+    if (others := np.flatnonzero(~is_cubic(cells, pbc))).size:
         row = int(others[0])
         raise InputError(
             f"row {row} ({rows[row]['source'] or 'source unknown'}): octahedral augmentation needs periodic cubic "
@@ -135,14 +135,14 @@ def require_cubic_cells(rows: datasets.Dataset) -> None:
         )
 
 
-def _cubic(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def is_cubic(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """For cells (..., 3, 3) and pbc (..., 3): whether each is a cube along x, y, z, periodic in all directions."""
     edge = cell[..., 0, 0]
     deviation = np.abs(cell - edge[..., None, None] * _IDENTITY).max(axis=(-1, -2))
     return (deviation <= CUBIC_TOLERANCE * edge) & (edge > 0) & pbc.all(axis=-1)
 
 
-def _wrapped(positions: np.ndarray, structure: dict[str, Any]) -> np.ndarray:
+def wrapped(positions: np.ndarray, structure: dict[str, Any]) -> np.ndarray:
     """`positions` (N, 3) shifted by lattice vectors into the cell of `structure`, along its periodic directions."""
     lattice = structure["cell"][structure["pbc"]]
     if not len(lattice):

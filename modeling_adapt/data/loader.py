@@ -31,8 +31,11 @@ class StructureDataset(Dataset):
 
     An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
     (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
-    `importance_weights` (N,) float32 and `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
-    defect site, inf if there is none.
+    `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
+    defect site, inf if there is none, and `row`, its index.
+
+    The index -1 - i stands for a blank: row i with labels of -100, which no loss counts. Blanks fill up batches that
+    many processes share.
 
     Args:
         dataset: rows as [`read_split`] returns them.
@@ -63,13 +66,17 @@ class StructureDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Structure]:
         """Many items at once; `torch.utils.data.DataLoader` asks for whole batches here."""
-        structures = structures_from_table(self.rows[list(indices)], self.weighting)
-        if self.augmentation:
-            epoch, rows = self.epoch, range(len(self))
-            for place, index in enumerate(indices):
-                rng = np.random.default_rng((self.seed, epoch, rows[index]))
+        rows = [index if index >= 0 else -1 - index for index in indices]
+        structures = structures_from_table(self.rows[rows], self.weighting)
+        epoch = self.epoch
+        for place, (index, row) in enumerate(zip(indices, rows, strict=True)):
+            if self.augmentation:
+                rng = np.random.default_rng((self.seed, epoch, row))
                 for step in self.augmentation:
                     structures[place] = step(structures[place], rng)
+            structures[place]["row"] = row
+            if index < 0:
+                structures[place] = _blank(structures[place])
         return structures
 
     @property
@@ -84,6 +91,11 @@ class StructureDataset(Dataset):
     def sizes(self) -> list[int]:
         """The number of atoms of every row."""
         return list_lengths(self.rows.select_columns("atomic_numbers")[:], "atomic_numbers").tolist()
+
+
+def _blank(structure: Structure) -> Structure:
+    forces = structure["forces"]
+    return structure | {"blank": True, "forces": None if forces is None else np.full_like(forces, IGNORE_INDEX)}
 
 
 def structures_from_table(table: pa.Table, weighting: ImportanceWeighting | None = None) -> list[Structure]:
@@ -145,7 +157,8 @@ class StructureCollator:
         feature_extractor: [`ADAPTFeatureExtractor`].
         target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
             with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
-            `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`.
+            `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`. `rows`
+            (B,) holds the index of each structure in its data set, where it has one.
         weighting: for streamed rows; as for [`StructureDataset`], which weighs its own.
     """
 
@@ -164,6 +177,8 @@ class StructureCollator:
         geometry = [{key: item[key] for key in ("atomic_numbers", "positions", "cell", "pbc")} for item in structures]
         batch = dict(self.feature_extractor(geometry, return_tensors="pt"))
         size = batch["input_features"].shape[1]
+        if "row" in structures[0]:
+            batch["rows"] = torch.tensor([item["row"] for item in structures])
         if self.target != "energy":
             if any(item["forces"] is None for item in structures):
                 raise InputError("the data set has structures without forces; read it with target='forces'")
@@ -176,6 +191,8 @@ class StructureCollator:
         energies = np.array([item["energy"] for item in structures], dtype=np.float64)
         if np.isnan(energies).any():
             raise InputError("the data set has structures without energy; read it with target='energy'")
+        energies[energies == IGNORE_INDEX] = np.nextafter(IGNORE_INDEX, 0.0)  # an energy may happen to be the mark
+        energies[["blank" in item for item in structures]] = IGNORE_INDEX
         batch["labels"] = torch.from_numpy(energies)
         if self.target == "energy_and_forces":
             batch["force_labels"] = forces

@@ -23,7 +23,7 @@ Sums = dict[str, float]
 class ForceMetrics:
     """
     Accumulates force errors. MAE and RMSE are over Cartesian components, the cosine over atoms whose reference force
-    is above `SMALL_FORCE`.
+    is above `SMALL_FORCE`; the norm ratio is the mean length of the predicted forces over that of the reference.
 
     ```python
     >>> metrics = ForceMetrics()
@@ -66,6 +66,8 @@ class ForceMetrics:
             out=np.zeros_like(size),
         )
         sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
+        sums["length"] = size.sum(axis=-1)
+        sums["predicted_length"] = np.linalg.norm(reference + error, axis=-1).sum(axis=-1)
         sums["structures"], sums["atoms"] = np.ones(len(labels)), atoms.sum(axis=-1)
 
         if nearest_defect is not None:
@@ -101,6 +103,8 @@ def _force_errors(sums: Sums) -> dict[str, float]:
     }
     if directed := sums["directed"]:
         metrics["force_cosine"] = sums["cosine"] / directed
+    if length := sums["length"]:
+        metrics["force_norm_ratio"] = sums["predicted_length"] / length
     if near := sums.get("near_components"):
         metrics["near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_error"] / near
         metrics["zero_force_near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_force"] / near

@@ -35,6 +35,8 @@ class ADAPTCalculator(Calculator):
             Model of the forces; it is moved to `device` and put into evaluation mode.
         energy_model ([`ADAPTForEnergy`], *optional*):
             Energy model, treated likewise.
+        energy_feature_extractor ([`ADAPTFeatureExtractor`], *optional*):
+            The one that `energy_model` was saved with; it may have an order of atoms of its own.
         device (`str` or `torch.device`, defaults to `"cpu"`):
             Where the models run.
     """
@@ -47,12 +49,14 @@ class ADAPTCalculator(Calculator):
         model: PreTrainedModel,
         energy_model: PreTrainedModel | None = None,
         device: str | torch.device = "cpu",
+        energy_feature_extractor: ADAPTFeatureExtractor | None = None,
     ) -> None:
         super().__init__()
         self.device = available_device(str(device))
         self.model = on_device(model, self.device)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device)
         self.feature_extractor = ADAPTFeatureExtractor()
+        self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
         self.conservative = isinstance(model, ADAPTForEnergy)
         if not gives_forces(model):
             raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
@@ -74,8 +78,8 @@ class ADAPTCalculator(Calculator):
         Raises:
             [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
         """
-        energy = None if energy_model is None else load_model(energy_model, ADAPTForEnergy)[0]
-        return cls(load_model(model)[0], energy, device)
+        energy, extractor = (None, None) if energy_model is None else load_model(energy_model, ADAPTForEnergy)
+        return cls(load_model(model)[0], energy, device, extractor)
 
     @property
     def domain(self) -> TrainingDomain | None:
@@ -106,6 +110,7 @@ class ADAPTCalculator(Calculator):
                 if "forces" in properties:
                     self.results["forces"] = self.model(**inputs).forces[0].cpu().double().numpy()
                 if "energy" in properties and self.energy_model is not None:
+                    inputs = self.energy_feature_extractor(self.atoms).to(self.device)
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
         except ValueError as error:
             raise InputError(str(error)) from error

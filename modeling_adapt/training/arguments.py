@@ -52,9 +52,15 @@ class RunArguments:
     initial_model: str | None = field(
         default=None, metadata={"help": "checkpoint to go on from: its model, weights and statistics are kept"}
     )
+    refit_statistics: bool = field(
+        default=False, metadata={"help": "with initial_model: fit the normalisation statistics on the new data"}
+    )
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     validation_split: str | None = field(
         default="validation", metadata={"help": "split to evaluate on; null trains without evaluation"}
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "split on which the final model is tested, once; it decides nothing"}
     )
     train_subset: float = field(
         default=100, metadata={"help": "percent of the train split: one of its nested subsets 1, 3, 10, 30, 100"}
@@ -75,7 +81,22 @@ class RunArguments:
         default=0.0, metadata={"help": "augmentation: standard deviation in Å of noise on the training positions"}
     )
 
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "average of the weights that is evaluated and saved: share of it kept per step, as 0.999"},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "stop after so many evaluations in a row that do not improve metric_for_best_model"},
+    )
+
     def __post_init__(self) -> None:
+        if self.refit_statistics and self.initial_model is None:
+            raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, not {self.ema_decay}")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
         if not isinstance(self.augmentation, list):  # YAML: one name, or null
             self.augmentation = [self.augmentation] if self.augmentation is not None else []
         augmentation_steps(self.augmentation, self.position_noise)  # refuses bad ones before anything is read
@@ -83,10 +104,17 @@ class RunArguments:
 
 @dataclass
 class ADAPTTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with defaults for force fields: constant rate and no weight decay, as published."""
+    """
+    `TrainingArguments` with defaults for force fields: constant rate and no weight decay, as published. A loss that is
+    not finite stops the run, so it is not filtered out of the logs; early stopping counts on after a resume.
+    """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "learning rate schedule"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "a loss that is not finite stops the run"})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "early stopping counts on after a resume"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
 
 

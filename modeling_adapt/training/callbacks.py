@@ -37,13 +37,23 @@ class RunProgress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and metrics:
-            tqdm.write(f"step {state.global_step:>6}  epoch {state.epoch or 0:>7.1f}  {describe(metrics)}")
+            prefix = next(iter(metrics)).partition("_")[0] + "_"
+            tqdm.write(f"step {state.global_step:>6}  epoch {state.epoch or 0:>7.1f}  {describe(metrics, prefix)}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class EpochToDataset(TrainerCallback):
+    """Tells the training data set its epoch. The loaders of accelerate do not, on many processes or after a resume."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
 def describe(metrics: dict[str, Any], prefix: str = "eval_") -> str:

@@ -76,3 +76,6 @@ class EnergyAndForcesTask:
         energy = EvalPrediction(predictions=energies, label_ids=(labels, atomic_numbers))
         force = EvalPrediction(predictions=forces, label_ids=(force_labels, nearest_defect))
         return self.energy(energy, compute_result) | self.forces(force, compute_result)
+
+
+Task = ForceTask | EnergyTask | EnergyAndForcesTask

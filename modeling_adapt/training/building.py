@@ -1,0 +1,111 @@
+"""From a recipe and rows to a trainer that is ready to run."""
+
+from dataclasses import fields
+from typing import Any
+
+import datasets
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+
+from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from ..data.augmentation import augmentation_steps
+from ..data.content import content_hash
+from ..data.importance import ImportanceWeighting
+from ..data.loader import StructureCollator, StructureDataset
+from ..errors import InputError, one_line
+from ..evaluation.evaluate import fit_baseline
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..loading import HEADS, load_model
+from .arguments import ADAPTTrainingArguments, RunArguments
+from .averaging import WeightAverage
+from .callbacks import EpochToDataset, RunProgress
+from .diagnosis import Diagnosis
+from .preparation import prepare_config
+from .record import RunRecord
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, target_of
+from .trainer import ADAPTTrainer, data_seed
+
+
+def build_trainer(
+    config: ADAPTConfig,
+    run: RunArguments,
+    training: ADAPTTrainingArguments,
+    train_rows: datasets.Dataset,
+    validation_rows: datasets.Dataset | None,
+) -> ADAPTTrainer:
+    """
+    A trainer for `config`, whose statistics and trained domain are fitted on `train_rows` alone.
+
+    Args:
+        config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
+        train_rows, validation_rows: splits with the columns of `STRUCTURE_FEATURES` and the labels to learn.
+
+    Raises:
+        [`InputError`]: the recipe contradicts itself or the data.
+    """
+    _require_consistent(run, training, validation_rows)
+    prepare_config(config, run, train_rows)
+    if run.initial_model is None:
+        torch.manual_seed(training.seed)
+        model = HEADS[config.model_type](config)
+    else:
+        model, _ = load_model(run.initial_model, HEADS[config.model_type], config=config)
+    task = _task(config, train_rows)
+    weighting = ImportanceWeighting(
+        **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
+    )
+    feature_extractor = _feature_extractor(config)
+    augmentation = augmentation_steps(run.augmentation, run.position_noise)
+    training.label_names = task.label_names
+    training.batch_eval_metrics = True
+    training.dataloader_pin_memory = training.device.type == "cuda"
+    if training.load_best_model_at_end and training.metric_for_best_model in (None, "loss"):
+        training.metric_for_best_model, training.greater_is_better = task.headline, False
+    try:
+        trainer = ADAPTTrainer(
+            model=model,
+            args=training,
+            train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training)),
+            eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
+            data_collator=StructureCollator(feature_extractor, task.target),
+            processing_class=feature_extractor,
+            compute_metrics=task,
+            average=None if run.ema_decay is None else WeightAverage(model, run.ema_decay),
+            diagnosis=None if validation_rows is None else Diagnosis(task, train_rows, feature_extractor),
+            run={"data": content_hash(train_rows), "processes": training.world_size},
+        )
+    except (ValueError, RuntimeError) as error:  # arguments that contradict each other, or name what is not installed
+        raise InputError(f"the Trainer refuses its arguments: {one_line(error)}") from error
+    for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
+        trainer.remove_callback(printer)
+    for callback in (RunProgress, RunRecord, EpochToDataset):
+        trainer.add_callback(callback)
+    if run.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=run.early_stopping_patience))
+    return trainer
+
+
+def _require_consistent(
+    run: RunArguments, training: ADAPTTrainingArguments, validation_rows: datasets.Dataset | None
+) -> None:
+    if training.train_sampling_strategy == "batch_rebalance":
+        raise InputError("train_sampling_strategy: batch_rebalance cannot read structures; use group_by_length")
+    if run.early_stopping_patience is not None and not training.load_best_model_at_end:
+        raise InputError("early_stopping_patience needs load_best_model_at_end: true, to end with the best model")
+    if validation_rows is None and training.load_best_model_at_end:
+        raise InputError("load_best_model_at_end needs a validation split; set validation_split, or set it to false")
+    if run.ema_decay is not None and training.fsdp:
+        raise InputError("ema_decay does not go with fsdp, where no process holds all weights; leave it out")
+
+
+def _feature_extractor(config: ADAPTConfig) -> ADAPTFeatureExtractor:
+    """The published energy network reads atoms by their place in the list; the others read a set."""
+    ordered = isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp"
+    return ADAPTFeatureExtractor(canonical_order=ordered)
+
+
+def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
+    target: Any = target_of(config)
+    if target == "forces":
+        return ForceTask()
+    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(fit_baseline(train_rows))

@@ -1,0 +1,70 @@
+"""Checkpoints that exist as a whole or not at all: a seal, written last, holds the size and hash of every file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import sort_checkpoints
+
+from ..errors import InputError
+
+SEAL = "seal.json"
+
+
+def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:
+    """
+    Declares `folder` complete. Before, it is a checkpoint that was cut off, whatever it holds.
+
+    Args:
+        run: what a run that goes on from here must share, such as the hash of its data; plain JSON.
+    """
+    files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    unfinished = folder / f".{SEAL}"
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump({"files": files, "run": run}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, folder / SEAL)
+
+
+def read_seal(folder: Path) -> dict[str, Any]:
+    """What [`seal_checkpoint`] was told about the run.
+
+    Raises:
+        [`InputError`]: the checkpoint is incomplete, or a file of it is missing or has changed since.
+    """
+    try:
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        files, run = seal["files"], seal["run"]
+    except FileNotFoundError:
+        raise InputError(f"{folder} is incomplete: the run ended while it was written") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is damaged: its {SEAL} cannot be read") from error
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{folder} is damaged: {name} is missing")
+        if _digest(path) != digest:
+            raise InputError(f"{folder} is damaged: {name} is not as it was written")
+    return run
+
+
+def newest_checkpoint(output: Path) -> tuple[Path | None, list[str]]:
+    """The newest complete checkpoint in `output`, and what is wrong with each newer one."""
+    faults = []
+    for name in reversed(sort_checkpoints(str(output))):
+        try:
+            read_seal(Path(name))
+        except InputError as error:
+            faults.append(str(error))
+        else:
+            return Path(name), faults
+    return None, faults
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

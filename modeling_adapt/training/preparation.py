@@ -1,0 +1,90 @@
+"""What a run fits before it trains: statistics, reference energies and the trained domain, from the training split."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from ..data.augmentation import require_cubic_cells
+from ..data.columns import list_column, list_lengths
+from ..data.statistics import fit_statistics
+from ..elements_adapt import SYMBOLS
+from ..errors import InputError
+from ..evaluation.evaluate import fit_baseline
+from ..evaluation.metrics import compositions
+from ..simulation.domain import fit_domain
+from .arguments import RunArguments
+from .tasks import target_of
+
+
+def prepare_config(config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset) -> None:
+    """
+    Fills in what `config` takes from the training split. A run that goes on from a checkpoint keeps its statistics
+    unless `refit_statistics`; the domain and, as they belong to the labels, the reference energies are always those of
+    the new split: energies of another potential or functional are off by eV per atom.
+
+    Raises:
+        [`InputError`]: the split and the run do not fit together.
+    """
+    _require_fitting(config, run, train_rows)
+    if run.initial_model is None or run.refit_statistics:
+        fit_statistics_of(config, train_rows)
+    elif isinstance(config, ADAPTEnergyConfig) and config.element_energies is not None:
+        fit_reference_energies(config, train_rows)
+    config.training_domain = fit_domain(train_rows).to_dict()
+
+
+def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
+    """Fills in the normalisation statistics of `config` from the training split."""
+    statistics = fit_statistics(train_rows)
+    config.feature_mean = statistics.feature_mean
+    # A column that never varies, such as a descriptor in data of one element, has no scale; 1 keeps it at zero.
+    config.feature_std = [std if std > 1e-9 else 1.0 for std in statistics.feature_std]
+    config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
+    if config.geometry == "pairwise" and statistics.force_std:  # one scale for all directions keeps them equivalent
+        scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
+        config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
+    if isinstance(config, ADAPTEnergyConfig):
+        config.energy_std = fit_reference_energies(config, train_rows)
+
+
+def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
+    """
+    Fits one energy per element by least squares, which is all that the composition tells, and the mean of what is left
+    over: per atom for a sum of atomic energies, per structure for the published network.
+
+    Returns:
+        Standard deviation of what is left over in eV.
+    """
+    baseline = fit_baseline(train_rows)
+    known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
+    config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
+    table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
+    counts = compositions(list_column(table, "atomic_numbers"))
+    left_over = table["energy"].to_numpy() - baseline.predict(counts)
+    if config.architecture == "pooled":
+        left_over = left_over / counts.sum(axis=1)
+    config.energy_mean = float(np.mean(left_over))
+    return float(np.std(left_over))
+
+
+def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset) -> None:
+    if "octahedral" in run.augmentation:
+        require_cubic_cells(train_rows)
+    if "rotation" in run.augmentation and config.geometry == "fourier":
+        raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
+    table = train_rows.select_columns(["atomic_numbers", "defect_sites", "importance_weights"]).with_format("arrow")[:]
+    if target_of(config) == "forces" and config.force_loss != "mse":
+        if not any(list_lengths(table, name).any() for name in ("defect_sites", "importance_weights")):
+            raise InputError(
+                f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
+                "training split has a defect site; use force_loss: mse, or import the data with --host"
+            )
+    largest = int(list_lengths(table, "atomic_numbers").max())
+    mlp: Any = config if isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp" else None
+    if mlp is not None and largest > mlp.max_atoms:
+        raise InputError(
+            f"the training split has a structure of {largest} atoms, but this energy model takes at most "
+            f"{mlp.max_atoms}; raise max_atoms"
+        )

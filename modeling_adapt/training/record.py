@@ -1,0 +1,128 @@
+"""What a run folder tells: the recipe, what it was run with, and how it went, as table and as curve."""
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..configuration_adapt import ADAPTConfig
+from ..evaluation.plots import training_curve
+from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
+
+_PACKAGES = ("adapt-force-field", "torch", "transformers", "accelerate", "datasets", "safetensors", "ase", "numpy")
+_FILLED_IN = {"activation_checkpointing": False, "gradient_checkpointing": False, "disable_tqdm": False}
+_FILLED_IN |= {"report_to": [], "debug": []}
+_NOT_REPEATED = ("resume_from_checkpoint", "accelerator_config", "hub_token")  # of the launch, not of the recipe
+
+
+class RunRecord(TrainerCallback):
+    """Keeps `metrics.csv` and `training_curve.png` in the run folder up to date, also of a run that is cut off."""
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._write(args, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._write(args, state)
+
+    @staticmethod
+    def _write(args: TrainingArguments, state: TrainerState) -> None:
+        if state.is_world_process_zero and state.log_history:
+            output = Path(args.output_dir)
+            write_log(state.log_history, output / "metrics.csv")
+            training_curve(state.log_history, output / "training_curve.png")
+
+
+def write_log(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One line per step at which something was logged, one column per quantity; units are in the names."""
+    columns = ["step", "epoch"]
+    lines: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        columns += [name for name in entry if name not in columns]
+        lines.setdefault(entry["step"], {}).update(entry)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines.values())
+
+
+def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training: ADAPTTrainingArguments) -> None:
+    """Writes `recipe.yaml`, which `train.py` reads again: what differs from the defaults, and the whole model."""
+    values = training.to_dict()
+    changed = {name: values[name] for name, default in _defaults().items() if values.get(name, default) != default}
+    recipe = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
+    recipe |= asdict(data) | changed | {"output_dir": str(output)}
+    (output / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
+
+
+def _defaults() -> dict[str, Any]:
+    """
+    Of the training arguments, as they are after transformers has filled them in. A second `ADAPTTrainingArguments`
+    would tell, but to make one takes down the process group of the first.
+    """
+    given = {field.name: field.default for field in fields(ADAPTTrainingArguments) if field.default is not MISSING}
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
+    return {name: value for name, value in (plain | _FILLED_IN).items() if name not in _NOT_REPEATED}
+
+
+def write_surroundings(
+    output: Path, training: ADAPTTrainingArguments, rows: Mapping[str, int], data_hash: str, parameters: int
+) -> None:
+    """
+    Writes `run.json`: versions, revision, processes and data. A run that goes on adds an entry, so that what each part
+    of it was run with stays known.
+
+    Args:
+        rows: number of structures by split.
+        data_hash: of the training rows; see [`content_hash`].
+        parameters: of the model.
+    """
+    path = output / "run.json"
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+    except (OSError, ValueError, KeyError):
+        parts = []
+    device = torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else platform.processor()
+    part = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "resumed_from": training.resume_from_checkpoint,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "git_revision": _git_revision(),
+        "device": f"{training.device.type} {device}".strip(),
+        "processes": training.world_size,
+        "threads": torch.get_num_threads(),
+        "global_batch_size": training.train_batch_size * training.world_size * training.gradient_accumulation_steps,
+        "structures": dict(rows),
+        "data_sha256": data_hash,
+        "parameters": parameters,
+    }
+    path.write_text(json.dumps({"parts": [*parts, part]}, indent=2) + "\n", encoding="utf-8")
+
+
+def _git_revision() -> str | None:
+    """Of the code, with a + where it was changed since; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,59 @@
+"""The order in which an epoch visits its structures: a function of seed and epoch alone, exact on many processes."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ..data.loader import StructureDataset
+
+Strategy = Literal["random", "sequential", "group_by_length"]
+
+
+class EpochSampler(Sampler[int]):
+    """
+    The rows of `dataset` in the order of its epoch. Every process, and a run that was resumed, has the same one.
+
+    Where many processes share an epoch whose length they do not divide, accelerate would repeat the first structures,
+    so that N processes learn something else than one. Here blanks fill the last batches instead: structures without
+    labels, which add nothing to a loss (see [`StructureDataset`]).
+
+    Args:
+        strategy: `"random"`, `"sequential"`, or `"group_by_length"`: random, with structures of similar size beside
+            each other, so that batches hold little padding.
+        group_size: structures of one optimiser step, within which `"group_by_length"` sorts.
+        multiple: the length is filled up to a multiple of this with blanks.
+        seed: at least 0.
+    """
+
+    def __init__(
+        self, dataset: StructureDataset, strategy: Strategy, seed: int, group_size: int = 1, multiple: int = 1
+    ) -> None:
+        self.dataset, self.strategy, self.seed = dataset, strategy, seed
+        self.group_size, self.multiple = group_size, multiple
+        self.sizes = dataset.sizes() if strategy == "group_by_length" else None
+
+    def __len__(self) -> int:
+        return len(self.dataset) + self._num_blanks
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        yield from order
+        for _ in range(self._num_blanks):
+            yield -1 - order[-1]
+
+    @property
+    def _num_blanks(self) -> int:
+        return -len(self.dataset) % self.multiple
+
+    def _order(self) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(len(self.dataset)))
+        rng = np.random.default_rng((self.seed, self.dataset.epoch))
+        if self.sizes is None:
+            return rng.permutation(len(self.dataset)).tolist()
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return get_length_grouped_indices(self.sizes, self.group_size, generator=generator)
