@@ -68,7 +68,7 @@ class ADAPTEnergyOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Mean squared error in units of the normalised energy.
-        energy (`torch.FloatTensor` of shape `(B,)`): Total energies in eV.
+        energy (`torch.DoubleTensor` of shape `(B,)`): Total energies in eV (float32 on devices without float64).
         forces (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*): Conservative forces -dE/dR in eV/Å.
     """
 
@@ -595,23 +595,23 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
     ) -> torch.Tensor:
         states = self.adapt(input_features, attention_mask, cell, **kwargs).last_hidden_state
         atomic_energies = self.energy_normalizer.denormalize(self.energy_head(states))[..., 0]
-        if self.config.element_energies:
-            atomic_energies = atomic_energies + self._element_energies(atomic_numbers, atomic_energies)
         if attention_mask is not None:
             atomic_energies = atomic_energies * attention_mask
-        return atomic_energies.sum(dim=1)
+        return self._with_references(atomic_energies.sum(dim=1, dtype=_double(atomic_energies)), atomic_numbers)
 
-    def _element_energies(self, atomic_numbers: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-        """Reference energy of each atom (B, N) in eV, 0 on padding."""
+    def _with_references(self, energy: torch.Tensor, atomic_numbers: torch.Tensor | None) -> torch.Tensor:
+        """`energy` (B,) in eV plus the reference energies of the atoms, thousands of eV where float32 would drown."""
+        if not self.config.element_energies:
+            return energy
         if atomic_numbers is None:
             raise ValueError("this model adds reference energies of the elements: it needs atomic_numbers")
-        known = self.config.element_energies or {}
-        table = like.new_tensor([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
-        energies = table[atomic_numbers]
-        if bool(energies.isnan().any()):
-            unknown = SYMBOLS[int(atomic_numbers[energies.isnan()][0])]
+        known = self.config.element_energies
+        table = energy.new_tensor([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
+        references = table[atomic_numbers]
+        if bool(references.isnan().any()):
+            unknown = SYMBOLS[int(atomic_numbers[references.isnan()][0])]
             raise ValueError(f"no reference energy for {unknown}; the model knows {', '.join(known)}")
-        return energies
+        return energy + references.sum(dim=1)
 
     def _flattened_energy(
         self,
@@ -634,9 +634,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         for block in self.blocks:
             hidden_states = block(hidden_states)
         energy = self.energy_normalizer.denormalize(self.energy_head(hidden_states))[:, 0]
-        if self.config.element_energies:
-            energy = energy + self._element_energies(atomic_numbers, energy).sum(dim=1)
-        return energy
+        return self._with_references(energy.to(_double(energy)), atomic_numbers)
 
     def _loss(
         self,
@@ -648,17 +646,22 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         input_features: torch.Tensor,
     ) -> torch.Tensor:
         """Loss of each structure (B,): squared error of the energy (per atom where pooled), and of the force."""
-        error = (energy - labels).to(energy.dtype)
+        error = (energy - labels).to(torch.promote_types(input_features.dtype, torch.float32))
         if self.config.architecture == "pooled":
             count = input_features.shape[1] if attention_mask is None else attention_mask.sum(dim=1)
             error = error / count
-        loss = (error / energy.new_tensor(self.energy_normalizer.scale)).square()
+        loss = (error / error.new_tensor(self.energy_normalizer.scale)).square()
         if forces is not None and force_labels is not None:
             is_component = force_labels != IGNORE_INDEX
             scale = 1.0 if self.config.force_std is None else sum(self.config.force_std) / 3
             squares = ((forces - force_labels) * is_component / scale).square().sum(dim=(1, 2))
             loss = loss + self.config.force_weight * squares / is_component.sum(dim=(1, 2)).clamp(min=1)
         return loss
+
+
+def _double(values: torch.Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float64 if values.device.type != "mps" else values.dtype
 
 
 def gives_forces(model: PreTrainedModel) -> bool:

@@ -7,12 +7,16 @@ from pathlib import Path
 # Before anything imports datasets or huggingface_hub: tests neither fill nor read the user's cache.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adapt-tests-")
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.data.writing import write_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -86,3 +90,54 @@ def structures() -> list[Atoms]:
     for seed, atoms in enumerate((vacancy, carbon, double)):
         atoms.rattle(0.1, seed=seed)
     return [vacancy, carbon, double]
+
+
+@pytest.fixture(scope="session")
+def springs(tmp_path_factory) -> str:
+    """Rattled silicon of 7 to 16 atoms, on springs to its lattice sites."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(20):
+        perfect = bulk("Si", cubic=True).repeat((1 + index % 2, 1, 1))[index % 3 :]
+        atoms = perfect.copy()
+        atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
+        displacements = atoms.positions - perfect.positions
+        rows.append(
+            structure_row(
+                atoms,
+                -5.0 * displacements,
+                energy=-5.0 * len(atoms) + 2.5 * float((displacements**2).sum()),
+                defect_sites=[perfect.positions[0]],
+                config_type="even" if index % 2 else "odd",
+                trajectory=f"t{index}",
+            )
+        )
+    folder = tmp_path_factory.mktemp("data") / "springs"
+    write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Function from fields to the path of a recipe of a tiny run, for `springs`."""
+
+    def write(**fields) -> str:
+        tiny = {
+            "model": "fourier-small",
+            "embedding_sizes": [16],
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "num_train_epochs": 4,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 3e-3,
+            "eval_strategy": "epoch",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "seed": 1,
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny | fields))
+        return str(tmp_path / "recipe.yaml")
+
+    return write

@@ -1,80 +1,24 @@
 """`train.py`: recipes are checked first, runs end in a model that loads, and resuming changes nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from ase.build import bulk
 from safetensors.torch import load_file
 
 import train
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.statistics import fit_statistics
-from modeling_adapt.data.structures import structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import parse_arguments
 
 RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> str:
-    """Rattled silicon of 7 to 16 atoms, on springs to its lattice sites."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for index in range(20):
-        perfect = bulk("Si", cubic=True).repeat((1 + index % 2, 1, 1))[index % 3 :]
-        atoms = perfect.copy()
-        atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
-        displacements = atoms.positions - perfect.positions
-        rows.append(
-            structure_row(
-                atoms,
-                -5.0 * displacements,
-                energy=-5.0 * len(atoms) + 2.5 * float((displacements**2).sum()),
-                defect_sites=[perfect.positions[0]],
-                config_type="even" if index % 2 else "odd",
-                trajectory=f"t{index}",
-            )
-        )
-    folder = tmp_path_factory.mktemp("data") / "springs"
-    write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
-    return str(folder)
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """Function from fields to the path of a recipe of a tiny run."""
-
-    def write(**fields) -> str:
-        tiny = {
-            "model": "fourier-small",
-            "embedding_sizes": [16],
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-            "num_train_epochs": 4,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 3e-3,
-            "eval_strategy": "epoch",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "seed": 1,
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny | fields))
-        return str(tmp_path / "recipe.yaml")
-
-    return write
 
 
 class TestRecipes:
@@ -120,9 +64,9 @@ class TestRecipes:
             ({"geometry": "pairwise", "attention_radius": 4.0}, "its radius is pairwise_cutoff"),
         ],
     )
-    def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, dataset, tmp_path, fields, message):
+    def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, springs, tmp_path, fields, message):
         with pytest.raises(InputError, match=message):
-            train.main([recipe(**fields), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+            train.main([recipe(**fields), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
@@ -134,14 +78,14 @@ class TestRecipes:
             (["--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint of a run"),
         ],
     )
-    def test_bad_arguments_are_one_line_and_nothing_is_written(self, recipe, dataset, tmp_path, arguments, message):
+    def test_bad_arguments_are_one_line_and_nothing_is_written(self, recipe, springs, tmp_path, arguments, message):
         with pytest.raises(InputError, match=message) as caught:
-            train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run"), *arguments])
+            train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run"), *arguments])
         assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
-    def test_a_recipe_in_another_place_is_not_overlooked(self, recipe, dataset, tmp_path):
+    def test_a_recipe_in_another_place_is_not_overlooked(self, recipe, springs, tmp_path):
         with pytest.raises(InputError, match="the recipe comes first"):
-            train.main(["--dataset", dataset, "--output_dir", str(tmp_path / "run"), recipe()])
+            train.main(["--dataset", springs, "--output_dir", str(tmp_path / "run"), recipe()])
 
     @pytest.mark.parametrize("content, message", [("- a\n- b\n", "must be a mapping"), ("a: [", "is no YAML")])
     def test_files_that_are_no_recipe(self, tmp_path, content, message):
@@ -151,21 +95,21 @@ class TestRecipes:
         with pytest.raises(InputError, match="does not exist"):
             parse_arguments([str(tmp_path / "none.yaml"), "--dataset", "d", "--output_dir", "run"])
 
-    def test_output_folder_that_is_not_empty(self, recipe, dataset, tmp_path):
+    def test_output_folder_that_is_not_empty(self, recipe, springs, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "precious").write_text("")
         with pytest.raises(InputError, match="exists and is not empty"):
-            train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+            train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
 
-    def test_data_set_that_is_missing_or_has_no_such_split(self, recipe, dataset, tmp_path):
-        for arguments in (["--dataset", str(tmp_path / "none")], ["--dataset", dataset, "--validation_split", "test"]):
+    def test_data_set_that_is_missing_or_has_no_such_split(self, recipe, springs, tmp_path):
+        for arguments in (["--dataset", str(tmp_path / "none")], ["--dataset", springs, "--validation_split", "test"]):
             with pytest.raises(InputError):
                 train.main([recipe(), *arguments, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
 
 class TestRuns:
-    def test_pooled_energy_learns_energies_and_forces(self, recipe, dataset, tmp_path):
+    def test_pooled_energy_learns_energies_and_forces(self, recipe, springs, tmp_path):
         path = recipe(
             model="pairwise-energy",
             hidden_size=16,
@@ -176,7 +120,7 @@ class TestRuns:
             lr_scheduler_type="cosine",
             eval_strategy="no",
         )
-        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         model, _ = load_model(tmp_path / "run", ADAPTForEnergy)
         assert set(model.config.element_energies) == {"Si"}
         metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
@@ -184,23 +128,23 @@ class TestRuns:
         assert metrics["eval_energy_mae_mev_per_atom"] > 0
 
     @pytest.mark.parametrize("model", ["pairwise-small", "pairwise-energy"])
-    def test_run_goes_on_from_a_checkpoint(self, recipe, dataset, tmp_path, model):
+    def test_run_goes_on_from_a_checkpoint(self, recipe, springs, tmp_path, model):
         small = {"hidden_size": 16, "num_vector_channels": 8, "num_train_epochs": 1}
-        train.main([recipe(model=model, **small), "--dataset", dataset, "--output_dir", str(tmp_path / "first")])
+        train.main([recipe(model=model, **small), "--dataset", springs, "--output_dir", str(tmp_path / "first")])
         (tmp_path / "second.yaml").write_text("learning_rate: 0.0\nnum_train_epochs: 1\nforce_loss: mse\n")
         more = ["--initial_model", str(tmp_path / "first"), "--output_dir", str(tmp_path / "second")]
-        train.main([str(tmp_path / "second.yaml"), "--dataset", dataset, *more])
+        train.main([str(tmp_path / "second.yaml"), "--dataset", springs, *more])
         (first, _), (second, _) = load_model(tmp_path / "first"), load_model(tmp_path / "second")
         assert all(torch.equal(first.state_dict()[name], weight) for name, weight in second.state_dict().items())
         assert second.config.feature_mean == first.config.feature_mean and second.config.force_loss == "mse"
 
-    def test_reference_energies_are_those_of_the_new_labels(self, recipe, dataset, tmp_path):
+    def test_reference_energies_are_those_of_the_new_labels(self, recipe, springs, tmp_path):
         small = {"hidden_size": 16, "num_vector_channels": 8, "num_train_epochs": 1}
         path = recipe(model="pairwise-energy", **small)
-        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "first")])
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "first")])
         shifted = {}
         for split in ("train", "validation"):
-            rows = read_split(dataset, split).to_list()
+            rows = read_split(springs, split).to_list()
             shifted[split] = [row | {"energy": row["energy"] - 3.0 * len(row["atomic_numbers"])} for row in rows]
         write_dataset(shifted, tmp_path / "shifted")
         (tmp_path / "second.yaml").write_text("learning_rate: 0.0\nnum_train_epochs: 1\n")
@@ -210,7 +154,7 @@ class TestRuns:
         assert abs(first.element_energies["Si"] - second.element_energies["Si"] - 3.0) < 1e-6
         assert second.energy_std == first.energy_std
 
-    def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, dataset, tmp_path, capsys):
+    def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, springs, tmp_path, capsys):
         path = recipe(
             num_train_epochs=60,
             learning_rate=1e-2,
@@ -218,7 +162,7 @@ class TestRuns:
             force_loss="weighted_mse",
             eval_strategy="no",
         )
-        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         assert f"model saved to: {tmp_path / 'run'}" in capsys.readouterr().out
         model, _ = load_model(tmp_path / "run", ADAPTForForces)
         metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
@@ -226,72 +170,45 @@ class TestRuns:
         assert metrics["eval_near_defect_mae_mev_per_ang"] > 0
         assert (tmp_path / "run" / "training_curve.png").stat().st_size > 1000
         # Statistics and the trained domain come from the training split alone.
-        statistics = fit_statistics(read_split(dataset, "train"))
+        statistics = fit_statistics(read_split(springs, "train"))
         assert np.allclose(model.config.force_std, statistics.force_std)
         assert model.config.training_domain["number_of_atoms"] == [6, 16]
 
-    def test_recorded_recipe_repeats_the_run(self, recipe, dataset, tmp_path):
-        train.main([recipe(), "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+    def test_recorded_recipe_repeats_the_run(self, recipe, springs, tmp_path):
+        train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         again = ["--output_dir", str(tmp_path / "again")]
         train.main([str(tmp_path / "run" / "recipe.yaml"), *again])
         first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "again"))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
-    def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, dataset, tmp_path):
+    def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, springs, tmp_path):
         path = recipe(model="published-energy", max_atoms=16, energy_hidden_sizes=[32, 16])
-        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         load_model(tmp_path / "run", ADAPTForEnergy)
         metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
         assert metrics["eval_energy_mae_mev_per_atom"] > 0
         assert metrics["eval_composition_baseline_mae_mev_per_atom"] < 100
 
-    def test_energy_model_too_small_for_the_data(self, recipe, dataset, tmp_path):
+    def test_energy_model_too_small_for_the_data(self, recipe, springs, tmp_path):
         path = recipe(model="published-energy", max_atoms=10, energy_hidden_sizes=[8])
         with pytest.raises(InputError, match="16 atoms.*at most 10"):
-            train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+            train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
-    def test_resumed_run_ends_with_the_same_weights(self, recipe, dataset, tmp_path):
+    def test_resumed_run_ends_with_the_same_weights(self, recipe, springs, tmp_path):
         path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1)
-        train.main([path, "--dataset", dataset, "--output_dir", str(tmp_path / "run")])
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         whole = load_file(tmp_path / "run" / "model.safetensors")
         checkpoint = str(tmp_path / "run" / "checkpoint-8")
         train.main(
-            [path, "--dataset", dataset, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", checkpoint]
+            [path, "--dataset", springs, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", checkpoint]
         )
         resumed = load_file(tmp_path / "run" / "model.safetensors")
         with pytest.raises(InputError, match="holds another model: hidden_size is 16 there and 32 here"):
             train.main(
                 [
-                    *[path, "--dataset", dataset, "--output_dir", str(tmp_path / "run"), "--hidden_size", "32"],
+                    *[path, "--dataset", springs, "--output_dir", str(tmp_path / "run"), "--hidden_size", "32"],
                     *["--resume_from_checkpoint", checkpoint],
                 ]
             )
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_two_processes_learn_what_one_learns(recipe, dataset, tmp_path):
-    """`accelerate launch` on two gloo processes with half the batch each, ragged, ends with the same weights."""
-    common = ["--dataset", dataset]
-    train.main([recipe(), *common, "--output_dir", str(tmp_path / "one")])
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launch = (
-        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no".split()
-    )
-    run = subprocess.run(
-        [
-            *[sys.executable, *launch, "--dynamo_backend", "no", "--main_process_port", "0", "train.py"],
-            *[recipe(per_device_train_batch_size=2), *common, "--output_dir", str(tmp_path / "two")],
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
-    # Two processes ran: one alone with half the batch would have taken twice the steps.
-    assert json.loads((tmp_path / "two" / "trainer_state.json").read_text())["global_step"] == 16
-    # The softmax cancels a bias of the keys; its gradient is rounding noise, which Adam blows up to full steps.
-    names = [name for name in one if not name.endswith("k_proj.bias")]
-    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in names)

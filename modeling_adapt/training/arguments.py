@@ -117,6 +117,12 @@ class ADAPTTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
 
+    def __post_init__(self) -> None:
+        # transformers takes every metric but the loss for one that should be large; ours are errors.
+        if self.metric_for_best_model and self.greater_is_better is None:
+            self.greater_is_better = self.metric_for_best_model.endswith("force_cosine")
+        super().__post_init__()
+
 
 class RecipeParser(HfArgumentParser):
     """Its errors are the one line of every bad input: the usage of two hundred options would bury it."""

@@ -58,6 +58,8 @@ def build_trainer(
     augmentation = augmentation_steps(run.augmentation, run.position_noise)
     training.label_names = task.label_names
     training.batch_eval_metrics = True
+    # A pooled energy reads no vectors, so those of the last layer get no gradient. To look for such costs time.
+    training.ddp_find_unused_parameters = isinstance(config, ADAPTEnergyConfig) and config.architecture == "pooled"
     training.dataloader_pin_memory = training.device.type == "cuda"
     if training.load_best_model_at_end and training.metric_for_best_model in (None, "loss"):
         training.metric_for_best_model, training.greater_is_better = task.headline, False
@@ -72,7 +74,11 @@ def build_trainer(
             compute_metrics=task,
             average=None if run.ema_decay is None else WeightAverage(model, run.ema_decay),
             diagnosis=None if validation_rows is None else Diagnosis(task, train_rows, feature_extractor),
-            run={"data": content_hash(train_rows), "processes": training.world_size},
+            run={
+                "data": content_hash(train_rows),
+                "processes": training.world_size,
+                "average": run.ema_decay,
+            },
         )
     except (ValueError, RuntimeError) as error:  # arguments that contradict each other, or name what is not installed
         raise InputError(f"the Trainer refuses its arguments: {one_line(error)}") from error

@@ -21,8 +21,10 @@ from ..evaluation.plots import training_curve
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
 
 _PACKAGES = ("adapt-force-field", "torch", "transformers", "accelerate", "datasets", "safetensors", "ase", "numpy")
-_FILLED_IN = {"activation_checkpointing": False, "gradient_checkpointing": False, "disable_tqdm": False}
-_FILLED_IN |= {"report_to": [], "debug": []}
+_FILLED_IN = {
+    **dict.fromkeys(("activation_checkpointing", "gradient_checkpointing", "disable_tqdm"), False),
+    **dict.fromkeys(("report_to", "debug"), []),
+}
 _NOT_REPEATED = ("resume_from_checkpoint", "accelerator_config", "hub_token")  # of the launch, not of the recipe
 
 

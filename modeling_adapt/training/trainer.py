@@ -10,7 +10,7 @@ import datasets
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from ..data.loader import StructureDataset
@@ -77,7 +77,8 @@ class ADAPTTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Asked before the optimiser steps: gradients that are not finite must not reach the weights."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))):
+        scaled = self.accelerator.scaler is not None  # fp16 skips such steps and lowers its scale
+        if norm is not None and not scaled and not bool(torch.isfinite(torch.as_tensor(norm))):
             raise InputError(f"{self._stopped()}: the gradient is not finite; lower learning_rate or max_grad_norm")
         return norm
 
@@ -117,10 +118,6 @@ class ADAPTTrainer(Trainer):
 
     # Evaluation
 
-    def dataset_of(self, rows: datasets.Dataset) -> StructureDataset:
-        """Rows of another split, weighted as those of this run."""
-        return StructureDataset(rows, self.train_dataset.weighting)
-
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if not (self.is_in_train and self.average):
             return self._evaluate_and_diagnose(*args, **kwargs)
@@ -133,6 +130,11 @@ class ADAPTTrainer(Trainer):
             signs = self.diagnosis.metrics(self.model)
             output.metrics.update({f"eval_{name}": value for name, value in signs.items()})
         return output
+
+    def test(self, rows: datasets.Dataset) -> dict[str, float]:
+        """Metrics of the final model on a split that has decided nothing; their names begin with `test_`."""
+        self.remove_callback(EarlyStoppingCallback)
+        return self.evaluate(StructureDataset(rows, self.train_dataset.weighting), metric_key_prefix="test")
 
     # Checkpoints
 

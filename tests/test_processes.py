@@ -1,0 +1,109 @@
+"""Many processes learn what one process learns, and a launch that starts one only does not pass for many."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.errors import InputError
+from modeling_adapt.training.processes import describe_processes
+
+LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/accelerate/cpu.yaml")
+STEPS = 20
+
+
+def launch(*arguments: str, launcher: tuple[str, ...] = LAUNCH) -> subprocess.CompletedProcess[str]:
+    """`train.py` in processes of their own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "train.py", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def ragged(springs, tmp_path_factory) -> str:
+    """15 structures of 6 to 16 atoms: batches of eight, two and one are ragged, and none divides an epoch."""
+    folder = tmp_path_factory.mktemp("ragged") / "data"
+    splits = {"train": read_split(springs, "train").to_list()[:15]}
+    write_dataset(splits | {"validation": read_split(springs, "validation").to_list()}, folder)
+    return str(folder)
+
+
+def losses(run: Path) -> torch.Tensor:
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return torch.tensor([entry["loss"] for entry in history if "loss" in entry], dtype=torch.float64)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    # The softmax cancels a bias of the keys; its gradient is rounding noise, which Adam blows up to full steps.
+    return {n: w for n, w in load_file(run / "model.safetensors").items() if not n.endswith("k_proj.bias")}
+
+
+@pytest.mark.parametrize(
+    "model, fields",
+    [
+        ("fourier-small", {"force_loss": "weighted_mse"}),
+        ("pairwise-energy", {"num_vector_channels": 8, "force_weight": 10.0}),
+        ("published-energy", {"max_atoms": 16, "energy_hidden_sizes": [32, 16], "energy_dropout_prob": 0.0}),
+    ],
+)
+def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fields):
+    """The same 8 structures a step, divided among processes and accumulation: the same losses and weights."""
+    fields |= {"model": model, "max_steps": STEPS, "eval_strategy": "no", "train_sampling_strategy": "group_by_length"}
+    runs = {"one": (8, 1), "accumulated": (2, 4), "two": (4, 1), "two-accumulated": (1, 4)}
+    for name, (size, accumulation) in runs.items():
+        if model != "fourier-small" and name == "two-accumulated":
+            continue  # ten seconds each; the mathematics is the same
+        path = recipe(per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, **fields)
+        arguments = [path, "--dataset", ragged, "--output_dir", str(tmp_path / name)]
+        if name.startswith("two"):
+            run = launch(*arguments)
+            assert run.returncode == 0, run.stderr[-2000:]
+            assert f"2 processes on cpu; 8 structures a step ({size} x 2 processes x {accumulation}" in run.stdout
+            record = json.loads((tmp_path / name / "run.json").read_text())["parts"]
+            assert [part["processes"] for part in record] == [2]
+        else:
+            train.main(arguments)
+        assert len(losses(tmp_path / name)) == STEPS
+        torch.testing.assert_close(losses(tmp_path / name), losses(tmp_path / "one"), rtol=1e-6, atol=1e-6)
+        for key, weight in weights(tmp_path / "one").items():
+            torch.testing.assert_close(weights(tmp_path / name)[key], weight, rtol=0, atol=1e-5)
+
+
+def test_two_processes_resume(recipe, ragged, tmp_path):
+    path = recipe(save_strategy="steps", save_steps=3, max_steps=7, hidden_dropout_prob=0.1, ema_decay=0.9)
+    arguments = [path, "--dataset", ragged, "--output_dir", str(tmp_path / "run")]
+    assert launch(*arguments).returncode == 0
+    whole = load_file(tmp_path / "run" / "model.safetensors")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    for step in (6, 7):
+        (tmp_path / "run" / f"checkpoint-{step}" / "rng_state_1.pth").unlink()
+    resumed = launch(*arguments, "--resume_from_checkpoint", "true")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert resumed.stderr.count("is damaged: rng_state_1.pth is missing") == 2  # once for each, by one process
+    again = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_launch_of_one_process_is_loud(recipe, springs, tmp_path):
+    """`accelerate launch --cpu --num_processes 2` starts one process and succeeds."""
+    arguments = [recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")]
+    run = launch(*arguments, launcher=("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"))
+    assert run.returncode == 0
+    assert "accelerate launched ONE process" in run.stderr and "training in 1 process on cpu" in run.stdout
+
+
+def test_processes_that_would_train_alone_are_refused(monkeypatch):
+    class Alone:
+        world_size = 1
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were launched, but each would train alone"):
+        describe_processes(Alone())
