@@ -11,10 +11,14 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
+
 from modeling_adapt.command_line import run_command
 from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.structures import Target
 from modeling_adapt.data.subsets import select_subset
-from modeling_adapt.training.arguments import parse_arguments
+from modeling_adapt.errors import InputError
+from modeling_adapt.training.arguments import RunArguments, parse_arguments
 from modeling_adapt.training.building import build_trainer
 from modeling_adapt.training.processes import (
     allow_processes_without_gpu,
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     target = target_of(config)
     rows = {"train": select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)}
     if data.validation_split is not None:
-        rows["validation"] = read_split(data.dataset, data.validation_split, target)
+        rows["validation"] = validation_rows(data, target)
     else:
         training.eval_strategy = "no"
     if data.test_split is not None:
@@ -63,6 +67,19 @@ def main(argv: list[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         (output / "training_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"model saved to: {output}")
+
+
+def validation_rows(data: RunArguments, target: Target) -> datasets.Dataset:
+    """The split that chooses the model; what to do without one is said."""
+    try:
+        return read_split(data.dataset, str(data.validation_split), target)
+    except InputError as error:
+        if "has no split" not in str(error):
+            raise
+        raise InputError(
+            f"{error}; name another with --validation_split, train without with --validation_split null, or divide "
+            "the data with data_scripts/split_dataset.py"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,22 +1,27 @@
 """`train.py`: recipes are checked first, runs end in a model that loads, and resuming changes nothing."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file
 
 import train
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.content import content_hash
+from modeling_adapt.data.loader import StructureDataset
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.statistics import fit_statistics
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import parse_arguments
+from modeling_adapt.training.checkpoints import newest_checkpoint
 
 RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
 
@@ -109,9 +114,11 @@ class TestRecipes:
 
 
 class TestRuns:
-    def test_pooled_energy_learns_energies_and_forces(self, recipe, springs, tmp_path):
+    @pytest.mark.parametrize("geometry", ["pairwise", "fourier"])
+    def test_pooled_energy_learns_energies_and_forces(self, recipe, springs, tmp_path, geometry):
         path = recipe(
             model="pairwise-energy",
+            geometry=geometry,
             hidden_size=16,
             num_vector_channels=8,
             force_weight=10.0,
@@ -212,3 +219,151 @@ class TestRuns:
                 ]
             )
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+class TestBadRuns:
+    """What stops a run says which structures or fields it was, and leaves the checkpoints as they were."""
+
+    @pytest.fixture
+    def run(self, recipe, springs, tmp_path):
+        def train_it(*more: str, **fields) -> None:
+            train.main([recipe(**fields), "--dataset", springs, "--output_dir", str(tmp_path / "run"), *more])
+
+        return train_it
+
+    def test_loss_that_is_not_finite_names_the_row(self, run, tmp_path, monkeypatch):
+        plain = StructureDataset.__getitems__
+
+        def broken(self, indices):
+            items = plain(self, indices)
+            for item in items:
+                if item["row"] == 11 and self.epoch == 1 and len(self) == 16:
+                    item["forces"] = np.full_like(item["forces"], np.inf)
+            return items
+
+        monkeypatch.setattr(StructureDataset, "__getitems__", broken)
+        with pytest.raises(InputError, match="the loss is not finite for row 11 of the training split"):
+            run(save_strategy="steps", save_steps=2)
+        checkpoint, faults = newest_checkpoint(tmp_path / "run")
+        assert checkpoint is not None and not faults
+        assert all(bool(torch.isfinite(w).all()) for w in load_file(checkpoint / "model.safetensors").values())
+
+    @pytest.mark.parametrize("architecture", ["forces", "pooled"])
+    def test_rate_that_blows_up(self, run, tmp_path, architecture):
+        small = {"model": "pairwise-energy", "num_vector_channels": 8} if architecture == "pooled" else {}
+        with pytest.raises(InputError, match="training stopped at step .*not finite.*lower learning_rate"):
+            run(learning_rate=1e30, save_strategy="steps", save_steps=1, max_grad_norm=0.0, **small)
+
+    @pytest.mark.parametrize(
+        "step, message",
+        [
+            ("training_step", "lower per_device_train_batch_size and raise gradient_accumulation_steps"),
+            ("prediction_step", "lower per_device_eval_batch_size"),
+        ],
+    )
+    def test_batch_that_does_not_fit(self, run, monkeypatch, step, message):
+        def full(*args, **kwargs):
+            raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(transformers.Trainer, step, full)
+        with pytest.raises(InputError, match=f"batch of 4 structures of up to 1. atoms does not fit.*{message}"):
+            run()
+
+    def test_other_errors_are_not_taken_for_memory(self, run, monkeypatch):
+        def broken(*args, **kwargs):
+            raise RuntimeError("shapes do not match")
+
+        monkeypatch.setattr(transformers.Trainer, "training_step", broken)
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            run()
+
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"load_best_model_at_end": True, "save_strategy": "epoch"}, "needs a validation split"),
+            ({"early_stopping_patience": 2}, "early_stopping_patience needs load_best_model_at_end"),
+        ],
+    )
+    def test_choosing_without_a_validation_split(self, run, tmp_path, fields, message):
+        with pytest.raises(InputError, match=message):
+            run(validation_split=None, **fields)
+        assert not (tmp_path / "run").exists()
+
+    def test_data_without_validation_split_says_what_to_do(self, run, springs, tmp_path):
+        write_dataset({"train": read_split(springs, "train").to_list()}, tmp_path / "train-only")
+        with pytest.raises(InputError, match="has no split 'validation'; it has train.*--validation_split null"):
+            run("--dataset", str(tmp_path / "train-only"))
+        run("--dataset", str(tmp_path / "train-only"), "--validation_split", "null", num_train_epochs=1)
+
+    def test_weighted_loss_without_defect_sites(self, run, springs, tmp_path):
+        bare = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
+        bare = {split: [row | {"defect_sites": []} for row in rows] for split, rows in bare.items()}
+        write_dataset(bare, tmp_path / "bare")
+        with pytest.raises(InputError, match="no structure of the training split has a defect site; use force_loss"):
+            run("--dataset", str(tmp_path / "bare"), force_loss="weighted_l2")
+        run("--dataset", str(tmp_path / "bare"), force_loss="mse", num_train_epochs=1)
+
+
+class TestRunFolder:
+    def test_it_tells_everything(self, recipe, springs, tmp_path):
+        path = recipe(num_train_epochs=2, test_split="validation")
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+        run = tmp_path / "run"
+        (part,) = json.loads((run / "run.json").read_text())["parts"]
+        assert part["versions"]["torch"] == torch.__version__ and part["structures"]["train"] == 16
+        assert part["data_sha256"] == content_hash(read_split(springs, "train"))
+        assert part["global_batch_size"] == 4 and part["processes"] == 1
+        recorded = yaml.safe_load((run / "recipe.yaml").read_text())
+        assert recorded["num_train_epochs"] == 2 and "resume_from_checkpoint" not in recorded
+        with (run / "metrics.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert [int(line["step"]) for line in lines] == list(range(1, 9))
+        assert all(float(line["loss"]) > 0 for line in lines)
+        evaluated = [int(line["step"]) for line in lines if line["eval_force_mae_mev_per_ang"]]
+        assert evaluated == [4, 8]
+        assert (run / "training_curve.png").stat().st_size > 1000
+        metrics = json.loads((run / "training_metrics.json").read_text())
+        assert metrics["test_force_mae_mev_per_ang"] == pytest.approx(metrics["eval_force_mae_mev_per_ang"])
+
+    def test_the_hash_is_of_what_is_learned(self, springs, tmp_path):
+        rows = read_split(springs, "train").to_list()
+        write_dataset({"train": rows}, tmp_path / "same")
+        rows[3]["forces"][0][0] += 1e-3
+        write_dataset({"train": rows}, tmp_path / "other")
+        same, other = (content_hash(read_split(tmp_path / name, "train")) for name in ("same", "other"))
+        assert content_hash(read_split(springs, "train")) == same != other
+
+
+class TestFineTuning:
+    @pytest.mark.parametrize("refit", [False, True])
+    def test_statistics_are_kept_or_refitted(self, recipe, springs, tmp_path, refit):
+        train.main([recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "first")])
+        louder = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
+        for rows in louder.values():
+            for row in rows:
+                row["forces"] = (2 * np.array(row["forces"])).tolist()
+        write_dataset(louder, tmp_path / "louder")
+        (tmp_path / "second.yaml").write_text(f"num_train_epochs: 1\nrefit_statistics: {str(refit).lower()}\n")
+        more = ["--initial_model", str(tmp_path / "first"), "--dataset", str(tmp_path / "louder")]
+        train.main([str(tmp_path / "second.yaml"), *more, "--output_dir", str(tmp_path / "second")])
+        first, second = (np.array(load_model(tmp_path / run)[0].config.force_std) for run in ("first", "second"))
+        assert np.allclose(second, (2 if refit else 1) * first)
+
+    def test_refitting_a_new_model(self, recipe, springs, tmp_path):
+        with pytest.raises(InputError, match="refit_statistics goes with initial_model"):
+            train.main([recipe(refit_statistics=True), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+
+
+def test_bf16_trains_as_float32_does(recipe, springs, tmp_path):
+    """Coordinates, normalisation and loss stay in float32, so the error ends within a few per cent."""
+    fields = {"model": "pairwise-small", "num_vector_channels": 8, "num_train_epochs": 30, "learning_rate": 1e-2}
+    errors = {}
+    for bf16 in (False, True):
+        path = recipe(bf16=bf16, lr_scheduler_type="cosine", **fields)
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / str(bf16))])
+        metrics = json.loads((tmp_path / str(bf16) / "training_metrics.json").read_text())
+        errors[bf16] = metrics["eval_force_mae_mev_per_ang"]
+        zero = metrics["eval_zero_force_mae_mev_per_ang"]
+    assert errors[False] < 0.5 * zero and abs(errors[True] - errors[False]) < 0.1 * zero
+    model, _ = load_model(tmp_path / "True")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}

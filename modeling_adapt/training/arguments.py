@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
@@ -91,6 +92,10 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
+        # Null in a recipe, "null" on the command line.
+        self.validation_split, self.test_split = (
+            None if name in ("null", "none", "") else name for name in (self.validation_split, self.test_split)
+        )
         if self.refit_statistics and self.initial_model is None:
             raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -117,7 +122,11 @@ class ADAPTTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
 
+    greater_is_better: bool | None = field(default=None, metadata={"help": "default: only of a cosine"})
+
     def __post_init__(self) -> None:
+        if self.bf16 and not torch.cuda.is_available():
+            self.use_cpu = True  # transformers asks for that where there is no GPU
         # transformers takes every metric but the loss for one that should be large; ours are errors.
         if self.metric_for_best_model and self.greater_is_better is None:
             self.greater_is_better = self.metric_for_best_model.endswith("force_cosine")

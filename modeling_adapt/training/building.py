@@ -51,6 +51,8 @@ def build_trainer(
     else:
         model, _ = load_model(run.initial_model, HEADS[config.model_type], config=config)
     task = _task(config, train_rows)
+    if task.target == "energy_and_forces" and config.geometry != "pairwise":
+        model.set_attn_implementation("eager")  # a force that is learned needs second derivatives; SDPA has none
     weighting = ImportanceWeighting(
         **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
     )

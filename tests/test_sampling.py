@@ -1,0 +1,63 @@
+"""The order of an epoch is a function of seed and epoch, and blanks that fill it up teach nothing."""
+
+import pytest
+import torch
+
+from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.data.augmentation import augmentation_steps
+from modeling_adapt.data.loader import StructureCollator, StructureDataset
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.training.sampling import EpochSampler
+
+POOLED = {"architecture": "pooled", "geometry": "pairwise", "num_vector_channels": 8}
+
+
+@pytest.fixture(scope="module")
+def structures(springs) -> StructureDataset:
+    return StructureDataset(read_split(springs, "train"), augmentation=augmentation_steps(["translation"]))
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "sequential"])
+def test_every_row_comes_once_whatever_the_global_generator_did(structures, strategy):
+    sampler = EpochSampler(structures, strategy, seed=1, group_size=4)
+    first = list(sampler)
+    assert sorted(first) == list(range(16))
+    torch.rand(3)
+    assert list(EpochSampler(structures, strategy, seed=1, group_size=4)) == first
+    if strategy != "sequential":
+        structures.set_epoch(1)
+        assert list(sampler) != first
+        assert list(EpochSampler(structures, strategy, seed=2, group_size=4)) != first
+        structures.set_epoch(0)
+
+
+def test_blanks_fill_up_to_a_multiple(structures):
+    sampler = EpochSampler(structures, "random", seed=0, multiple=6)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 18
+    assert sorted(index for index in order if index >= 0) == list(range(16))
+    assert order[16:] == [-1 - order[15]] * 2
+
+
+@pytest.mark.parametrize("target", ["forces", "energy", "energy_and_forces"])
+def test_blanks_add_nothing_to_loss_and_gradient(structures, make_force_model, make_energy_model, target):
+    collator = StructureCollator(ADAPTFeatureExtractor(), target)
+    model = make_force_model() if target == "forces" else make_energy_model(**POOLED)
+    model.train()  # a force that is learned has a gradient of its own; there is no dropout
+    results = []
+    for indices in ([3, 5], [3, 5, -1, -4]):
+        batch = collator(structures.__getitems__(indices))
+        for name in ("nearest_defect", "rows"):
+            batch.pop(name, None)
+        model.zero_grad()
+        loss = model(**batch, num_items_in_batch=int((batch["labels"] != -100).sum())).loss
+        loss.backward()
+        results.append([loss, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    for plain, filled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, filled, rtol=1e-5, atol=1e-6)
+
+
+def test_energy_that_happens_to_be_the_mark_counts(structures):
+    item = structures[0] | {"energy": -100.0}
+    labels = StructureCollator(ADAPTFeatureExtractor(), "energy")([item])["labels"]
+    assert labels.item() != -100 and labels.item() == pytest.approx(-100, abs=1e-12)
