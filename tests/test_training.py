@@ -191,7 +191,8 @@ class TestRuns:
     def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, springs, tmp_path):
         path = recipe(model="published-energy", max_atoms=16, energy_hidden_sizes=[32, 16])
         train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
-        load_model(tmp_path / "run", ADAPTForEnergy)
+        model, feature_extractor = load_model(tmp_path / "run", ADAPTForEnergy)
+        assert feature_extractor.canonical_order and set(model.config.element_energies) == {"Si"}
         metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
         assert metrics["eval_energy_mae_mev_per_atom"] > 0
         assert metrics["eval_composition_baseline_mae_mev_per_atom"] < 100
