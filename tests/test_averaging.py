@@ -63,3 +63,9 @@ def test_decay_out_of_range(recipe, springs, tmp_path, decay):
     with pytest.raises(InputError, match="ema_decay must be between 0 and 1"):
         train.main([recipe(ema_decay=decay), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_average_under_fsdp_is_refused(recipe, springs, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as configuration/accelerate/fsdp.yaml has it set
+    with pytest.raises(InputError, match="ema_decay does not go with fsdp"):
+        train.main([recipe(ema_decay=0.9), "--dataset", springs, "--output_dir", str(tmp_path / "run")])

@@ -1,5 +1,6 @@
 """From a recipe and rows to a trainer that is ready to run."""
 
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -102,7 +103,7 @@ def _require_consistent(
         raise InputError("early_stopping_patience needs load_best_model_at_end: true, to end with the best model")
     if validation_rows is None and training.load_best_model_at_end:
         raise InputError("load_best_model_at_end needs a validation split; set validation_split, or set it to false")
-    if run.ema_decay is not None and training.fsdp:
+    if run.ema_decay is not None and (training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
         raise InputError("ema_decay does not go with fsdp, where no process holds all weights; leave it out")
 
 
