@@ -20,6 +20,7 @@ from modeling_adapt.simulation.summary import SummaryFile, summary_table
 EXAMPLE = """\
 examples:
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon/final --output relaxed
+  python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py datasets/silicon --split validation --index 0 --model runs/silicon/final --output relaxed
 
 Writes for each structure
@@ -36,7 +37,10 @@ def main(argv: list[str] | None = None) -> int | None:
     output = require_empty_folder(arguments.output)
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
     device = available_device(arguments.device)
-    calculator = ADAPTCalculator.from_pretrained(arguments.model, arguments.energy_model, device)
+    # The relaxation itself watches the trained region, and says at which step it was left.
+    calculator = ADAPTCalculator.from_pretrained(
+        arguments.model, arguments.energy_model, device, outside_domain="ignore", num_images=arguments.num_images
+    )
     for name, atoms in structures.items():
         _require_readable(name, atoms, calculator)
     domain = calculator.domain
@@ -84,7 +88,15 @@ def _parser() -> argparse.ArgumentParser:
         "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
     )
     parser.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
-    parser.add_argument("--model", required=True, help="checkpoint folder or Hub id of a force model")
+    parser.add_argument(
+        "--model", required=True, nargs="+", help="checkpoint folder or Hub id of a force model; several: their mean"
+    )
+    parser.add_argument(
+        "--num-images",
+        type=whole_number(1),
+        default=1,
+        help="symmetry images of each structure to average over, at most 48 (default: 1)",
+    )
     parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
     parser.add_argument(

@@ -7,14 +7,13 @@ Trains ADAPT from a recipe on a structure data set, on one process or many.
 A run that was cut off goes on when the same command is given again with --resume_from_checkpoint true.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import datasets
 
 from modeling_adapt.command_line import run_command
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.reading import NoSuchSplitError, read_split
 from modeling_adapt.data.structures import Target
 from modeling_adapt.data.subsets import select_subset
 from modeling_adapt.errors import InputError
@@ -25,7 +24,7 @@ from modeling_adapt.training.processes import (
     describe_processes,
     warn_of_one_process,
 )
-from modeling_adapt.training.record import write_recipe, write_surroundings
+from modeling_adapt.training.record import write_metrics, write_recipe, write_surroundings
 from modeling_adapt.training.resuming import checkpoint_to_resume, require_same_run
 from modeling_adapt.training.tasks import target_of
 
@@ -35,51 +34,47 @@ def main(argv: list[str] | None = None) -> None:
     allow_processes_without_gpu()
     config, data, training = parse_arguments(argv)
     processes = describe_processes(training)
-    output = Path(training.output_dir)
-    checkpoint = checkpoint_to_resume(training, config)
-    target = target_of(config)
-    rows = {"train": select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)}
-    if data.validation_split is not None:
-        rows["validation"] = validation_rows(data, target)
-    else:
+    checkpoint = checkpoint_to_resume(training)
+    rows = read_rows(data, target_of(config))
+    if "validation" not in rows:
         training.eval_strategy = "no"
-    if data.test_split is not None:
-        rows["test"] = read_split(data.dataset, data.test_split, target)
-    trainer = build_trainer(config, data, training, rows["train"], rows.get("validation"))
+    trainer = build_trainer(config, data, training, rows)
     if checkpoint is not None:
         require_same_run(checkpoint, trainer)
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
+    output = Path(training.output_dir)
     if trainer.is_world_process_zero():
         warn_of_one_process(training)
         print(processes)
         output.mkdir(parents=True, exist_ok=True)
+        write_surroundings(trainer, rows, checkpoint)
         write_recipe(output, config, data, training)
-        sizes = {split: len(table) for split, table in rows.items()}
-        parameters = sum(weight.numel() for weight in trainer.model.parameters())
-        write_surroundings(output, training, sizes, trainer.run["data"], parameters)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after
     metrics = trainer.evaluate() if "validation" in rows else {}
     if "test" in rows:
         metrics |= trainer.test(rows["test"])
-    trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        (output / "training_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        write_metrics(output, metrics)
         print(f"model saved to: {output}")
 
 
-def validation_rows(data: RunArguments, target: Target) -> datasets.Dataset:
-    """The split that chooses the model; what to do without one is said."""
-    try:
-        return read_split(data.dataset, str(data.validation_split), target)
-    except InputError as error:
-        if "has no split" not in str(error):
-            raise
-        raise InputError(
-            f"{error}; name another with --validation_split, train without with --validation_split null, or divide "
-            "the data with data_scripts/split_dataset.py"
-        ) from None
+def read_rows(data: RunArguments, target: Target) -> dict[str, datasets.Dataset]:
+    """The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named."""
+    rows = {"train": select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)}
+    for name, split in (("validation", data.validation_split), ("test", data.test_split)):
+        if split is None:
+            continue
+        try:
+            rows[name] = read_split(data.dataset, split, target)
+        except NoSuchSplitError as error:
+            raise InputError(
+                f"{error}; name another with --{name}_split, go without with --{name}_split null, or divide the data "
+                "with data_scripts/split_dataset.py"
+            ) from None
+    return rows
 
 
 if __name__ == "__main__":

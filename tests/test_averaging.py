@@ -19,6 +19,7 @@ def test_average_is_the_sum_that_its_docstring_says():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
     average = WeightAverage(model, decay=0.5)
+    average.start()
     expected = 1.0
     for step, weight in enumerate((2.0, -3.0, 5.0), start=1):
         torch.nn.init.constant_(model.weight, weight)

@@ -15,7 +15,7 @@ from ase.calculators.fd import calculate_numerical_forces
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.calculator import ADAPTCalculator, OutsideDomainWarning
 from modeling_adapt.simulation.domain import fit_domain
 from modeling_adapt.simulation.relaxation import relax
 
@@ -168,7 +168,7 @@ def test_the_trained_region_travels_with_the_checkpoint(model, tmp_path):
     domain = fit_domain([structure_row(_atoms(), np.ones((8, 3)))])
     trained.config.training_domain = domain.to_dict()
     trained.save_pretrained(tmp_path)
-    calculator = ADAPTCalculator.from_pretrained(tmp_path)
+    calculator = ADAPTCalculator.from_pretrained(tmp_path, outside_domain="ignore")  # relax says it
     assert calculator.domain == domain
     result = relax(_atoms() * (2, 1, 1), calculator, steps=1, domain=calculator.domain)
     assert result.status == "left the trained region"
@@ -185,3 +185,115 @@ def test_pooled_energy_gives_energy_and_its_gradient():
     np.testing.assert_allclose(atoms.get_forces()[[0, 3]], numerical, atol=1e-6)
     with pytest.raises(InputError, match="a second energy model is too much"):
         ADAPTCalculator(calculator.model, calculator.model)
+
+
+class TestDoubt:
+    """Means over symmetry images and models, and their spread."""
+
+    def test_mean_over_images_follows_every_symmetry_of_the_cube(self, model):
+        """With all 48 images even a model that knows no rotation is equivariant under them."""
+        atoms = bulk("Si", cubic=True)
+        atoms.rattle(0.1, seed=0)
+        atoms.calc = ADAPTCalculator(model, num_images=48)
+        forces = atoms.get_forces()
+        plain = atoms.copy()
+        plain.calc = ADAPTCalculator(model)
+        for operation in (np.diag([1.0, -1.0, 1.0]), np.eye(3)[[1, 2, 0]]):
+            turned = atoms.copy()
+            turned.positions = turned.positions @ operation
+            turned.wrap()
+            turned.calc = ADAPTCalculator(model, num_images=48)
+            np.testing.assert_allclose(turned.get_forces(), forces @ operation, atol=1e-5)
+            turned.calc = ADAPTCalculator(model)
+            assert np.abs(turned.get_forces() - plain.get_forces() @ operation).max() > 1e-3
+
+    def test_spread_is_zero_only_where_the_members_agree(self, model):
+        atoms = _atoms()
+        equivariant = ADAPTForForces(ADAPTConfig(**TINY, geometry="pairwise", num_vector_channels=8))
+        spreads = {}
+        for name, one in (("fourier", model), ("pairwise", equivariant)):
+            atoms.calc = ADAPTCalculator(one, num_images=8)
+            atoms.get_forces()
+            spreads[name] = atoms.calc.results["forces_std"]
+            assert spreads[name].shape == (8,)
+        assert spreads["fourier"].min() > 1e-3 and spreads["pairwise"].max() < 1e-5
+
+    def test_ensemble(self, model, tmp_path):
+        torch.manual_seed(1)
+        other = ADAPTForForces(ADAPTConfig(**TINY, geometry="fourier", fourier_wave_numbers=(1, 2)))
+        model.save_pretrained(tmp_path / "one")
+        other.save_pretrained(tmp_path / "two")
+        forces = []
+        for names in ("one", "two", ["one", "two"]):
+            atoms = _atoms()
+            paths = tmp_path / names if isinstance(names, str) else [tmp_path / name for name in names]
+            atoms.calc = ADAPTCalculator.from_pretrained(paths)
+            forces.append(atoms.get_forces())
+        np.testing.assert_allclose(forces[2], (forces[0] + forces[1]) / 2, atol=1e-7)
+        expected = np.linalg.norm(forces[0] - forces[1], axis=1) / 2
+        np.testing.assert_allclose(atoms.calc.results["forces_std"], expected, rtol=1e-5)
+
+    def test_one_prediction_has_no_spread(self, model):
+        atoms = _atoms()
+        atoms.calc = ADAPTCalculator(model)
+        atoms.get_forces()
+        assert set(atoms.calc.results) == {"forces"}
+
+    def test_energies_of_a_pooled_ensemble(self):
+        config = ADAPTEnergyConfig(**TINY, architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        atoms = _atoms()
+        models = [ADAPTForEnergy(config) for _ in range(2)]
+        alone = []
+        for one in models:
+            atoms.calc = ADAPTCalculator(one)
+            alone.append(atoms.get_potential_energy())
+        atoms.calc = ADAPTCalculator(models)
+        assert atoms.get_potential_energy() == pytest.approx(np.mean(alone))
+        assert atoms.calc.results["energy_std"] == pytest.approx(np.std(alone))
+
+    @pytest.mark.parametrize("count", [0, 49])
+    def test_wrong_number_of_images(self, model, count):
+        with pytest.raises(InputError, match="there are 1 to 48 symmetry images"):
+            ADAPTCalculator(model, num_images=count)
+
+    def test_ensemble_of_both_kinds(self, model):
+        config = ADAPTEnergyConfig(**TINY, architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        with pytest.raises(InputError, match="of force models or of pooled energies, not of both"):
+            ADAPTCalculator([model, ADAPTForEnergy(config)])
+
+
+class TestOutsideTheTrainedRegion:
+    @pytest.fixture
+    def trained(self, model) -> ADAPTForForces:
+        trained = copy.deepcopy(model)
+        trained.config.training_domain = fit_domain([structure_row(_atoms(), np.zeros((8, 3)))]).to_dict()
+        return trained
+
+    def test_raise(self, trained):
+        atoms = _atoms()
+        atoms.calc = ADAPTCalculator(trained, outside_domain="raise")
+        atoms.get_forces()
+        atoms.symbols[0] = "Ge"
+        with pytest.raises(InputError, match="atom 0 is Ge; training had only C, Si"):
+            atoms.get_forces()
+
+    def test_warn_once_for_each_kind(self, trained):
+        atoms = _atoms()
+        atoms.symbols[0] = "Ge"
+        atoms.calc = ADAPTCalculator(trained)
+        with pytest.warns(OutsideDomainWarning, match="atom 0 is Ge") as caught:
+            for _ in range(3):
+                atoms.rattle(0.001)
+                atoms.get_forces()
+        assert sum("Ge" in str(warning.message) for warning in caught) == 1
+
+    def test_ignore(self, trained, recwarn):
+        atoms = _atoms()
+        atoms.symbols[0] = "Ge"
+        atoms.calc = ADAPTCalculator(trained, outside_domain="ignore")
+        atoms.get_forces()
+        assert not [warning for warning in recwarn if issubclass(warning.category, OutsideDomainWarning)]
+
+    def test_unknown_word(self, trained):
+        with pytest.raises(InputError, match="must be raise, warn or ignore, not 'shout'"):
+            ADAPTCalculator(trained, outside_domain="shout")

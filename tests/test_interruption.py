@@ -18,7 +18,7 @@ import train
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.checkpoints import SEAL, newest_checkpoint, read_seal, seal_checkpoint
+from modeling_adapt.training.checkpoints import SEAL, newest_checkpoint, read_seal, rotate, seal_checkpoint
 
 # Everything whose state must survive: dropout, augmentation, the average, the schedule, the best so far.
 DELICATE = {
@@ -104,41 +104,95 @@ def test_resume_goes_on_before_damaged_checkpoints(run, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "checkpoint-12 is incomplete" in said and "checkpoint-9 is damaged: optimizer.pt" in said
     parts = json.loads((tmp_path / "run" / "run.json").read_text())["parts"]
-    assert [part["resumed_from"] for part in parts] == [None, "true"]
+    assert [part["resumed_from"] for part in parts] == [None, str(tmp_path / "run" / "checkpoint-6")]
+
+
+# The larger error counts as better, so the first of the checkpoints is the best.
+FIRST_IS_BEST = {"metric_for_best_model": "force_mae_mev_per_ang", "greater_is_better": True}
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*"))
 
 
 def test_run_that_was_moved_keeps_its_best_model(run, tmp_path):
-    """After step 3 a rate that is too high takes the error up again."""
-    fields = {"learning_rate": 0.1, "lr_scheduler_type": "constant", "ema_decay": None}
-    whole = run(**fields)
-    best = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["best_global_step"]
-    assert best < 12
-    (tmp_path / "run").rename(tmp_path / "moved")
-    shutil.rmtree(tmp_path / "moved" / "checkpoint-12")
-    assert equal(run("--resume_from_checkpoint", "true", folder="moved", **fields), whole)
-    assert equal(load_file(tmp_path / "moved" / f"checkpoint-{best}" / "model.safetensors"), whole)
+    whole = run(**FIRST_IS_BEST)
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["best_global_step"] == 3
+    shutil.copytree(tmp_path / "run", tmp_path / "copied")  # the path that the state names still exists
+    shutil.rmtree(tmp_path / "copied" / "checkpoint-12")
+    assert equal(run("--resume_from_checkpoint", "true", folder="copied", **FIRST_IS_BEST), whole)
+    assert equal(load_file(tmp_path / "copied" / "checkpoint-3" / "model.safetensors"), whole)
 
 
-def test_old_checkpoints_are_rotated(run, tmp_path):
-    run(save_total_limit=2, metric_for_best_model="force_mae_mev_per_ang")
-    left = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
-    assert len(left) == 2 and "checkpoint-12" in left
+def test_best_checkpoint_that_is_damaged_is_not_used(run, tmp_path, capsys):
+    run(**FIRST_IS_BEST)
+    best = tmp_path / "run" / "checkpoint-3" / "model.safetensors"
+    best.write_bytes(best.read_bytes()[:-1])
+    last = run("--resume_from_checkpoint", "true", **FIRST_IS_BEST)
+    assert "the best checkpoint cannot be used, the last model is kept" in capsys.readouterr().err
+    assert equal(load_file(tmp_path / "run" / "checkpoint-12" / "model.safetensors"), last)
 
 
-def test_early_stopping_counts_on_after_a_resume(run, tmp_path):
-    """At a rate that is too high the error stays above its best, and a patience of two ends the run."""
-    fields = {"learning_rate": 0.1, "lr_scheduler_type": "constant", "ema_decay": None, "early_stopping_patience": 2}
-    fields |= {"max_steps": 60, "metric_for_best_model": "near_defect_mae_mev_per_ang"}
+@pytest.mark.parametrize("limit, left", [(1, [3]), (2, [3, 12]), (3, [3, 9, 12])])
+def test_old_checkpoints_are_rotated_but_not_the_best(run, tmp_path, limit, left):
+    whole = run(save_total_limit=limit, **FIRST_IS_BEST)
+    assert checkpoints(tmp_path / "run") == left  # with a limit of one, only the best is left of a run that ended
+    assert equal(load_file(tmp_path / "run" / "checkpoint-3" / "model.safetensors"), whole)
+    again = run("--resume_from_checkpoint", "true", save_total_limit=limit, **FIRST_IS_BEST)
+    assert equal(again, whole) and checkpoints(tmp_path / "run") == left
+
+
+def test_rotation_removes_what_is_not_sealed_and_what_comes_later(tmp_path):
+    for step in (3, 6, 9, 12, 15):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"")
+        if step not in (6, 15):
+            seal_checkpoint(tmp_path / f"checkpoint-{step}", {})
+    rotate(tmp_path / "checkpoint-9", limit=1, best=None)
+    assert checkpoints(tmp_path) == [9]
+
+
+@pytest.mark.parametrize("steps", [7, 8])
+def test_run_that_was_cut_off_after_its_last_step_trains_no_further(run, tmp_path, steps):
+    """Seven steps end in the middle of an epoch of four."""
+    whole = run(max_steps=steps)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert equal(run("--resume_from_checkpoint", "true", max_steps=steps), whole)
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == steps
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_early_stopping_counts_on_after_a_resume(run, tmp_path, lost):
+    """A patience of two ends the run at the third evaluation; cut off there, or before, it ends there too."""
+    fields = FIRST_IS_BEST | {"max_steps": 60, "early_stopping_patience": 2}
 
     def state() -> dict:
         return json.loads((tmp_path / "run" / "trainer_state.json").read_text())
 
     whole = run(**fields)
-    stopped = state()["global_step"]
-    assert stopped < 60 and state()["best_global_step"] == stopped - 6
-    shutil.rmtree(tmp_path / "run" / f"checkpoint-{stopped}")
+    assert (state()["global_step"], state()["best_global_step"]) == (9, 3)
+    for step in checkpoints(tmp_path / "run")[::-1][:lost]:
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}")
     assert equal(run("--resume_from_checkpoint", "true", **fields), whole)
-    assert state()["global_step"] == stopped
+    assert state()["global_step"] == 9
+
+
+def test_early_stopping_can_be_added_or_changed_when_resuming(run, tmp_path):
+    run(max_steps=6, **FIRST_IS_BEST)
+    run("--resume_from_checkpoint", "true", max_steps=60, early_stopping_patience=2, **FIRST_IS_BEST)
+    stopped = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"]
+    assert stopped == 12  # two evaluations after the resume
+    run("--resume_from_checkpoint", "true", max_steps=60, early_stopping_patience=4, **FIRST_IS_BEST)
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 18
+
+
+def test_evaluations_that_are_not_repeated_change_nothing(run, tmp_path):
+    """An evaluation after the checkpoint of the same step draws from no generator that training uses."""
+    fields = {"eval_strategy": "epoch", "load_best_model_at_end": False, "save_steps": 4}
+    whole = run(**fields)
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}")
+    assert equal(run("--resume_from_checkpoint", "true", **fields), whole)
 
 
 def test_resume_without_checkpoint_starts_from_the_beginning(run, tmp_path, capsys):
@@ -156,14 +210,46 @@ def test_resume_into_a_folder_that_is_no_run(run, tmp_path):
         run("--resume_from_checkpoint", "true")
 
 
-def test_resume_with_other_data_or_another_average(run, springs, recipe, tmp_path):
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"ema_decay": None}, "has another ema_decay: 0.9 there and None here"),
+        ({"per_device_train_batch_size": 2}, "another number of structures a step .*: 4 there and 2 here"),
+        ({"hidden_size": 32}, "holds another model: hidden_size is 16 there and 32 here"),
+    ],
+)
+def test_resume_of_another_run(run, fields, message):
     run()
-    fewer = {split: read_split(springs, split).to_list()[1:] for split in ("train", "validation")}
-    write_dataset(fewer, tmp_path / "fewer")
-    with pytest.raises(InputError, match="was trained on other structures"):
-        run("--resume_from_checkpoint", "true", "--dataset", str(tmp_path / "fewer"))
-    with pytest.raises(InputError, match="written with ema_decay: 0.9, this run has None"):
-        run("--resume_from_checkpoint", "true", ema_decay=None)
+    with pytest.raises(InputError, match=message):
+        run("--resume_from_checkpoint", "true", **fields)
+
+
+def test_resume_with_other_data(run, springs, tmp_path):
+    run()
+    for split in ("train", "validation"):
+        rows = {name: read_split(springs, name).to_list() for name in ("train", "validation")}
+        rows[split][0]["forces"][0][0] += 1.0
+        write_dataset(rows, tmp_path / split)
+        with pytest.raises(InputError, match="was trained on other structures"):
+            run("--resume_from_checkpoint", "true", "--dataset", str(tmp_path / split))
+
+
+def test_other_settings_are_said_and_accumulation_may_take_the_place_of_processes(run, capsys):
+    run()
+    shared = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    run("--resume_from_checkpoint", "true", max_steps=14, learning_rate=1e-3, **shared)
+    assert "note: learning_rate is 0.001, but was 0.003 up to checkpoint-12" in capsys.readouterr().err
+
+
+def test_resume_of_a_checkpoint_elsewhere_or_without_optimiser(run, tmp_path):
+    run(save_only_model=True)
+    with pytest.raises(InputError, match="holds only the model .*--initial_model"):
+        run("--resume_from_checkpoint", "true")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text("mine")
+    with pytest.raises(InputError, match="is of another run than"):
+        run("--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3"), folder="other")
+    assert (tmp_path / "other" / "recipe.yaml").read_text() == "mine"
 
 
 @pytest.mark.slow
@@ -172,8 +258,7 @@ def test_twenty_kills(recipe, springs, tmp_path):
     seed = int(os.environ.get("KILL_SEED", time.time()))
     print(f"KILL_SEED={seed}")
     chance = random.Random(seed)
-    fields = DELICATE | {"max_steps": 60, "save_steps": 2, "eval_steps": 4, "save_total_limit": 2}
-    path = recipe(**(fields | {"load_best_model_at_end": False}))
+    path = recipe(**(DELICATE | {"max_steps": 58, "save_steps": 2, "eval_steps": 2, "save_total_limit": 1}))
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "train.py", path, "--dataset", springs, "--output_dir", str(folder)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def losses(run: Path) -> torch.Tensor:
     return torch.tensor([entry["loss"] for entry in history if "loss" in entry], dtype=torch.float64)
 
 
+def metrics(run: Path) -> dict[str, float]:
+    """All but times, and but the loss, which transformers takes as a mean over batches, however large these are."""
+    found = json.loads((run / "training_metrics.json").read_text())
+    assert found["eval_num_structures"] == 4  # none was left out or counted twice
+    return {name: value for name, value in found.items() if not re.search("second|runtime|eval_loss", name)}
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     # The softmax cancels a bias of the keys; its gradient is rounding noise, which Adam blows up to full steps.
     return {n: w for n, w in load_file(run / "model.safetensors").items() if not n.endswith("k_proj.bias")}
@@ -50,13 +58,15 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     "model, fields",
     [
         ("fourier-small", {"force_loss": "weighted_mse"}),
+        ("pairwise-small", {"num_vector_channels": 8}),
         ("pairwise-energy", {"num_vector_channels": 8, "force_weight": 10.0}),
         ("published-energy", {"max_atoms": 16, "energy_hidden_sizes": [32, 16], "energy_dropout_prob": 0.0}),
     ],
 )
 def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fields):
     """The same 8 structures a step, divided among processes and accumulation: the same losses and weights."""
-    fields |= {"model": model, "max_steps": STEPS, "eval_strategy": "no", "train_sampling_strategy": "group_by_length"}
+    fields |= {"model": model, "max_steps": STEPS, "eval_steps": STEPS, "train_sampling_strategy": "group_by_length"}
+    fields |= {"eval_strategy": "steps", "per_device_eval_batch_size": 3}  # two processes evaluate four structures
     runs = {"one": (8, 1), "accumulated": (2, 4), "two": (4, 1), "two-accumulated": (1, 4)}
     for name, (size, accumulation) in runs.items():
         if model != "fourier-small" and name == "two-accumulated":
@@ -72,6 +82,7 @@ def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fi
         else:
             train.main(arguments)
         assert len(losses(tmp_path / name)) == STEPS
+        assert metrics(tmp_path / name) == pytest.approx(metrics(tmp_path / "one"), rel=1e-3)
         torch.testing.assert_close(losses(tmp_path / name), losses(tmp_path / "one"), rtol=1e-6, atol=1e-6)
         for key, weight in weights(tmp_path / "one").items():
             torch.testing.assert_close(weights(tmp_path / name)[key], weight, rtol=0, atol=1e-5)

@@ -162,7 +162,7 @@ def as_model(monkeypatch):
     """Puts a calculator in the place of every checkpoint."""
 
     def replace(calculator) -> None:
-        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_: calculator)
+        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
 
     replace(ForcesOnly())
     return replace

@@ -194,8 +194,10 @@ class TestRuns:
         model, feature_extractor = load_model(tmp_path / "run", ADAPTForEnergy)
         assert feature_extractor.canonical_order and set(model.config.element_energies) == {"Si"}
         metrics = json.loads((tmp_path / "run" / "training_metrics.json").read_text())
-        assert metrics["eval_energy_mae_mev_per_atom"] > 0
-        assert metrics["eval_composition_baseline_mae_mev_per_atom"] < 100
+        # Of energies of -5 eV per atom, the composition tells all but some meV; had it not been subtracted, a model
+        # would be off by eV after so few steps.
+        assert 0 < metrics["eval_composition_baseline_mae_mev_per_atom"] < 100
+        assert metrics["eval_energy_mae_mev_per_atom"] < 100
 
     def test_energy_model_too_small_for_the_data(self, recipe, springs, tmp_path):
         path = recipe(model="published-energy", max_atoms=10, energy_hidden_sizes=[8])
@@ -296,6 +298,26 @@ class TestBadRuns:
             run("--dataset", str(tmp_path / "train-only"))
         run("--dataset", str(tmp_path / "train-only"), "--validation_split", "null", num_train_epochs=1)
 
+    @pytest.mark.parametrize("metric", ["near_defect_mae_mev_per_ang", "force_mae", "energy_mae_mev_per_atom"])
+    def test_metric_that_no_evaluation_gives(self, run, springs, tmp_path, metric):
+        rows = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
+        rows["validation"] = [row | {"defect_sites": []} for row in rows["validation"]]
+        write_dataset(rows, tmp_path / "bare")
+        best = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": metric}
+        with pytest.raises(InputError, match=f"metric_for_best_model: {metric}"):
+            run("--dataset", str(tmp_path / "bare"), **best)
+        assert not (tmp_path / "run").exists()
+
+    def test_splits_that_an_energy_model_cannot_read(self, run, springs, tmp_path):
+        rows = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
+        rows["test"] = [dict(rows["validation"][0])]
+        rows["test"][0]["atomic_numbers"] = [6] * len(rows["test"][0]["atomic_numbers"])
+        write_dataset(rows, tmp_path / "carbon")
+        fields = {"model": "published-energy", "max_atoms": 16, "energy_hidden_sizes": [8], "test_split": "test"}
+        with pytest.raises(InputError, match="the test split has C, of which the training split has none"):
+            run("--dataset", str(tmp_path / "carbon"), **fields)
+        assert not (tmp_path / "run").exists()
+
     def test_weighted_loss_without_defect_sites(self, run, springs, tmp_path):
         bare = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
         bare = {split: [row | {"defect_sites": []} for row in rows] for split, rows in bare.items()}
@@ -312,8 +334,8 @@ class TestRunFolder:
         run = tmp_path / "run"
         (part,) = json.loads((run / "run.json").read_text())["parts"]
         assert part["versions"]["torch"] == torch.__version__ and part["structures"]["train"] == 16
-        assert part["data_sha256"] == content_hash(read_split(springs, "train"))
-        assert part["global_batch_size"] == 4 and part["processes"] == 1
+        assert part["data"]["train"] == content_hash(read_split(springs, "train"))
+        assert part["structures_per_step"] == 4 and part["processes"] == 1
         recorded = yaml.safe_load((run / "recipe.yaml").read_text())
         assert recorded["num_train_epochs"] == 2 and "resume_from_checkpoint" not in recorded
         with (run / "metrics.csv").open(newline="") as file:
@@ -349,6 +371,14 @@ class TestFineTuning:
         train.main([str(tmp_path / "second.yaml"), *more, "--output_dir", str(tmp_path / "second")])
         first, second = (np.array(load_model(tmp_path / run)[0].config.force_std) for run in ("first", "second"))
         assert np.allclose(second, (2 if refit else 1) * first)
+
+    def test_converted_energies_keep_their_order_of_atoms(self, recipe, springs, tmp_path, make_energy_model):
+        make_energy_model(max_atoms=16, energy_hidden_sizes=(8,)).save_pretrained(tmp_path / "first")
+        (tmp_path / "second.yaml").write_text("num_train_epochs: 1\n")
+        more = ["--initial_model", str(tmp_path / "first"), "--dataset", springs]
+        train.main([str(tmp_path / "second.yaml"), *more, "--output_dir", str(tmp_path / "second")])
+        model, feature_extractor = load_model(tmp_path / "second")
+        assert not feature_extractor.canonical_order and model.config.element_energies is None
 
     def test_refitting_a_new_model(self, recipe, springs, tmp_path):
         with pytest.raises(InputError, match="refit_statistics goes with initial_model"):

@@ -13,6 +13,10 @@ from .structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from .validation import require_valid_rows
 
 
+class NoSuchSplitError(InputError):
+    """The data set has other splits."""
+
+
 def read_split(dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
     """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
 
@@ -27,7 +31,7 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
     """
     splits = load_splits(dataset)
     if split not in splits:
-        raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
+        raise NoSuchSplitError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split]
     missing = [name for name in STRUCTURE_FEATURES if name not in rows.column_names]
     if not set(missing) <= LATER_COLUMNS.keys():

@@ -89,8 +89,12 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -
 
 
 def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    entries = [entry for entry in log_history if key in entry]
-    return [entry["step"] for entry in entries], [entry[key] for entry in entries]
+    """Steps and values; of several at a step the first, as the last ones are of the final model."""
+    values: dict[int, float] = {}
+    for entry in log_history:
+        if key in entry:
+            values.setdefault(entry["step"], entry[key])
+    return list(values), list(values.values())
 
 
 def _limits(*arrays: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,9 @@
 """ADAPT as an ASE calculator."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from ase import Atoms
@@ -14,6 +16,13 @@ from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model
 from ..modeling_adapt import ADAPTForEnergy, gives_forces
 from .domain import TrainingDomain
+from .prediction import octahedral_operations, predict
+
+OutsideDomain = Literal["raise", "warn", "ignore"]
+
+
+class OutsideDomainWarning(UserWarning):
+    """A structure is unlike all that the model was trained on."""
 
 
 class ADAPTCalculator(Calculator):
@@ -30,13 +39,21 @@ class ADAPTCalculator(Calculator):
     >>> atoms.get_forces()
     ```
 
+    With several models, or several symmetry images, forces are means, and `results["forces_std"]` (N,) holds the
+    spread of each atom in eV/Å; see [`predict`].
+
     Args:
-        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`]):
+        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`], or a sequence of one kind):
             Model of the forces; it is moved to `device` and put into evaluation mode.
         energy_model ([`ADAPTForEnergy`], *optional*):
             Energy model, treated likewise.
         energy_feature_extractor ([`ADAPTFeatureExtractor`], *optional*):
             The one that `energy_model` was saved with; it may have an order of atoms of its own.
+        outside_domain (`str`, defaults to `"warn"`):
+            What happens to a structure outside the region that the (first) model was trained on: `"raise"` an
+            [`InputError`], `"warn"` once for each kind of finding ([`OutsideDomainWarning`]), or `"ignore"`.
+        num_images (`int`, defaults to 1):
+            Symmetry images to average over, at most 48.
         device (`str` or `torch.device`, defaults to `"cpu"`):
             Where the models run.
     """
@@ -46,20 +63,33 @@ class ADAPTCalculator(Calculator):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | Sequence[PreTrainedModel],
         energy_model: PreTrainedModel | None = None,
         device: str | torch.device = "cpu",
         energy_feature_extractor: ADAPTFeatureExtractor | None = None,
+        outside_domain: OutsideDomain = "warn",
+        num_images: int = 1,
     ) -> None:
         super().__init__()
+        if outside_domain not in get_args(OutsideDomain):
+            raise InputError(f"outside_domain must be raise, warn or ignore, not {outside_domain!r}")
+        try:
+            octahedral_operations(num_images)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         self.device = available_device(str(device))
-        self.model = on_device(model, self.device)
+        models = [model] if isinstance(model, PreTrainedModel) else list(model)
+        self.models = [on_device(one, self.device) for one in models]
+        self.outside_domain, self.num_images = outside_domain, num_images
+        self._warned: set[str] = set()
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device)
         self.feature_extractor = ADAPTFeatureExtractor()
         self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
-        self.conservative = isinstance(model, ADAPTForEnergy)
-        if not gives_forces(model):
+        self.conservative = isinstance(models[0], ADAPTForEnergy)
+        if not all(map(gives_forces, models)):
             raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        if len({isinstance(one, ADAPTForEnergy) for one in models}) > 1:
+            raise InputError("an ensemble is of force models or of pooled energies, not of both")
         if self.conservative and energy_model is not None:
             raise InputError("a pooled energy model gives forces and energies; a second energy model is too much")
         has_energy = self.conservative or energy_model is not None
@@ -67,19 +97,31 @@ class ADAPTCalculator(Calculator):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, energy_model: str | Path | None = None, device: str | torch.device = "cpu"
+        cls,
+        model: str | Path | Sequence[str | Path],
+        energy_model: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        outside_domain: OutsideDomain = "warn",
+        num_images: int = 1,
     ) -> "ADAPTCalculator":
         """
         Args:
-            model (`str` or `Path`): folder or Hub id of a force checkpoint, or of one of a pooled energy.
+            model (`str` or `Path`, or a sequence): folder or Hub id of a force checkpoint, or of a pooled energy.
             energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`): where the models run.
+            outside_domain, num_images: as above.
 
         Raises:
             [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
         """
         energy, extractor = (None, None) if energy_model is None else load_model(energy_model, ADAPTForEnergy)
-        return cls(load_model(model)[0], energy, device, extractor)
+        names = [model] if isinstance(model, str | Path) else model
+        return cls([load_model(name)[0] for name in names], energy, device, extractor, outside_domain, num_images)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The force model; of an ensemble the first."""
+        return self.models[0]
 
     @property
     def domain(self) -> TrainingDomain | None:
@@ -99,21 +141,30 @@ class ADAPTCalculator(Calculator):
             [`InputError`]: a structure that the model cannot read; the message names the atom.
         """
         super().calculate(atoms, properties, system_changes)
+        structure = self.atoms
+        assert structure is not None  # ASE has just copied it there
+        self._check_domain(structure)
         try:
-            inputs = self.feature_extractor(self.atoms).to(self.device)
-            with torch.no_grad():
-                if self.conservative:
-                    outputs = self.model(**inputs, compute_forces=True)
-                    self.results["energy"] = outputs.energy.item()
-                    self.results["forces"] = outputs.forces[0].cpu().double().numpy()
-                    return
-                if "forces" in properties:
-                    self.results["forces"] = self.model(**inputs).forces[0].cpu().double().numpy()
-                if "energy" in properties and self.energy_model is not None:
-                    inputs = self.energy_feature_extractor(self.atoms).to(self.device)
+            if self.conservative or "forces" in properties:
+                prediction = predict(self.models, self.feature_extractor, structure, self.num_images)
+                self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
+            if "energy" in properties and self.energy_model is not None:
+                inputs = self.energy_feature_extractor(structure).to(self.device)
+                with torch.no_grad():
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def _check_domain(self, atoms: Atoms) -> None:
+        if self.outside_domain == "ignore" or self.domain is None:
+            return
+        findings = self.domain.findings(atoms)
+        if findings and self.outside_domain == "raise":
+            raise InputError("; ".join(findings.values()))
+        for kind, line in findings.items():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(f"outside the trained region: {line}", OutsideDomainWarning, stacklevel=3)
 
     def _get_name(self) -> str:
         return "adapt"

@@ -24,6 +24,8 @@ from ..loading import load_model
 PRESETS = Path(configuration.__file__).parent / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
 
+HEADLINE = "headline"  # stands for the first metric of the task, which is known when the model is
+
 # What torch would refuse with a traceback, after the output folder is made.
 _LEAST = {
     "per_device_train_batch_size": 1,
@@ -33,14 +35,14 @@ _LEAST = {
 }
 
 # Fields that training fits; neither a recipe nor a preset sets them.
-_FITTED = {
+FITTED_FIELDS = {
     *("feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std"),
     *("element_energies", "training_domain"),
 }
 MODEL_FIELDS = [
     field.name
     for field in fields(ADAPTEnergyConfig)
-    if field.name not in {base.name for base in fields(PreTrainedConfig)} | _FITTED
+    if field.name not in {base.name for base in fields(PreTrainedConfig)} | FITTED_FIELDS
 ]
 
 
@@ -122,11 +124,16 @@ class ADAPTTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
 
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "what chooses the best model (default: MAE of the forces, or of the energy)"}
+    )
     greater_is_better: bool | None = field(default=None, metadata={"help": "default: only of a cosine"})
 
     def __post_init__(self) -> None:
         if self.bf16 and not torch.cuda.is_available():
             self.use_cpu = True  # transformers asks for that where there is no GPU
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = HEADLINE
         # transformers takes every metric but the loss for one that should be large; ours are errors.
         if self.metric_for_best_model and self.greater_is_better is None:
             self.greater_is_better = self.metric_for_best_model.endswith("force_cosine")

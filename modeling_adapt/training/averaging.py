@@ -22,10 +22,10 @@ class WeightAverage(TrainerCallback):
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
-        self.start()
+        self.average: list[torch.Tensor] = []
 
     def start(self) -> None:
-        """Begins anew at the weights that the model has now."""
+        """Begins at the weights that the model has now, on the device where they are now."""
         self.average = [weight.detach().clone() for weight in self.model.parameters()]
 
     @torch.no_grad()

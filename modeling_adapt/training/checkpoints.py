@@ -1,8 +1,9 @@
-"""Checkpoints that exist as a whole or not at all: a seal, written last, holds the size and hash of every file."""
+"""Checkpoints that exist as a whole or not at all: a seal, written last, holds the hash of every file."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,19 @@ def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:
     Args:
         run: what a run that goes on from here must share, such as the hash of its data; plain JSON.
     """
-    files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = {name: _digest(folder / name, to_disk=True) for name in names}
     unfinished = folder / f".{SEAL}"
     with unfinished.open("w", encoding="utf-8") as file:
         json.dump({"files": files, "run": run}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, folder / SEAL)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether `folder` was completed; what has become of its files since, [`read_seal`] tells."""
+    return (folder / SEAL).is_file()
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
@@ -65,6 +72,25 @@ def newest_checkpoint(output: Path) -> tuple[Path | None, list[str]]:
     return None, faults
 
 
-def _digest(path: Path) -> str:
+def rotate(newest: Path, limit: int | None, best: str | None) -> None:
+    """
+    Removes checkpoints beside `newest`, which was sealed just now: those without a seal, those of later steps (of a
+    future that this run writes anew), and the oldest of more than `limit`. The best one stays.
+    """
+    checkpoints = [Path(name) for name in sort_checkpoints(str(newest.parent))]
+    place = next(index for index, folder in enumerate(checkpoints) if folder.name == newest.name)
+    kept = {newest.name} | ({Path(best).name} if best else set())
+    spare = [folder for folder in checkpoints[:place] if is_sealed(folder) and folder.name not in kept]
+    if limit:
+        spare = spare[max(0, len(spare) - max(0, limit - len(kept))) :]
+    kept |= {folder.name for folder in spare}
+    for folder in checkpoints:
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(path: Path, to_disk: bool = False) -> str:
     with path.open("rb") as file:
+        if to_disk:  # a seal that outlives a loss of power must not vouch for files that do not
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -36,8 +36,11 @@ class Diagnosis(TrainerCallback):
       leaves of the energy per atom.
     """
 
-    def __init__(self, task: Task, train_rows: datasets.Dataset, feature_extractor: ADAPTFeatureExtractor) -> None:
-        self.task, self.feature_extractor = task, feature_extractor
+    def __init__(
+        self, task: Task, train_rows: datasets.Dataset, feature_extractor: ADAPTFeatureExtractor, batch_size: int
+    ) -> None:
+        self.task, self.feature_extractor, self.batch_size = task, feature_extractor, batch_size
+        self._said: set[int] = set()
         self.rows = train_rows.select(_spread(len(train_rows), _TRAIN_PROBE))
         self.structures = StructureDataset(self.rows).__getitems__(_spread(len(self.rows), _ROTATION_PROBE))
 
@@ -45,10 +48,12 @@ class Diagnosis(TrainerCallback):
         """The model is in evaluation mode; every process measures the same."""
         if isinstance(self.task, EnergyTask):
             baseline = self.task.baseline
-            evaluation = evaluate_energy(model, self.feature_extractor, self.rows, progress=False, baseline=baseline)
+            evaluation = evaluate_energy(
+                model, self.feature_extractor, self.rows, self.batch_size, progress=False, baseline=baseline
+            )
             scale = evaluation.metrics["composition_baseline_mae_mev_per_atom"] / 1000
         else:
-            evaluation = evaluate_forces(model, self.feature_extractor, self.rows, progress=False)
+            evaluation = evaluate_forces(model, self.feature_extractor, self.rows, self.batch_size, progress=False)
             scale = evaluation.metrics["zero_force_rmse_mev_per_ang"] / 1000
         found = {f"train_{self.task.headline}": evaluation.metrics[self.task.headline]}
         errors = {
@@ -60,7 +65,8 @@ class Diagnosis(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and state.global_step not in self._said:  # the final evaluation is no new sign
+            self._said.add(state.global_step)
             for line in findings(state.log_history, self.task.headline):
                 tqdm.write(f"step {state.global_step:>6}  {line}")
 
@@ -72,8 +78,11 @@ def _spread(size: int, count: int) -> list[int]:
 
 def findings(log_history: Sequence[Mapping[str, Any]], headline: str) -> list[str]:
     """What has now been wrong for `PERSISTS` evaluations in a row, one line each with the remedy."""
-    history = [entry for entry in log_history if f"eval_{headline}" in entry]
-    lines = []
+    steps: dict[int, Mapping[str, Any]] = {}
+    for entry in log_history:
+        if f"eval_{headline}" in entry:
+            steps.setdefault(entry["step"], entry)
+    history, lines = list(steps.values()), []
     for sign, say in ((_trivial, _say_trivial), (_overfitted, _say_overfitted), (_not_rotated, _say_not_rotated)):
         signs = [sign(history[: index + 1], headline) for index in range(len(history))]
         row = next((length for length, value in enumerate(reversed(signs)) if not value), len(signs))
@@ -125,7 +134,7 @@ def _say_not_rotated(last: Mapping[str, Any], headline: str) -> str:
     worst = max(_rotations(last))
     return (
         f"rotation: predictions miss the symmetry of a turned structure by {worst:.0%} of their size; use "
-        "augmentation: [octahedral, translation] in a cubic cell, [rotation] in others, or geometry: pairwise"
+        "augmentation: [octahedral, translation] in a cubic cell, or geometry: pairwise"
     )
 
 

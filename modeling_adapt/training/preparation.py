@@ -1,13 +1,13 @@
 """What a run fits before it trains: statistics, reference energies and the trained domain, from the training split."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import datasets
 import numpy as np
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.augmentation import require_cubic_cells
-from ..data.columns import list_column, list_lengths
+from ..data.columns import flat_values, list_column, list_lengths
 from ..data.statistics import fit_statistics
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
@@ -18,20 +18,24 @@ from .arguments import RunArguments
 from .tasks import target_of
 
 
-def prepare_config(config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset) -> None:
+def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
     """
     Fills in what `config` takes from the training split. A run that goes on from a checkpoint keeps its statistics
     unless `refit_statistics`; the domain and, as they belong to the labels, the reference energies are always those of
     the new split: energies of another potential or functional are off by eV per atom.
 
     Raises:
-        [`InputError`]: the split and the run do not fit together.
+        [`InputError`]: the splits and the run do not fit together.
     """
+    train_rows = rows["train"]
     _require_fitting(config, run, train_rows)
     if run.initial_model is None or run.refit_statistics:
         fit_statistics_of(config, train_rows)
     elif isinstance(config, ADAPTEnergyConfig) and config.element_energies is not None:
         fit_reference_energies(config, train_rows)
+    if isinstance(config, ADAPTEnergyConfig):
+        for split, table in rows.items():
+            _require_readable(config, table, f"the {split} split")
     config.training_domain = fit_domain(train_rows).to_dict()
 
 
@@ -74,17 +78,27 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         require_cubic_cells(train_rows)
     if "rotation" in run.augmentation and config.geometry == "fourier":
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
-    table = train_rows.select_columns(["atomic_numbers", "defect_sites", "importance_weights"]).with_format("arrow")[:]
+    table = train_rows.select_columns(["defect_sites", "importance_weights"]).with_format("arrow")[:]
     if target_of(config) == "forces" and config.force_loss != "mse":
-        if not any(list_lengths(table, name).any() for name in ("defect_sites", "importance_weights")):
+        if not any(list_lengths(table, name).any() for name in table.column_names):
             raise InputError(
                 f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
                 "training split has a defect site; use force_loss: mse, or import the data with --host"
             )
+
+
+def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str) -> None:
+    """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
+    table = rows.select_columns(["atomic_numbers"]).with_format("arrow")[:]
     largest = int(list_lengths(table, "atomic_numbers").max())
-    mlp: Any = config if isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp" else None
-    if mlp is not None and largest > mlp.max_atoms:
+    if config.architecture == "mlp" and largest > config.max_atoms:
         raise InputError(
-            f"the training split has a structure of {largest} atoms, but this energy model takes at most "
-            f"{mlp.max_atoms}; raise max_atoms"
+            f"{where} has a structure of {largest} atoms, but this energy model takes at most {config.max_atoms}; "
+            "raise max_atoms"
         )
+    known = config.element_energies or {}
+    for number in np.unique(flat_values(table, "atomic_numbers")):
+        if known and SYMBOLS[number] not in known:
+            raise InputError(
+                f"{where} has {SYMBOLS[number]}, of which the training split has none: there is no reference energy"
+            )

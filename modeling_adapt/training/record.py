@@ -1,7 +1,9 @@
 """What a run folder tells: the recipe, what it was run with, and how it went, as table and as curve."""
 
 import csv
+import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..configuration_adapt import ADAPTConfig
 from ..evaluation.plots import training_curve
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
+from .trainer import ADAPTTrainer
 
 _PACKAGES = ("adapt-force-field", "torch", "transformers", "accelerate", "datasets", "safetensors", "ase", "numpy")
 _FILLED_IN = {
@@ -50,16 +54,20 @@ class RunRecord(TrainerCallback):
 
 
 def write_log(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One line per step at which something was logged, one column per quantity; units are in the names."""
+    """
+    One line per step at which something was logged, one column per quantity; units are in the names. The final
+    evaluation is of the model that is left, not of its step: it is in `training_metrics.json`.
+    """
     columns = ["step", "epoch"]
     lines: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         columns += [name for name in entry if name not in columns]
-        lines.setdefault(entry["step"], {}).update(entry)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(lines.values())
+        lines[entry["step"]] = {**entry, **lines.get(entry["step"], {})}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(lines.values())
+    _replace(path, text.getvalue())
 
 
 def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training: ADAPTTrainingArguments) -> None:
@@ -68,7 +76,19 @@ def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training
     changed = {name: values[name] for name, default in _defaults().items() if values.get(name, default) != default}
     recipe = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
     recipe |= asdict(data) | changed | {"output_dir": str(output)}
-    (output / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
+    _replace(output / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
+
+
+def write_metrics(output: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes `training_metrics.json`: the final model on the validation split and, once, on the test split."""
+    _replace(output / "training_metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """A kill leaves the old file or the new one, never half of it."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8", newline="")
+    os.replace(unfinished, path)
 
 
 def _defaults() -> dict[str, Any]:
@@ -81,18 +101,12 @@ def _defaults() -> dict[str, Any]:
     return {name: value for name, value in (plain | _FILLED_IN).items() if name not in _NOT_REPEATED}
 
 
-def write_surroundings(
-    output: Path, training: ADAPTTrainingArguments, rows: Mapping[str, int], data_hash: str, parameters: int
-) -> None:
+def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Dataset], checkpoint: Path | None) -> None:
     """
     Writes `run.json`: versions, revision, processes and data. A run that goes on adds an entry, so that what each part
     of it was run with stays known.
-
-    Args:
-        rows: number of structures by split.
-        data_hash: of the training rows; see [`content_hash`].
-        parameters: of the model.
     """
+    training, output = trainer.args, Path(trainer.args.output_dir)
     path = output / "run.json"
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
@@ -101,18 +115,16 @@ def write_surroundings(
     device = torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else platform.processor()
     part = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "resumed_from": training.resume_from_checkpoint,
+        "resumed_from": None if checkpoint is None else str(checkpoint),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "git_revision": _git_revision(),
         "device": f"{training.device.type} {device}".strip(),
-        "processes": training.world_size,
         "threads": torch.get_num_threads(),
-        "global_batch_size": training.train_batch_size * training.world_size * training.gradient_accumulation_steps,
-        "structures": dict(rows),
-        "data_sha256": data_hash,
-        "parameters": parameters,
+        "structures": {split: len(table) for split, table in rows.items()},
+        "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
+        **trainer.run,
     }
-    path.write_text(json.dumps({"parts": [*parts, part]}, indent=2) + "\n", encoding="utf-8")
+    _replace(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
 
 
 def _git_revision() -> str | None:

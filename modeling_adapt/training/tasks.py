@@ -17,11 +17,12 @@ def target_of(config: ADAPTConfig) -> Target:
 
 
 class ForceTask:
-    """Forces; labels are (`labels`, `nearest_defect`)."""
+    """Forces; labels are (`labels`, `nearest_defect`). The best model can be chosen by one of `choices`."""
 
     target: Target = "forces"
     label_names = ["labels", "nearest_defect"]
     headline = "force_mae_mev_per_ang"
+    choices = (headline, "force_rmse_mev_per_ang", "near_defect_mae_mev_per_ang", "force_cosine")
 
     def __init__(self) -> None:
         self.metrics = ForceMetrics()
@@ -42,6 +43,7 @@ class EnergyTask:
     target: Target = "energy"
     label_names = ["labels", "atomic_numbers"]
     headline = "energy_mae_mev_per_atom"
+    choices = (headline, "energy_rmse_mev_per_atom")
 
     def __init__(self, baseline: CompositionBaseline) -> None:
         self.baseline = baseline
@@ -66,6 +68,7 @@ class EnergyAndForcesTask:
     target: Target = "energy_and_forces"
     label_names = ["labels", "atomic_numbers", "force_labels", "nearest_defect"]
     headline = "force_mae_mev_per_ang"
+    choices = ForceTask.choices + EnergyTask.choices
 
     def __init__(self, baseline: CompositionBaseline) -> None:
         self.energy, self.forces = EnergyTask(baseline), ForceTask()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.loader import StructureDataset
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
 from .averaging import WeightAverage
-from .checkpoints import SEAL, seal_checkpoint
+from .checkpoints import is_sealed, read_seal, rotate, seal_checkpoint
 from .diagnosis import Diagnosis
 from .sampling import EpochSampler
 
@@ -45,6 +46,8 @@ class ADAPTTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.average, self.diagnosis, self.run = average, diagnosis, dict(run or {})
+        if average is not None:
+            average.start()  # the model is on its device only now
         for callback in (average, diagnosis):
             if callback is not None:
                 self.add_callback(callback)
@@ -102,7 +105,7 @@ class ADAPTTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: StructureDataset | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         processes = self.args.world_size
-        at_once = self.args.train_batch_size * processes
+        at_once = self._train_batch_size * processes
         return EpochSampler(
             dataset,
             self.args.train_sampling_strategy,
@@ -117,6 +120,11 @@ class ADAPTTrainer(Trainer):
         return EpochSampler(eval_dataset, "group_by_length", 0, group_size=self.args.eval_batch_size)
 
     # Evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As `Trainer`'s; what it draws at random does not reach the training, which a resumed run would draw anew."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         if not (self.is_in_train and self.average):
@@ -134,6 +142,7 @@ class ADAPTTrainer(Trainer):
     def test(self, rows: datasets.Dataset) -> dict[str, float]:
         """Metrics of the final model on a split that has decided nothing; their names begin with `test_`."""
         self.remove_callback(EarlyStoppingCallback)
+        self._eval_dataloaders: dict[str, Any] = {}  # with persistent workers, that of the validation split is kept
         return self.evaluate(StructureDataset(rows, self.train_dataset.weighting), metric_key_prefix="test")
 
     # Checkpoints
@@ -159,8 +168,7 @@ class ADAPTTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal_checkpoint(folder, self.run)
-            # By time: a damaged checkpoint of a later step, which a run that was resumed has yet to write, is older.
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -168,18 +176,40 @@ class ADAPTTrainer(Trainer):
             self.average.resume(Path(resume_from_checkpoint))
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        patience = {cb.early_stopping_patience for cb in self._early_stopping()}
         progress = super()._init_training_state(*args, **kwargs)
-        if self.state.best_global_step and not self.state.best_model_checkpoint:
-            # The state holds the path as it was; the run may have been moved, or go on from another folder.
-            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-            if (best / SEAL).is_file():
-                self.state.best_model_checkpoint = os.fspath(best)
+        if not self.state.global_step:
+            return progress
+        self.args.eval_on_start = False  # this is not the start
+        for callback in self._early_stopping():
+            callback.early_stopping_patience = max(patience)  # of this run, not of the checkpoint
+            self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        # The state holds paths as they were; the run may have been moved or copied.
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = os.fspath(best) if is_sealed(best) else None
         return progress
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """A run that was cut off after its last step, or after it was stopped early, has nothing left to train."""
+        counts = [(cb.early_stopping_patience_counter, cb.early_stopping_patience) for cb in self._early_stopping()]
+        if self.state.global_step >= self.state.max_steps or any(count >= most for count, most in counts):
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The model that is left is the average; then, where one is wanted, the best checkpoint takes its place."""
         if self.average is not None:
             self.average.exchange()
+        if self.state.best_model_checkpoint is not None:
+            try:
+                read_seal(Path(self.state.best_model_checkpoint))
+            except InputError as error:
+                print(f"warning: the best checkpoint cannot be used, the last model is kept: {error}", file=sys.stderr)
+                self.state.best_model_checkpoint = None
         return super()._finalize_training(*args, **kwargs)
 
 

@@ -1,0 +1,91 @@
+"""Forces with a measure of doubt: the mean over images of a structure and over models, and how far these disagree.
+
+A model that is not equivariant says something else about each symmetry image of a structure, and models that were
+trained apart say something else where the data did not decide. The mean is better than one of them, the spread tells
+where not to trust it: a lower bound, as all may be wrong together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from transformers import PreTrainedModel
+
+from ..data.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..modeling_adapt import ADAPTForEnergy
+
+IMAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """
+    Attributes:
+        forces: (N, 3) in eV/Å, float64; the mean.
+        forces_std: (N,) in eV/Å: root mean square distance of the members' forces from the mean. None of one member.
+        energy: in eV where the models give one.
+        energy_std: its standard deviation in eV; None of one member.
+    """
+
+    forces: np.ndarray
+    forces_std: np.ndarray | None
+    energy: float | None
+    energy_std: float | None
+
+
+def predict(
+    models: Sequence[PreTrainedModel],
+    feature_extractor: ADAPTFeatureExtractor,
+    atoms: Atoms,
+    num_images: int = 1,
+) -> Prediction:
+    """
+    Args:
+        models: force models, or pooled energies, in evaluation mode on one device.
+        num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
+            mapped onto itself, any other is turned along.
+    """
+    forces, energies = [], []
+    operations = octahedral_operations(num_images)
+    for model in models:
+        conservative = isinstance(model, ADAPTForEnergy)
+        options = {"compute_forces": True} if conservative else {}
+        for start in range(0, len(operations), IMAGES_AT_ONCE):
+            some = operations[start : start + IMAGES_AT_ONCE]
+            inputs = feature_extractor([_image(atoms, operation) for operation in some]).to(model.device)
+            with torch.no_grad():
+                output = model(**inputs, **options)
+            turned = output.forces.cpu().double().numpy()
+            # Operations act on rows from the right, so their transpose brings the forces back.
+            forces += [image @ operation.T for image, operation in zip(turned, some, strict=True)]
+            if conservative:
+                energies += output.energy.cpu().double().tolist()
+    mean = np.mean(forces, axis=0)
+    several = len(forces) > 1
+    spread = np.sqrt(np.mean([np.square(one - mean).sum(axis=1) for one in forces], axis=0)) if several else None
+    return Prediction(
+        forces=mean,
+        forces_std=spread,
+        energy=float(np.mean(energies)) if energies else None,
+        energy_std=float(np.std(energies)) if energies and several else None,
+    )
+
+
+def octahedral_operations(count: int) -> np.ndarray:
+    """(`count`, 3, 3) of the 48 operations of Oh, evenly chosen, the identity first."""
+    if not 1 <= count <= len(OCTAHEDRAL_OPERATIONS):
+        raise ValueError(f"there are 1 to {len(OCTAHEDRAL_OPERATIONS)} symmetry images, not {count}")
+    return OCTAHEDRAL_OPERATIONS[np.linspace(0, len(OCTAHEDRAL_OPERATIONS) - 1, count).round().astype(int)]
+
+
+def _image(atoms: Atoms, operation: np.ndarray) -> dict[str, np.ndarray]:
+    cell, pbc = atoms.cell.array, atoms.pbc
+    image = {"atomic_numbers": atoms.numbers, "positions": atoms.positions @ operation, "cell": cell, "pbc": pbc}
+    if np.array_equal(operation, np.eye(3)):
+        return image | {"positions": atoms.positions}
+    if is_cubic(cell, pbc):
+        return image | {"positions": wrapped(image["positions"], image)}
+    return image | {"cell": cell @ operation}
