@@ -10,6 +10,7 @@ from modeling_adapt.command_line import CommandParser, finished_folder, require_
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
 from modeling_adapt.evaluation.evaluate import (
     Evaluation,
     evaluate_energy,
@@ -25,10 +26,12 @@ from modeling_adapt.tables import format_table
 EXAMPLE = """\
 example:
   python evaluate.py runs/silicon/final datasets/silicon --split test --output results/silicon
+  python evaluate.py runs/one datasets/silicon --ensemble runs/two runs/three --output results/three
 
 Prints a table with one line per config_type. With --output it also writes
-  metrics.json   every figure of the table, with the unit in its name
-  parity.png     predictions against references (energy_parity.png where a model gives forces and energies)
+  metrics.json      every figure of the table, with the unit in its name
+  parity.png        predictions against references (energy_parity.png where a model gives forces and energies)
+  calibration.png   with --ensemble or --num-images: error against the spread of the predictions
 """
 
 # (heading, metric, format); a column whose metric no line has is left out.
@@ -54,6 +57,8 @@ COLUMNS = {
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
     output = None if arguments.output is None else require_empty_folder(arguments.output)
+    if arguments.num_images > 48:
+        raise InputError("--num-images: a cube has 48 symmetry images")
     device = available_device(arguments.device)
     model, feature_extractor = load_model(arguments.model)
     model = on_device(model, device)
@@ -62,17 +67,30 @@ def main(argv: list[str] | None = None) -> int | None:
         rows = read_split(arguments.dataset, arguments.split, "energy")
         baseline = _baseline(arguments.dataset)
         evaluations["energy"] = evaluate_energy(model, feature_extractor, rows, arguments.batch_size, True, baseline)
+    calibration = None
     if gives_forces(model):
         rows = read_split(arguments.dataset, arguments.split, "forces")
-        evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
+        if arguments.ensemble or arguments.num_images > 1:
+            others = [on_device(load_model(name, type(model))[0], device) for name in arguments.ensemble]
+            calibration = calibrate([model, *others], feature_extractor, rows, arguments.num_images)
+            evaluations["forces"] = calibration.evaluation
+        else:
+            evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
 
     for kind, evaluation in evaluations.items():
         print(_table(evaluation.metrics, COLUMNS[kind]))
         print("energies in meV per atom" if kind == "energy" else "forces in meV/Å")
+    if calibration is not None:
+        found = calibration.metrics()
+        print(
+            f"spread of the forces on an atom: {found['spread_rms_mev_per_ang']:.1f} meV/Å, error of their mean "
+            f"{found['error_rms_mev_per_ang']:.1f} meV/Å (root mean squares), rank correlation "
+            f"{found['spread_error_spearman']:.2f}"
+        )
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:
-        _write(evaluations, output, arguments)
+        _write(evaluations, calibration, output, arguments)
         print(f"metrics and figures saved to: {output}")
     return 0
 
@@ -84,6 +102,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
     parser.add_argument("--output", metavar="DIR", help="new folder for metrics.json and parity.png")
     parser.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
+    parser.add_argument(
+        "--ensemble", metavar="MODEL", nargs="+", default=[], help="more models of the kind, whose mean is evaluated"
+    )
+    parser.add_argument(
+        "--num-images",
+        type=whole_number(1),
+        default=1,
+        help="symmetry images to average over, at most 48 (default: 1)",
+    )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     return parser
 
@@ -107,7 +134,12 @@ def _table(metrics: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
     return format_table(["config_type", *(heading for heading, _, _ in columns)], rows)
 
 
-def _write(evaluations: dict[str, Evaluation], output: Path, arguments: argparse.Namespace) -> None:
+def _write(
+    evaluations: dict[str, Evaluation],
+    calibration: Calibration | None,
+    output: Path,
+    arguments: argparse.Namespace,
+) -> None:
     with finished_folder(output) as folder:
         record: dict[str, Any] = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
         groups: dict[str, dict[str, Any]] = {}
@@ -115,6 +147,9 @@ def _write(evaluations: dict[str, Evaluation], output: Path, arguments: argparse
             record |= {name: value for name, value in evaluation.metrics.items() if name not in record}
             for name, group in evaluation.metrics["by_config_type"].items():
                 groups[name] = groups.get(name, {}) | group
+        if calibration is not None:
+            record |= calibration.metrics() | {"ensemble": arguments.ensemble, "num_images": arguments.num_images}
+            calibration_plot(calibration, folder / "calibration.png")
         text = json.dumps(record | {"by_config_type": groups}, indent=2, ensure_ascii=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         if "forces" in evaluations:

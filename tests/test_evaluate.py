@@ -15,6 +15,7 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.structures import atoms_from_row, structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline
 from modeling_adapt.evaluation.plots import parity_plot, training_curve
 
@@ -223,3 +224,41 @@ def test_a_structure_that_fourier_geometry_cannot_read_names_its_rows(tmp_path):
     model = ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), geometry="fourier", **sizes)).eval()
     with pytest.raises(InputError, match="rows 0 to 0.*periodic"):
         evaluate_forces(model, ADAPTFeatureExtractor(), read_split(tmp_path / "d", "test"), progress=False)
+
+
+class TestCalibration:
+    def test_mean_and_spread_of_an_ensemble(self, folders, tmp_path):
+        torch.manual_seed(7)
+        model, feature_extractor = _load(ADAPTForForces, folders / "forces")
+        other = ADAPTForForces(model.config).eval()
+        rows = read_split(folders / "dataset", "test")
+        single = [evaluate_forces(one, feature_extractor, rows, progress=False) for one in (model, other)]
+        calibration = calibrate([model, other], feature_extractor, rows, progress=False)
+        mean = (single[0].predicted + single[1].predicted) / 2
+        np.testing.assert_allclose(calibration.evaluation.predicted, mean, atol=1e-6)
+        half = np.linalg.norm((single[0].predicted - single[1].predicted).reshape(-1, 3), axis=1) / 2
+        np.testing.assert_allclose(calibration.spread, half, atol=1e-5)
+        error = np.linalg.norm((mean - single[0].reference).reshape(-1, 3), axis=1)
+        np.testing.assert_allclose(calibration.error, error, atol=1e-5)
+        calibration_plot(calibration, tmp_path / "calibration.png")
+        assert (tmp_path / "calibration.png").stat().st_size > 1000
+
+    def test_a_spread_that_is_the_error_is_found_to_be_so(self):
+        error = np.random.default_rng(0).exponential(size=500)
+        metrics = Calibration(None, error, error).metrics()
+        assert metrics["spread_error_spearman"] == pytest.approx(1)
+        assert metrics["spread_rms_mev_per_ang"] == metrics["error_rms_mev_per_ang"]
+
+    def test_command(self, folders, tmp_path, capsys):
+        model, data = str(folders / "forces"), str(folders / "dataset")
+        output = tmp_path / "out"
+        assert run_command(lambda: command.main([model, data, "--num-images", "6", "--output", str(output)])) in (
+            0,
+            None,
+        )
+        assert "spread of the forces on an atom" in capsys.readouterr().out
+        assert {path.name for path in output.iterdir()} == {"metrics.json", "parity.png", "calibration.png"}
+        assert json.loads((output / "metrics.json").read_text())["num_images"] == 6
+        assert run_command(lambda: command.main([model, data, "--num-images", "49"])) == 2
+        assert run_command(lambda: command.main([model, data, "--ensemble", str(folders / "energy")])) == 2
+        assert "but ADAPTForForces is needed here" in capsys.readouterr().err

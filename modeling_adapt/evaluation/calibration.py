@@ -1,0 +1,86 @@
+"""Whether the spread of a prediction tells its error: see `simulation/prediction.py` for where the spread is from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from scipy.stats import spearmanr
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ..data.loader import StructureDataset
+from ..data.structures import atoms_from_row
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..figures import BLUE, GREY, new_figure, save_figure
+from ..simulation.prediction import predict
+from .evaluate import Evaluation
+from .metrics import ForceMetrics
+
+BINS = 12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """
+    Attributes:
+        evaluation: errors of the mean forces.
+        spread, error: of each atom (A,) in eV/Å: the spread of the members, and how far their mean is from the truth.
+    """
+
+    evaluation: Evaluation
+    spread: np.ndarray
+    error: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        """Rank correlation of spread and error, and their root mean squares in meV/Å."""
+        return {
+            "spread_error_spearman": float(spearmanr(self.spread, self.error).statistic),
+            "spread_rms_mev_per_ang": 1000 * float(np.sqrt(np.mean(np.square(self.spread)))),
+            "error_rms_mev_per_ang": 1000 * float(np.sqrt(np.mean(np.square(self.error)))),
+        }
+
+
+def calibrate(
+    models: Sequence[PreTrainedModel],
+    feature_extractor: ADAPTFeatureExtractor,
+    rows: datasets.Dataset,
+    num_images: int = 1,
+    progress: bool = True,
+) -> Calibration:
+    """Mean forces and spread of `models` over `num_images` symmetry images, on every row; see [`predict`]."""
+    metrics, structures = ForceMetrics(), StructureDataset(rows)
+    predicted, reference, spread = [], [], []
+    for index in tqdm(range(len(rows)), desc="predicting", disable=None if progress else True, leave=False):
+        row, item = rows[index], structures[index]
+        prediction = predict(models, feature_extractor, atoms_from_row(row), num_images)
+        if prediction.forces_std is None:
+            raise ValueError("one model and one image have no spread")
+        near, labels = item["nearest_defect"][None], item["forces"][None]
+        metrics.update(prediction.forces[None], labels, near, [row["config_type"]])
+        predicted.append(prediction.forces)
+        reference.append(item["forces"])
+        spread.append(prediction.forces_std)
+    mean, truth = np.concatenate(predicted), np.concatenate(reference)
+    evaluation = Evaluation(metrics.compute(), mean.ravel(), truth.ravel())
+    return Calibration(evaluation, np.concatenate(spread), np.linalg.norm(mean - truth, axis=1))
+
+
+def calibration_plot(calibration: Calibration, path: str | Path) -> None:
+    """RMS error of atoms of similar spread against their RMS spread; on the line, the spread is the error."""
+    order = np.argsort(calibration.spread)
+    groups = np.array_split(order, min(BINS, len(order)))
+    spread, error = (
+        1000 * np.array([np.sqrt(np.mean(np.square(values[group]))) for group in groups])
+        for values in (calibration.spread, calibration.error)
+    )
+    figure, (axes,) = new_figure(5.0, 5.0)
+    both = np.concatenate([spread, error])
+    limits = (max(both.min(), 1e-3) / 1.5, both.max() * 1.5)
+    axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=0)
+    axes.plot(spread, error, color=BLUE, linewidth=1.2, marker="o", markersize=4)
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
+    axes.set_xlabel("spread of the forces on an atom (meV/Å)")
+    axes.set_ylabel("error of their mean (meV/Å)")
+    save_figure(figure, path)
