@@ -1,19 +1,24 @@
 """Command: relaxes structures with a force model, and says which relaxations are to be believed."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 import ase.io
 import numpy as np
+import torch
+from accelerate import PartialState
 from ase import Atoms
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from modeling_adapt.command_line import CommandParser, positive_number, require_empty_folder, run_command, whole_number
+from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_number
 from modeling_adapt.device import available_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.inputs import read_inputs
+from modeling_adapt.simulation.record import record_of, require_same_command, write_record
 from modeling_adapt.simulation.relaxation import RelaxationResult, relax
 from modeling_adapt.simulation.summary import SummaryFile, summary_table
 
@@ -26,7 +31,8 @@ examples:
 Writes for each structure
   NAME.traj.extxyz      every step, as it happens
   NAME.relaxed.extxyz   the last step; its comment line says whether it converged
-and summary.csv, a line for each structure.
+and summary.csv, a line for each structure. Files may be given as folders or globs. When it was interrupted, the same
+command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes.
 
 exit status: 0 all converged, 1 at least one did not or left the trained region, 2 bad input.
 """
@@ -34,8 +40,11 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
-    output = require_empty_folder(arguments.output)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
+    output = Path(arguments.output)
+    record = record_of(arguments, structures)
+    require_same_command(output, record)
     device = available_device(arguments.device)
     # The relaxation itself watches the trained region, and says at which step it was left.
     calculator = ADAPTCalculator.from_pretrained(
@@ -43,34 +52,56 @@ def main(argv: list[str] | None = None) -> int | None:
     )
     for name, atoms in structures.items():
         _require_readable(name, atoms, calculator)
-    domain = calculator.domain
-    if domain is None:
-        print(
-            "This model does not say what it was trained on, so nothing tells whether to believe it.", file=sys.stderr
-        )
-
-    output.mkdir(parents=True, exist_ok=True)
     summary = SummaryFile(output / "summary.csv")
-    results: dict[str, RelaxationResult] = {}
+    processes.wait_for_everyone()  # nobody writes before everybody has checked
+    if processes.is_main_process:
+        if calculator.domain is None:
+            print(
+                "This model does not say what it was trained on, so nothing tells whether to believe it.",
+                file=sys.stderr,
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        write_record(output, record)
+        summary.start()
+    processes.wait_for_everyone()
+
+    done = {line["name"] for line in summary.lines()}
+    if done and processes.is_main_process:
+        print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
+    left = [name for name in structures if name not in done]
+    processes.wait_for_everyone()  # nobody adds a line before everybody has seen what is left
     try:
-        for name, atoms in structures.items():
-            with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
-
-                def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
-                    bar.update(step - bar.n)
-                    bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
-
-                trajectory = output / f"{name}.traj.extxyz"
-                result = relax(atoms, calculator, arguments.fmax, arguments.steps, domain, trajectory, show)
-            result.atoms.info["status"] = result.status
-            ase.io.write(output / f"{name}.relaxed.extxyz", result.atoms)
-            summary.append(name, result)
-            results[name] = result
+        for name in left[processes.process_index :: processes.num_processes]:
+            summary.append(name, relax_one(name, structures[name], calculator, arguments, output))
     finally:
-        if results:
-            print(summary_table(results))
-    print(f"structures saved to: {output}")
-    return 0 if all(result.status == "converged" for result in results.values()) else 1
+        if processes.num_processes == 1:
+            print(summary_table(summary.lines()))
+    processes.wait_for_everyone()
+    lines = summary.lines()
+    if processes.is_main_process:
+        if processes.num_processes > 1:
+            print(summary_table(lines))
+        print(f"structures saved to: {output}")
+    return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
+
+
+def relax_one(
+    name: str, atoms: Atoms, calculator: ADAPTCalculator, arguments: argparse.Namespace, output: Path
+) -> RelaxationResult:
+    """Relaxes one structure and writes it; the last structure appears under its name only as a whole."""
+    with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
+
+        def show(step: int, largest_force: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
+
+        trajectory = output / f"{name}.traj.extxyz"
+        result = relax(atoms, calculator, arguments.fmax, arguments.steps, calculator.domain, trajectory, show)
+    result.atoms.info["status"] = result.status
+    unfinished = output / f".{name}.relaxed.extxyz"
+    ase.io.write(unfinished, result.atoms)
+    os.replace(unfinished, output / f"{name}.relaxed.extxyz")
+    return result
 
 
 def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator) -> None:

@@ -318,3 +318,61 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     assert "python relax.py" in capsys.readouterr().out
+
+
+class TestGoingOn:
+    """An interrupted command goes on where it was; nothing is lost, nothing done twice."""
+
+    @pytest.fixture
+    def command_line(self, tmp_path) -> list:
+        (tmp_path / "in").mkdir()
+        for number in range(4):
+            atoms = _vacancy()
+            atoms.rattle(0.01, seed=number)
+            ase.io.write(tmp_path / "in" / f"s{number}.extxyz", atoms)
+        return [tmp_path / "in", "--model", "m", "--output", tmp_path / "out"]
+
+    def test_the_same_command_goes_on(self, command_line, tmp_path, as_model, monkeypatch, capsys):
+        relaxed = []
+
+        def counted(atoms, *arguments):
+            if len(relaxed) == 2:
+                relaxed.append(None)
+                raise KeyboardInterrupt
+            relaxed.append(atoms)
+            return relax(atoms, *arguments)
+
+        monkeypatch.setattr(command, "relax", counted)
+        assert _run(*command_line) == 130
+        with open(tmp_path / "out" / "summary.csv", "a") as file:
+            file.write("s2,31,conver")  # what a kill in the middle of a line leaves
+        assert _run(*command_line) == 0
+        assert "2 of 4 structures were relaxed before" in capsys.readouterr().out
+        assert len(relaxed) == 5
+        rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines()))
+        assert [row["name"] for row in rows] == ["s0", "s1", "s2", "s3"]
+        assert {row["status"] for row in rows} == {"converged"}
+        assert _run(*command_line) == 0  # and once more, with nothing left to do
+        assert len(relaxed) == 5
+
+    @pytest.mark.parametrize("option", [["--fmax", "0.01"], ["--steps", "3"], ["--num-images", "2"]])
+    def test_another_command_does_not(self, command_line, tmp_path, as_model, capsys, option):
+        assert _run(*command_line) == 0
+        before = (tmp_path / "out" / "summary.csv").read_bytes()
+        assert _run(*command_line, *option) == 2
+        assert "holds results of another command" in capsys.readouterr().err
+        assert (tmp_path / "out" / "summary.csv").read_bytes() == before
+
+    def test_other_structures_do_not(self, command_line, tmp_path, as_model, capsys):
+        assert _run(*command_line) == 0
+        atoms = _vacancy()
+        atoms.rattle(0.02, seed=9)
+        ase.io.write(tmp_path / "in" / "s1.extxyz", atoms)
+        assert _run(*command_line) == 2
+        assert "another command (other structures)" in capsys.readouterr().err
+
+    def test_globs(self, command_line, tmp_path, as_model, capsys):
+        assert _run(tmp_path / "in" / "s[01].extxyz", "--model", "m", "--output", tmp_path / "out") == 0
+        assert len(list((tmp_path / "out").glob("*.relaxed.extxyz"))) == 2
+        assert _run(tmp_path / "in" / "*.cif", "--model", "m", "--output", tmp_path / "none") == 2
+        assert "matches no file" in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     Reads what `index` selects of every input.
 
     Args:
-        inputs: files that ASE reads, or folders of data sets.
+        inputs: files that ASE reads, folders of such files, folders of data sets, or globs of any of these.
         index: which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
         split: the split of a data set.
 
@@ -32,15 +33,34 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
         [`InputError`]: an input that does not exist, cannot be read or has no such frame; a structure without atoms,
             with positions that are not finite, or with two atoms at the same place.
     """
-    paths = [Path(path) for path in inputs]
+    paths = [path for name in inputs for path in _expanded(Path(name))]
     structures: dict[str, Atoms] = {}
     for path, name in zip(paths, _names(paths), strict=True):
-        frames = _read_dataset(path, index, split) if path.is_dir() else _read_file(path, index)
+        frames = _read_dataset(path, index, split) if _is_dataset(path) else _read_file(path, index)
         for number, atoms in enumerate(frames):
             where = name if len(frames) == 1 else f"{name}-{number}"
             _require_atoms(atoms, f"{path}, structure {number}" if len(frames) > 1 else str(path))
             structures[where] = atoms
     return structures
+
+
+def _expanded(path: Path) -> list[Path]:
+    """A glob as what it matches, and a folder that is no data set as the files in it, by name."""
+    if not path.exists() and any(mark in str(path) for mark in "*?["):
+        found = sorted(map(Path, glob(str(path), recursive=True)))
+        if not found:
+            raise InputError(f"{path} matches no file")
+        return [file for one in found for file in _expanded(one)]
+    if not path.is_dir() or _is_dataset(path):
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise InputError(f"{path} holds no parquet files and no other files: neither a data set nor structures")
+    return files
+
+
+def _is_dataset(path: Path) -> bool:
+    return path.is_dir() and any(path.rglob("*.parquet"))
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -1,9 +1,12 @@
-"""What relaxations came to: a table to print and a CSV file that grows by a line with each one."""
+"""What relaxations came to: a CSV file that grows by a line with each one, and a table of it to print."""
 
 import csv
-from collections.abc import Mapping
+import io
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..errors import InputError
 from ..tables import format_table
 from .relaxation import RelaxationResult
 
@@ -19,40 +22,64 @@ CSV_COLUMNS = (
     "findings",
 )
 
+Line = Mapping[str, str]
+_BETWEEN = " | "  # findings, which are sentences with commas and semicolons
+
 
 class SummaryFile:
-    """Starts a CSV file at `path`; `append` adds a relaxation at once, so that an interruption loses none."""
+    """
+    The CSV file at `path`. Lines are added whole, so that an interruption loses none and several processes can share
+    it; what a kill left of a line is dropped when the file is opened again.
+    """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = path
-        self._write("w", CSV_COLUMNS)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self) -> None:
+        """Writes the header; of a file that exists, keeps the lines that are whole."""
+        lines = self.lines() if self.path.is_file() else []
+        text = _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)])
+        unfinished = self.path.with_name(f".{self.path.name}")
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        os.replace(unfinished, self.path)
 
     def append(self, name: str, result: RelaxationResult) -> None:
         energy_change = "" if result.energy_change is None else result.energy_change
         numbers = (result.fmax, result.largest_displacement, result.delta_q, energy_change)
-        findings = "; ".join(result.findings)
-        self._write("a", (name, len(result.atoms), result.status, result.steps, *numbers, findings))
+        findings = _BETWEEN.join(result.findings)
+        cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(_csv([cells]))
 
-    def _write(self, mode: str, cells: tuple) -> None:
-        with open(self._path, mode, encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow(cells)
+    def lines(self) -> list[Line]:
+        """One mapping from `CSV_COLUMNS` to text for each relaxation that has ended, in the order of their ends."""
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+        if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
+            raise InputError(f"{self.path} is no summary of relax.py")
+        return [row for row in rows if None not in row and None not in row.values()]
 
 
-def summary_table(results: Mapping[str, RelaxationResult]) -> str:
+def _csv(rows: Iterable[tuple]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def summary_table(lines: Iterable[Line]) -> str:
     """One line a relaxation; below it, where and when each one left the trained region."""
+    lines = list(lines)
     header = ["name", "atoms", "status", "steps", "fmax (eV/Å)", "moved (Å)", "ΔQ (amu^1/2 Å)", "ΔE (eV)"]
+    numbers = ("fmax_ev_per_ang", "largest_displacement_ang", "delta_q_amu_half_ang", "energy_change_ev")
     rows = [
         [
-            name,
-            str(len(result.atoms)),
-            result.status,
-            str(result.steps),
-            f"{result.fmax:.3f}",
-            f"{result.largest_displacement:.3f}",
-            f"{result.delta_q:.3f}",
-            "-" if result.energy_change is None else f"{result.energy_change:.3f}",
+            *(line[name] for name in ("name", "atoms", "status", "steps")),
+            *(f"{float(line[name]):.3f}" if line[name] else "-" for name in numbers),
         ]
-        for name, result in results.items()
+        for line in lines
     ]
-    findings = [f"{name}: {line}" for name, result in results.items() for line in result.findings]
+    findings = [
+        f"{line['name']}: {finding}" for line in lines for finding in line["findings"].split(_BETWEEN) if finding
+    ]
     return "\n".join([format_table(header, rows), *findings])
