@@ -1,0 +1,114 @@
+"""The `atom-forces` pipeline: structures in, forces out."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Pipeline
+
+# What a checkpoint that gives no forces is, told without importing the models, of which a checkpoint brings its own.
+_NO_FORCES = "this checkpoint gives energies only; forces need a force model or a pooled energy"
+
+
+class AtomForcesPipeline(Pipeline):
+    """
+    Forces, and energies where the model gives them, of structures of any sizes.
+
+    ```python
+    >>> from transformers import pipeline
+    >>> forces = pipeline("atom-forces", model="runs/silicon")
+    >>> forces(atoms)["forces"].shape
+    (216, 3)
+    >>> [result["energy"] for result in forces(["a.cif", "b.cif"])]
+    ```
+
+    Call it with an `ase.Atoms`, a mapping as [`ADAPTFeatureExtractor`] takes it, a path of a file that ASE reads, or a
+    list of these. It returns a dict for one structure, and a list of dicts for a list or a file of several structures:
+
+        - `forces` (`np.ndarray` of shape `(N, 3)`): eV/Å, float64;
+        - `energy` (`float`): eV, where the model gives one.
+
+    `batch_size` structures go through the model at once. Where this package is installed, a structure unlike all that
+    the model was trained on is treated as `outside_domain` says: `"raise"` a `ValueError`, `"warn"` (the default), or
+    `"ignore"`.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        unknown = set(kwargs) - {"outside_domain"}
+        if unknown:
+            raise TypeError(f"the atom-forces pipeline has no parameter {sorted(unknown)[0]!r}")
+        if kwargs.get("outside_domain", "warn") not in ("raise", "warn", "ignore"):
+            raise ValueError(f"outside_domain must be raise, warn or ignore, not {kwargs['outside_domain']!r}")
+        return kwargs, {}, {}
+
+    def __call__(self, inputs: Any, batch_size: int = 16, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        structures, single = _structures(inputs)
+        groups = [structures[start : start + batch_size] for start in range(0, len(structures), batch_size)]
+        results = [result for group in super().__call__(groups, batch_size=1, **kwargs) for result in group]
+        return results[0] if single else results
+
+    def preprocess(self, group: list[Any], outside_domain: str = "warn") -> dict[str, Any]:
+        if outside_domain != "ignore":
+            for structure in group:
+                self._check_domain(structure, outside_domain)
+        return dict(self.feature_extractor(group, return_tensors="pt"))
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        options = {}
+        if self.model.config.model_type == "adapt_energy":
+            if self.model.config.architecture != "pooled":
+                raise ValueError(_NO_FORCES)
+            options["compute_forces"] = True
+        output = self.model(**model_inputs, **options)
+        return {"output": output, "counts": model_inputs["attention_mask"].sum(dim=1)}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        output, counts = model_outputs["output"], model_outputs["counts"].tolist()
+        forces = output.forces.double().numpy()
+        results: list[dict[str, Any]] = [
+            {"forces": all_slots[:count]} for all_slots, count in zip(forces, counts, strict=True)
+        ]
+        if getattr(output, "energy", None) is not None:
+            for result, energy in zip(results, output.energy.double().tolist(), strict=True):
+                result["energy"] = energy
+        return results
+
+    def _check_domain(self, structure: Any, outside_domain: str) -> None:
+        domain = self.model.config.training_domain
+        if domain is None or not hasattr(structure, "get_atomic_numbers"):
+            return
+        try:
+            from modeling_adapt.simulation.domain import TrainingDomain
+        except ImportError:  # a checkpoint brings the model along, not what watches over it
+            return
+        for line in TrainingDomain.from_dict(domain).check(structure):
+            if outside_domain == "raise":
+                raise ValueError(f"outside the trained region: {line}")
+            warnings.warn(f"outside the trained region: {line}", stacklevel=2)
+
+
+def _structures(inputs: Any) -> tuple[list[Any], bool]:
+    """All structures of `inputs`, and whether it was a single one."""
+    if isinstance(inputs, str | os.PathLike):
+        frames = _read(inputs)
+        return frames, len(frames) == 1
+    if isinstance(inputs, Mapping) or hasattr(inputs, "get_atomic_numbers"):
+        return [inputs], True
+    return [frame for one in inputs for frame in _structures(one)[0]], False
+
+
+def _read(path: Any) -> list[Any]:
+    try:
+        import ase.io
+    except ImportError as error:
+        raise ImportError("reading files needs ASE: pip install ase") from error
+    return list(ase.io.read(path, index=":"))
+
+
+__all__ = ["AtomForcesPipeline"]
