@@ -1,5 +1,6 @@
 """The trained region: what is fitted, that it travels as JSON, and what it notices."""
 
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,7 @@ from ase.neighborlist import neighbor_list
 from modeling_adapt.data.contacts import closest_contacts
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
 
 
@@ -49,6 +51,7 @@ def test_fitted_ranges(domain):
     assert domain.largest_force == pytest.approx(5)
     assert domain.largest_displacement == pytest.approx(0.3, abs=1e-5)
     assert domain.cell_edges == pytest.approx((10.86, 10.86))
+    assert domain.cell_angles == pytest.approx((90, 90))
     assert domain.volume_per_atom == pytest.approx((5.43**3 / 8,) * 2)
     assert domain.closest_distances["C-Si"] == pytest.approx(bond, abs=1e-5)
     assert bond - 0.3 < domain.closest_distances["Si-Si"] < bond - 0.1
@@ -70,6 +73,8 @@ def test_nothing_to_fit():
 def test_travels_as_json(domain):
     values = json.loads(json.dumps(domain.to_dict()))
     assert TrainingDomain.from_dict(values | {"anything_else": 1}) == domain
+    older = {name: value for name, value in values.items() if name != "cell_angles"}
+    assert TrainingDomain.from_dict(older).cell_angles is None  # not looked at then, so not checked now
     del values["largest_force"]
     with pytest.raises(InputError, match="largest_force"):
         TrainingDomain.from_dict(values)
@@ -109,6 +114,17 @@ def _strained(atoms: Atoms) -> None:
     atoms.set_cell(atoms.cell * [1.05, 1, 1], scale_atoms=True)
 
 
+def _sheared(atoms: Atoms) -> None:
+    edge = atoms.cell.array[0, 0]
+    lean = np.radians(85)
+    cell = edge * np.array([[1, 0, 0], [np.cos(lean), np.sin(lean), 0], [0, 0, 1]])
+    atoms.set_cell(cell, scale_atoms=True)
+
+
+def _larger(atoms: Atoms) -> None:
+    atoms.set_cell(atoms.cell * 1.05, scale_atoms=True)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -117,6 +133,8 @@ def _strained(atoms: Atoms) -> None:
         (_second_carbon, r"atoms 0 and 1 \(C-C\) are 2\.35 Å apart; training had none closer than 4\.00 Å"),
         (_vacancy, r"63 atoms; training had 64"),
         (_molecule, r"not periodic; training had structures periodic along a, b, c"),
+        (_larger, r"cell edge of 11\.403 Å; training had 10\.860 Å"),
+        (_sheared, r"a cell angle of 85\.0 degrees; training had 90\.0 degrees"),
         (_strained, r"cell edge of 11\.403 Å; training had 10\.860 Å"),
     ],
 )
@@ -132,6 +150,7 @@ def test_a_dense_cell_is_noticed_by_its_volume():
     domain = fit_domain(
         [structure_row(_silicon(), np.zeros((64, 3))), structure_row(_silicon() * 2, np.zeros((512, 3)))]
     )
+    domain = dataclasses.replace(domain, cell_angles=None)
     sheared = _silicon()
     sheared.set_cell(sheared.cell.array + [[0, 6, 0], [0, 0, 0], [0, 0, 0]], scale_atoms=True)
     assert not any("volume" in line or "Å^3" in line for line in domain.check(sheared))
@@ -191,3 +210,29 @@ def test_a_cell_without_volume_is_an_error_not_an_endless_loop():
 
 def test_atoms_on_top_of_each_other_are_a_contact():
     assert closest_contacts(Atoms("Si2", positions=[[1, 1, 1]] * 2))["Si-Si"].distance == 0
+
+
+@pytest.mark.parametrize("geometry", ["pairwise", "fourier"])
+def test_what_is_the_same_crystal_is_inside_and_gets_the_same_forces(make_force_model, domain, geometry):
+    """Wrapped, atoms are written elsewhere; shifted or turned, a structure is the same to the pairwise kind."""
+    model = make_force_model(geometry=geometry, num_vector_channels=8)
+    model.config.training_domain = domain.to_dict()
+    atoms = _silicon()
+    atoms.rattle(0.05, seed=0)
+    forces = _forces(model, atoms)
+    wrapped = atoms.copy()
+    wrapped.positions += np.rint(np.random.default_rng(0).normal(size=(64, 3))) @ atoms.cell.array
+    assert np.abs(_forces(model, wrapped) - forces).max() < 1e-4
+    if geometry == "pairwise":
+        shifted = atoms.copy()
+        shifted.positions += [1.0, 2.0, 3.0]
+        assert np.abs(_forces(model, shifted) - forces).max() < 1e-4
+        turned = atoms.copy()
+        turned.rotate(30, "z", rotate_cell=True)
+        rotation = np.linalg.solve(atoms.cell.array, turned.cell.array)
+        assert np.abs(_forces(model, turned) - forces @ rotation).max() < 1e-4
+
+
+def _forces(model, atoms: Atoms) -> np.ndarray:
+    atoms.calc = ADAPTCalculator(model, outside_domain="raise")
+    return atoms.get_forces()

@@ -5,7 +5,8 @@ A network answers anything with a number. These few ranges, fitted on the traini
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from .displacement import largest_displacement
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...
 EXCESS_TOLERANCE = 0.10  # ... move, or be pushed, 10 % more ...
-CELL_TOLERANCE = 0.02  # ... in a cell whose edges and volume per atom are 2 % outside the trained range
+CELL_TOLERANCE = 0.02  # ... in a cell whose edges and volume per atom are 2 % outside the trained range ...
+ANGLE_TOLERANCE = 1.0  # ... and its angles 1 degree
 
 Range = tuple[float, float]
 
@@ -40,6 +42,8 @@ class TrainingDomain:
             trajectory; None when no trajectory has more than one frame.
         volume_per_atom: smallest and largest in Å^3, over structures periodic in three directions; None without any.
         cell_edges: shortest and longest periodic edge of any cell in Å; None without any.
+        cell_angles: smallest and largest angle between periodic edges of any cell in degrees; None without any, and in
+            checkpoints that were written before it was looked at.
     """
 
     elements: tuple[str, ...]
@@ -50,6 +54,7 @@ class TrainingDomain:
     largest_displacement: float | None
     volume_per_atom: Range | None
     cell_edges: Range | None
+    cell_angles: Range | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -59,7 +64,7 @@ class TrainingDomain:
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingDomain":
         """The inverse of `to_dict`; other keys are left alone. Raises [`InputError`] where one is missing or no such
         value as training writes."""
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.default is MISSING]
         if missing := [name for name in names if name not in values]:
             raise InputError(f"the checkpoint's training_domain lacks {', '.join(missing)}; train or convert it again")
         try:
@@ -72,6 +77,7 @@ class TrainingDomain:
                 largest_displacement=_optional(values["largest_displacement"], float),
                 volume_per_atom=_optional(values["volume_per_atom"], _pair),
                 cell_edges=_optional(values["cell_edges"], _pair),
+                cell_angles=_optional(values.get("cell_angles"), _pair),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the checkpoint's training_domain is damaged: {error}") from error
@@ -119,6 +125,11 @@ class TrainingDomain:
             for edge in atoms.cell.lengths()[atoms.pbc]:
                 if not low * (1 - CELL_TOLERANCE) <= edge <= high * (1 + CELL_TOLERANCE):
                     return f"a cell edge of {edge:.3f} Å; training had {_interval(low, high, '.3f')} Å"
+        if self.cell_angles is not None:
+            low, high = self.cell_angles
+            for angle in _angles(atoms):
+                if not low - ANGLE_TOLERANCE <= angle <= high + ANGLE_TOLERANCE:
+                    return f"a cell angle of {angle:.1f} degrees; training had {_interval(low, high, '.1f')} degrees"
         if self.volume_per_atom is not None and periodicity == "abc":
             low, high = self.volume_per_atom
             volume = atoms.get_volume() / len(atoms)
@@ -168,6 +179,7 @@ def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
     closest_distances: dict[str, float] = {}
     numbers: list[int] = []
     edges: list[float] = []
+    angles: list[float] = []
     volumes: list[float] = []
     moved: list[float] = []
     largest_force = 0.0
@@ -179,6 +191,7 @@ def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
         periodicity.add(_periodicity(atoms))
         numbers.append(len(atoms))
         edges.extend(atoms.cell.lengths()[atoms.pbc])
+        angles.extend(_angles(atoms))
         if atoms.pbc.all():
             volumes.append(atoms.get_volume() / len(atoms))
         if row["forces"] is not None:
@@ -202,6 +215,7 @@ def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
         largest_displacement=max(moved, default=None),
         volume_per_atom=_range(volumes),
         cell_edges=_range(edges),
+        cell_angles=_range(angles),
     )
 
 
@@ -216,6 +230,12 @@ def _optional(value: Any, read: Callable[[Any], Any]) -> Any:
 
 def _periodicity(atoms: Atoms) -> str:
     return "".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
+
+
+def _angles(atoms: Atoms) -> list[float]:
+    """Between each two periodic edges, in degrees."""
+    edges = [edge / np.linalg.norm(edge) for edge in atoms.cell.array[atoms.pbc]]
+    return [float(np.degrees(np.arccos(np.clip(a @ b, -1, 1)))) for a, b in combinations(edges, 2)]
 
 
 def _describe_periodicity(periodicity: str) -> str:
