@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ase.io
 import numpy as np
@@ -68,35 +68,76 @@ def relax(
         trajectory (*optional*): extended XYZ file that receives each frame as soon as it is known.
         on_step (*optional*): called with the number of steps taken and the largest force in eV/Å.
     """
-    start, atoms = atoms.copy(), atoms.copy()
+    watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step)
+    atoms = atoms.copy()
     atoms.calc = calculator
     has_energy = "energy" in calculator.implemented_properties
-    findings: dict[str, str] = {}
-    first = frame = _frame(atoms, has_energy)
-    step, converged, largest_force = 0, False, np.inf
-
-    for step, converged in enumerate(_ForceFIRE(atoms, logfile=None).irun(fmax=fmax, steps=steps)):  # noqa: B007
-        frame = _frame(atoms, has_energy)
-        if trajectory is not None:
-            _write(trajectory, frame, append=step > 0)
-        largest_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-        if on_step is not None:
-            on_step(step, largest_force)
-        for kind, line in _findings(frame, start, domain).items():
-            findings.setdefault(kind, f"step {step}: {line}")
-        if FATAL_FINDINGS & findings.keys():
+    for _ in _ForceFIRE(atoms, logfile=None).irun(fmax=fmax, steps=steps):
+        energy = atoms.get_potential_energy() if has_energy else None
+        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy):
             break
+    return watch.result()
 
-    return RelaxationResult(
-        atoms=frame,
-        status="left the trained region" if findings else "converged" if converged else "not converged",
-        steps=step,
-        fmax=largest_force,
-        largest_displacement=largest_displacement(start, frame),
-        delta_q=delta_q(start, frame),
-        energy_change=frame.get_potential_energy() - first.get_potential_energy() if has_energy else None,
-        findings=tuple(findings.values()),
-    )
+
+class RelaxationWatch:
+    """
+    Sees every step of a relaxation, whoever takes them: writes it, compares it with the trained region, and says when
+    to stop and what it came to. Arguments as in [`relax`].
+    """
+
+    def __init__(
+        self,
+        start: Atoms,
+        fmax: float,
+        domain: TrainingDomain | None = None,
+        trajectory: str | Path | None = None,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.start, self.fmax, self.domain = start.copy(), fmax, domain
+        self.trajectory, self.on_step = trajectory, on_step
+        self.steps, self.largest_force = -1, np.inf
+        self.findings: dict[str, str] = {}
+        self.first = self.frame = start
+
+    def see(self, positions: np.ndarray, forces: np.ndarray, energy: float | None = None) -> bool:
+        """
+        The next step, the start being the first: positions (N, 3) in Å, forces (N, 3) in eV/Å, energy in eV.
+
+        Returns:
+            Whether the relaxation is to end: it has converged, or further steps would only add to the damage.
+        """
+        self.steps += 1
+        self.frame = _frame(self.start, positions, forces, energy)
+        if self.steps == 0:
+            self.first = self.frame
+        if self.trajectory is not None:
+            _write(self.trajectory, self.frame, append=self.steps > 0)
+        self.largest_force = float(np.linalg.norm(self.frame.get_forces(), axis=1).max())
+        if self.on_step is not None:
+            self.on_step(self.steps, self.largest_force)
+        for kind, line in _findings(self.frame, self.start, self.domain).items():
+            self.findings.setdefault(kind, f"step {self.steps}: {line}")
+        return self.converged or bool(FATAL_FINDINGS & self.findings.keys())
+
+    @property
+    def converged(self) -> bool:
+        return self.largest_force < self.fmax
+
+    def result(self) -> RelaxationResult:
+        """What the steps so far came to."""
+        has_energy = "energy" in self.frame.calc.results
+        change = self.frame.get_potential_energy() - self.first.get_potential_energy() if has_energy else None
+        status: Status = "converged" if self.converged else "not converged"
+        return RelaxationResult(
+            atoms=self.frame,
+            status="left the trained region" if self.findings else status,
+            steps=self.steps,
+            fmax=self.largest_force,
+            largest_displacement=largest_displacement(self.start, self.frame),
+            delta_q=delta_q(self.start, self.frame),
+            energy_change=change,
+            findings=tuple(self.findings.values()),
+        )
 
 
 class _ForceFIRE(FIRE):
@@ -114,12 +155,10 @@ def _write(path: str | Path, frame: Atoms, append: bool) -> None:
         file.write(text.getvalue())
 
 
-def _frame(atoms: Atoms, has_energy: bool) -> Atoms:
-    """A copy of `atoms` with its results frozen, without labels of the file it came from, which no longer hold."""
-    frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
-    results = {"forces": atoms.get_forces(apply_constraint=False)}
-    if has_energy:
-        results["energy"] = atoms.get_potential_energy()
+def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> Atoms:
+    """The structure with its results frozen, without labels of the file it came from, which no longer hold."""
+    frame = Atoms(start.numbers, positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
+    results: dict[str, Any] = {"forces": forces} | ({} if energy is None else {"energy": energy})
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
 

@@ -1,0 +1,66 @@
+"""ADAPT as a model of torch-sim, which moves many structures at once; it comes with the extra `[batch]`."""
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch_sim.models.interface import ModelInterface
+from transformers import PreTrainedModel
+
+from ..elements_adapt import DESCRIPTORS
+from ..errors import InputError
+from ..modeling_adapt import ADAPTForEnergy, gives_forces
+
+
+class ADAPTTorchSimModel(ModelInterface):
+    """
+    Forces in eV/Å, and energies in eV, of all structures of a torch-sim state in one forward pass.
+
+    A force model has no energy: zeros take its place, so let convergence depend on forces alone, as
+    `torch_sim.generate_force_convergence_fn` does, and use no thermostat or Monte Carlo on them. There is no stress.
+
+    ```python
+    >>> model = ADAPTTorchSimModel(load_model("runs/silicon")[0])
+    >>> converged = ts.generate_force_convergence_fn(0.05, include_cell_forces=False)
+    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.fire, convergence_fn=converged, autobatcher=True)
+    ```
+
+    Args:
+        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`]): in evaluation mode, on the device where it is to run.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        if not gives_forces(model):
+            raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        self.model = model
+        self._device, self._dtype = model.device, model.dtype
+        self._compute_forces, self._compute_stress = True, False
+        # A pairwise model has a cutoff; the others attend to all atoms.
+        self._memory_scales_with = "n_atoms_x_density" if model.config.geometry == "pairwise" else "n_atoms"
+        self.register_buffer("descriptors", torch.tensor(DESCRIPTORS, dtype=self._dtype, device=self._device))
+
+    def forward(self, state: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns.
+
+        Returns:
+            `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
+        """
+        counts = torch.bincount(state.system_idx).tolist()
+        positions = pad_sequence(state.positions.split(counts), batch_first=True)
+        numbers = pad_sequence(state.atomic_numbers.split(counts), batch_first=True)
+        is_atom = numbers > 0
+        cell = state.cell.transpose(1, 2) if state.pbc else torch.zeros_like(state.cell)
+        inputs = {
+            "input_features": torch.cat([positions, self.descriptors[numbers]], dim=-1),
+            "attention_mask": is_atom.long(),
+            "cell": cell,
+            "atomic_numbers": numbers,
+        }
+        conservative = isinstance(self.model, ADAPTForEnergy)
+        with torch.no_grad():
+            output = self.model(**inputs, **({"compute_forces": True} if conservative else {}))
+        energy = output.energy if conservative else positions.new_zeros(len(counts))
+        return {"energy": energy.detach().to(self._dtype), "forces": output.forces[is_atom].detach().to(self._dtype)}
