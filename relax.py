@@ -1,8 +1,11 @@
 """Command: relaxes structures with a force model, and says which relaxations are to be believed."""
 
 import argparse
+import functools
+import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -32,7 +35,8 @@ Writes for each structure
   NAME.traj.extxyz      every step, as it happens
   NAME.relaxed.extxyz   the last step; its comment line says whether it converged
 and summary.csv, a line for each structure. Files may be given as folders or globs. When it was interrupted, the same
-command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes.
+command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes. With
+the extra [batch] (torch-sim), many structures are relaxed at once.
 
 exit status: 0 all converged, 1 at least one did not or left the trained region, 2 bad input.
 """
@@ -70,9 +74,11 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
     left = [name for name in structures if name not in done]
     processes.wait_for_everyone()  # nobody adds a line before everybody has seen what is left
+    mine = {name: structures[name] for name in left[processes.process_index :: processes.num_processes]}
     try:
-        for name in left[processes.process_index :: processes.num_processes]:
-            summary.append(name, relax_one(name, structures[name], calculator, arguments, output))
+        for name, result in relax_each(mine, calculator, arguments, output):
+            write_result(name, result, output)
+            summary.append(name, result)
     finally:
         if processes.num_processes == 1:
             print(summary_table(summary.lines()))
@@ -85,23 +91,48 @@ def main(argv: list[str] | None = None) -> int | None:
     return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
 
-def relax_one(
-    name: str, atoms: Atoms, calculator: ADAPTCalculator, arguments: argparse.Namespace, output: Path
-) -> RelaxationResult:
-    """Relaxes one structure and writes it; the last structure appears under its name only as a whole."""
-    with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
+def relax_each(
+    structures: dict[str, Atoms], calculator: ADAPTCalculator, arguments: argparse.Namespace, output: Path
+) -> Iterator[tuple[str, RelaxationResult]]:
+    """Relaxations as they end: many at once where torch-sim is installed and can, else one after the other."""
+    limits = {"fmax": arguments.fmax, "steps": arguments.steps, "domain": calculator.domain}
+    if structures and can_batch(structures, arguments):
+        from modeling_adapt.simulation.batched import relax_batched
 
-        def show(step: int, largest_force: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
+        with tqdm(total=len(structures), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
+            trajectory = functools.partial(_trajectory, output)
+            for name, result in relax_batched(structures, calculator.model, trajectory=trajectory, **limits):
+                bar.update()
+                yield name, result
+        return
+    for name, atoms in structures.items():
+        with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
 
-        trajectory = output / f"{name}.traj.extxyz"
-        result = relax(atoms, calculator, arguments.fmax, arguments.steps, calculator.domain, trajectory, show)
+            def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
+                bar.update(step - bar.n)
+                bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
+
+            result = relax(atoms, calculator, trajectory=_trajectory(output, name), on_step=show, **limits)
+        yield name, result
+
+
+def can_batch(structures: dict[str, Atoms], arguments: argparse.Namespace) -> bool:
+    """torch-sim moves all atoms of crystals by one model."""
+    free = all(atoms.pbc.all() and not atoms.constraints for atoms in structures.values())
+    one = len(arguments.model) == 1 and arguments.num_images == 1 and arguments.energy_model is None
+    return free and one and not arguments.one_by_one and importlib.util.find_spec("torch_sim") is not None
+
+
+def _trajectory(output: Path, name: str) -> Path:
+    return output / f"{name}.traj.extxyz"
+
+
+def write_result(name: str, result: RelaxationResult, output: Path) -> None:
+    """The last structure appears under its name only as a whole."""
     result.atoms.info["status"] = result.status
     unfinished = output / f".{name}.relaxed.extxyz"
     ase.io.write(unfinished, result.atoms)
     os.replace(unfinished, output / f"{name}.relaxed.extxyz")
-    return result
 
 
 def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator) -> None:
@@ -141,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_index,
         default="-1",
         help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
+    )
+    parser.add_argument(
+        "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"
     )
     parser.add_argument("--split", default="test", help="which split of a data set (default: test)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")

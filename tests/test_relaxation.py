@@ -159,7 +159,8 @@ def test_displacements_use_the_minimum_image():
 
 @pytest.fixture
 def as_model(monkeypatch):
-    """Puts a calculator in the place of every checkpoint."""
+    """Puts a calculator in the place of every checkpoint; torch-sim would ask for the model in it."""
+    monkeypatch.setattr(command, "can_batch", lambda *_: False)
 
     def replace(calculator) -> None:
         monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
@@ -212,10 +213,10 @@ def test_command_keeps_what_is_done_when_interrupted(tmp_path, as_model, monkeyp
         ase.io.write(tmp_path / f"{name}.extxyz", _vacancy())
     done = []
 
-    def interrupted_relax(*arguments):
+    def interrupted_relax(*arguments, **options):
         if done:
             raise KeyboardInterrupt
-        done.append(relax(*arguments))
+        done.append(relax(*arguments, **options))
         return done[0]
 
     monkeypatch.setattr(command, "relax", interrupted_relax)
@@ -335,12 +336,12 @@ class TestGoingOn:
     def test_the_same_command_goes_on(self, command_line, tmp_path, as_model, monkeypatch, capsys):
         relaxed = []
 
-        def counted(atoms, *arguments):
+        def counted(atoms, *arguments, **options):
             if len(relaxed) == 2:
                 relaxed.append(None)
                 raise KeyboardInterrupt
             relaxed.append(atoms)
-            return relax(atoms, *arguments)
+            return relax(atoms, *arguments, **options)
 
         monkeypatch.setattr(command, "relax", counted)
         assert _run(*command_line) == 130

@@ -1,17 +1,25 @@
 """torch-sim accepts ADAPT as a model, and relaxes with it to where ASE's FIRE does."""
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.constraints import FixAtoms
 
+import relax as command
+from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.displacement import largest_displacement
+from modeling_adapt.simulation.domain import fit_domain
+from modeling_adapt.simulation.relaxation import relax
 
 ts = pytest.importorskip("torch_sim", reason="torch-sim is an optional extra")
 
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
+from modeling_adapt.simulation.batched import relax_batched  # noqa: E402
 from modeling_adapt.simulation.torch_sim_model import ADAPTTorchSimModel  # noqa: E402
 
 
@@ -44,3 +52,85 @@ def test_it_says_what_the_calculator_says(make_energy_model):
 def test_the_published_energy_network_is_refused(make_energy_model):
     with pytest.raises(InputError, match="gives no forces"):
         ADAPTTorchSimModel(make_energy_model())
+
+
+class TestBatchedRelaxation:
+    @pytest.fixture
+    def model(self, make_force_model):
+        """Springs to where the atoms started would be too easy; random weights give smooth forces, if no minimum."""
+        return make_force_model(geometry="pairwise", num_vector_channels=8)
+
+    def test_every_structure_takes_the_steps_that_it_takes_alone(self, model, monkeypatch):
+        structures = {f"s{number}": _shaken(number) for number in range(6)}
+        alone = {}
+        for name, atoms in structures.items():
+            ((_, alone[name]),) = relax_batched({name: atoms}, model, fmax=1e-3, steps=12)
+        for room in (20, 1000):
+            monkeypatch.setattr("modeling_adapt.simulation.batched.ATOMS_ON_CPU", room)
+            together = dict(relax_batched(structures, model, fmax=1e-3, steps=12))
+            assert together.keys() == alone.keys()
+            for name, result in together.items():
+                assert (result.status, result.steps) == (alone[name].status, alone[name].steps)
+                np.testing.assert_allclose(result.atoms.positions, alone[name].atoms.positions, atol=1e-4)
+
+    def test_same_minimum_as_one_by_one(self, make_energy_model, tmp_path):
+        """A pooled energy with a minimum: the repulsive start of its weights is relaxed until its forces vanish."""
+        model = make_energy_model(architecture="pooled", geometry="pairwise", num_vector_channels=8, seed=3)
+        structures = {f"s{number}": _shaken(number, scale=0.02) for number in range(3)}
+        ends = dict(
+            relax_batched(structures, model, fmax=1e-4, steps=300, trajectory=lambda name: tmp_path / f"{name}.extxyz")
+        )
+        for name, atoms in structures.items():
+            one = relax(atoms, ADAPTCalculator(model), fmax=1e-4, steps=300)
+            assert ends[name].status == one.status
+            if one.status == "converged":
+                assert largest_displacement(one.atoms, ends[name].atoms) < 0.01
+                assert ends[name].energy_change == pytest.approx(one.energy_change, abs=1e-3)
+            frames = ase.io.read(tmp_path / f"{name}.extxyz", ":")
+            assert len(frames) == ends[name].steps + 1
+
+    def test_what_is_relaxed_already_takes_no_step(self, model):
+        atoms = bulk("Si", cubic=True)
+        ((name, result),) = relax_batched({"perfect": atoms}, model, fmax=10.0)
+        assert (name, result.status, result.steps) == ("perfect", "converged", 0)
+
+    def test_leaving_the_trained_region_ends_it(self, model):
+        domain = fit_domain([structure_row(bulk("Si", cubic=True), np.zeros((8, 3)))])
+        close = bulk("Si", cubic=True)
+        close.positions[1] = close.positions[0] + [0.8, 0, 0]
+        far = {"close": close, "carbon": _shaken(2)}
+        results = dict(relax_batched(far, model, fmax=1e-9, steps=3, domain=domain))
+        assert results["close"].status == "left the trained region" and results["close"].steps == 0
+
+
+def _shaken(number: int, scale: float = 0.05):
+    atoms = _structures()[number % 3]
+    atoms.rattle(scale, seed=number)
+    return atoms
+
+
+def test_command_relaxes_many_at_once_or_one_by_one(make_force_model, tmp_path, capsys):
+    make_force_model(geometry="pairwise", num_vector_channels=8).save_pretrained(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        ase.io.write(tmp_path / "in" / f"s{number}.extxyz", _shaken(number))
+    common = [str(tmp_path / "in"), "--model", str(tmp_path / "model"), "--steps", "5", "--fmax", "1e-9"]
+    for name, more in (("many", []), ("one", ["--one-by-one"])):
+        assert command.main([*common, "--output", str(tmp_path / name), *more]) == 1  # none converges
+    for number in range(4):
+        many, one = (ase.io.read(tmp_path / name / f"s{number}.relaxed.extxyz") for name in ("many", "one"))
+        np.testing.assert_allclose(many.positions, one.positions, atol=1e-4)
+        assert len(ase.io.read(tmp_path / "many" / f"s{number}.traj.extxyz", ":")) == 6
+    assert capsys.readouterr().out.count("not converged") == 8
+
+
+def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
+    free, slab, fixed = _shaken(0), _shaken(1), _shaken(2)
+    slab.pbc = (True, True, False)
+    fixed.set_constraint(FixAtoms([0]))
+    parse = command._parser().parse_args
+    arguments = parse(["x", "--model", "m", "--output", "o"])
+    assert command.can_batch({"a": free}, arguments)
+    assert not command.can_batch({"a": free, "b": slab}, arguments)
+    assert not command.can_batch({"a": fixed}, arguments)
+    assert not command.can_batch({"a": free}, parse(["x", "--model", "m", "n", "--output", "o"]))

@@ -22,7 +22,7 @@ class ADAPTTorchSimModel(ModelInterface):
     ```python
     >>> model = ADAPTTorchSimModel(load_model("runs/silicon")[0])
     >>> converged = ts.generate_force_convergence_fn(0.05, include_cell_forces=False)
-    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.fire, convergence_fn=converged, autobatcher=True)
+    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.optimizers.fire, convergence_fn=converged)
     ```
 
     Args:

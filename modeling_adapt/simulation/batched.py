@@ -1,0 +1,111 @@
+"""Many relaxations at once: one forward pass moves all structures of a batch, through the FIRE of torch-sim."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+import torch_sim as ts
+from ase import Atoms
+from torch_sim.optimizers import fire
+from transformers import PreTrainedModel
+
+from ..modeling_adapt import ADAPTForEnergy
+from .domain import TrainingDomain
+from .relaxation import RelaxationResult, RelaxationWatch
+from .torch_sim_model import ADAPTTorchSimModel
+
+ATOMS_ON_CPU = 4_000  # beyond this a larger batch is no faster
+
+
+def relax_batched(
+    structures: Mapping[str, Atoms],
+    model: PreTrainedModel,
+    fmax: float = 0.05,
+    steps: int = 500,
+    domain: TrainingDomain | None = None,
+    trajectory: Callable[[str], Path | None] = lambda name: None,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[tuple[str, RelaxationResult]]:
+    """
+    As [`relax`] for each of `structures`, with a result as soon as its relaxation ends, in the order of their ends;
+    the place of one that has ended is taken by the next. The atoms of all structures are free to move.
+
+    Args:
+        trajectory: from a name to the file that receives each frame, or None.
+        on_step: called with the number of structures in the batch before each step.
+    """
+    wrapper = ADAPTTorchSimModel(model)
+    begin, move = fire(wrapper, md_flavor="ase_fire")
+    conservative = isinstance(model, ADAPTForEnergy)
+    waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
+    room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
+    watches = {name: RelaxationWatch(structures[name], fmax, domain, trajectory(name)) for name in structures}
+    running: list[str] = []
+    state = None
+    while running or waiting:
+        newcomers = _next(waiting, structures, room - sum(len(structures[name]) for name in running))
+        if newcomers:
+            atoms = [structures[name] for name in newcomers]
+            entered = begin(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype))
+            yield from _ended(entered, newcomers, watches, steps, conservative)
+        if newcomers:
+            # Alone: in the first step of a structure, torch-sim leaves the speed of all others in its batch as it is.
+            entered = move(entered)
+            yield from _ended(entered, newcomers, watches, steps, conservative)
+        if newcomers:
+            state = ts.concatenate_states([state, entered]) if running else entered
+            running += newcomers
+        if running:
+            if on_step is not None:
+                on_step(len(running))
+            state = move(state)
+            yield from _ended(state, running, watches, steps, conservative)
+
+
+def _next(waiting: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:
+    """Takes from `waiting` what has room, and one structure at least where all of the room is free."""
+    taken: list[str] = []
+    for name in list(waiting):
+        size = len(structures[name])
+        if size <= room:
+            taken.append(name)
+            waiting.remove(name)
+            room -= size
+    return taken
+
+
+def _ended(
+    state: ts.SimState,
+    names: list[str],
+    watches: Mapping[str, RelaxationWatch],
+    steps: int,
+    conservative: bool,
+) -> Iterator[tuple[str, RelaxationResult]]:
+    """Shows a step to the watches; takes the structures that have ended out of `state` and `names`."""
+    counts = torch.bincount(state.system_idx).tolist()
+    positions, forces = (values.detach().cpu().double().split(counts) for values in (state.positions, state.forces))
+    energies = state.energy.detach().cpu().tolist()
+    over = []
+    for index, name in enumerate(names):
+        energy = energies[index] if conservative else None
+        if watches[name].see(positions[index].numpy(), forces[index].numpy(), energy) or watches[name].steps >= steps:
+            over.append(index)
+    results = [(names[index], watches[names[index]].result()) for index in over]
+    if over:
+        state.pop(over)
+        for index in reversed(over):
+            del names[index]
+    yield from results
+
+
+def atoms_at_once(model: ADAPTTorchSimModel, largest: Atoms) -> int:
+    """How many atoms go into a batch: on a GPU what its free memory holds, by the need of the largest structure."""
+    if model.device.type != "cuda":
+        return max(ATOMS_ON_CPU, len(largest))
+    state = ts.io.atoms_to_state([largest], model.device, model.dtype)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    model(state)
+    each = max(1, torch.cuda.max_memory_allocated(model.device) - before) / len(largest)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(len(largest), int(0.6 * free / each))
