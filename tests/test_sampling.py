@@ -5,7 +5,7 @@ import torch
 
 from modeling_adapt import ADAPTFeatureExtractor
 from modeling_adapt.data.augmentation import augmentation_steps
-from modeling_adapt.data.loader import StructureCollator, StructureDataset
+from modeling_adapt.data.loader import Blank, StructureCollator, StructureDataset
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.training.sampling import EpochSampler
 
@@ -35,8 +35,8 @@ def test_blanks_fill_up_to_a_multiple(structures):
     sampler = EpochSampler(structures, "random", seed=0, multiple=6)
     order = list(sampler)
     assert len(order) == len(sampler) == 18
-    assert sorted(index for index in order if index >= 0) == list(range(16))
-    assert order[16:] == [-1 - order[15]] * 2
+    assert [isinstance(index, Blank) for index in order] == [False] * 16 + [True] * 2
+    assert sorted(order[:16]) == list(range(16)) and order[16:] == [order[15]] * 2
 
 
 @pytest.mark.parametrize("target", ["forces", "energy", "energy_and_forces"])
@@ -45,7 +45,7 @@ def test_blanks_add_nothing_to_loss_and_gradient(structures, make_force_model, m
     model = make_force_model() if target == "forces" else make_energy_model(**POOLED)
     model.train()  # a force that is learned has a gradient of its own; there is no dropout
     results = []
-    for indices in ([3, 5], [3, 5, -1, -4]):
+    for indices in ([3, 5], [3, 5, Blank(0), Blank(3)]):
         batch = collator(structures.__getitems__(indices))
         for name in ("nearest_defect", "rows"):
             batch.pop(name, None)

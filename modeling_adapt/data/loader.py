@@ -26,6 +26,10 @@ _LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", 
 _GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
 
 
+class Blank(int):
+    """Index of a row that is read without its labels: blanks fill up batches that many processes share."""
+
+
 class StructureDataset(Dataset):
     """Map-style torch data set over rows of `STRUCTURE_FEATURES`.
 
@@ -34,8 +38,7 @@ class StructureDataset(Dataset):
     `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
     defect site, inf if there is none, and `row`, its index.
 
-    The index -1 - i stands for a blank: row i with labels of -100, which no loss counts. Blanks fill up batches that
-    many processes share.
+    At a [`Blank`] index, the labels are -100, which no loss counts.
 
     Args:
         dataset: rows as [`read_split`] returns them.
@@ -66,7 +69,7 @@ class StructureDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Structure]:
         """Many items at once; `torch.utils.data.DataLoader` asks for whole batches here."""
-        rows = [index if index >= 0 else -1 - index for index in indices]
+        rows = [range(len(self))[index] for index in indices]
         structures = structures_from_table(self.rows[rows], self.weighting)
         epoch = self.epoch
         for place, (index, row) in enumerate(zip(indices, rows, strict=True)):
@@ -75,7 +78,7 @@ class StructureDataset(Dataset):
                 for step in self.augmentation:
                     structures[place] = step(structures[place], rng)
             structures[place]["row"] = row
-            if index < 0:
+            if isinstance(index, Blank):
                 structures[place] = _blank(structures[place])
         return structures
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ..data.loader import StructureDataset
+from ..data.loader import Blank, StructureDataset
 
 Strategy = Literal["random", "sequential", "group_by_length"]
 
@@ -43,7 +43,7 @@ class EpochSampler(Sampler[int]):
         order = self._order()
         yield from order
         for _ in range(self._num_blanks):
-            yield -1 - order[-1]
+            yield Blank(order[-1])
 
     @property
     def _num_blanks(self) -> int:
