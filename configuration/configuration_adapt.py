@@ -74,7 +74,7 @@ class ADAPTConfig(PreTrainedConfig):
     intermediate_size: int = 512
     hidden_act: str = "relu"
     hidden_dropout_prob: float | int = 0.05
-    attention_probs_dropout_prob: float | int = 0.05
+    attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-5
     norm_position: str = "post"
     pairwise_cutoff: float | int = 5.0
