@@ -111,6 +111,8 @@ def test_kinds_as_a_whole_and_held_out():
     assert {found[row].config_type for row in held["held_out"]} == {"vacancy", "rare"}
     assert {found[row].config_type for row in held["train"]} == {"divacancy", "interstitial"}
     assert assign_rows(found, "train", hold_out=["vacancy"]).keys() == {"train", "held_out"}
+    nameless = [RowKey("", kind, True) for kind in ("vacancy", "bulk") for _ in range(10)]  # each row stands alone
+    assert assign_rows(nameless, hold_out=["vacancy"])["held_out"] == list(range(10))
     with pytest.raises(InputError, match="no config type 'surface' to hold out; there are divacancy, "):
         assign_rows(found, hold_out=["surface"])
     with pytest.raises(InputError, match="leaves .* empty: there are too few types"):

@@ -56,9 +56,10 @@ def assign_rows(
     known = {key.config_type for key in keys}
     if unknown := [kind for kind in hold_out if kind not in known]:
         raise InputError(f"there is no config type {unknown[0]!r} to hold out; there are {', '.join(sorted(known))}")
-    held = {key.trajectory for key in keys if key.config_type in hold_out}
-    apart = [row for row, key in enumerate(keys) if key.trajectory in held]
-    rest = [row for row, key in enumerate(keys) if key.trajectory not in held]
+    held = {key.trajectory for key in keys if key.config_type in hold_out} - {""}  # without a name, a row stands alone
+    is_held = [key.config_type in hold_out or key.trajectory in held for key in keys]
+    apart = [row for row, away in enumerate(is_held) if away]
+    rest = [row for row, away in enumerate(is_held) if not away]
     if fractions is None:
         splits = {split: rest} if rest else {}
     elif by == "trajectory":
