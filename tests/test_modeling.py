@@ -6,7 +6,7 @@ import torch
 from ase.build import bulk
 
 from modeling_adapt import ADAPTConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces, ADAPTModel
-from modeling_adapt.modeling_adapt import pair_distances
+from modeling_adapt.geometry_adapt import pair_distances
 
 extract = ADAPTFeatureExtractor()
 GEOMETRIES = ["cartesian", "fourier", "pairwise"]
