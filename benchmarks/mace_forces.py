@@ -9,12 +9,10 @@ import time
 import ase.io
 import numpy as np
 import torch
+from mace_model import CUTOFF, scalar_mace  # before mace, which it makes importable
 
-torch.serialization.add_safe_globals([slice])  # for the constants that e3nn loads when it is imported
-
-from e3nn import o3  # noqa: E402
-from mace import data, modules  # noqa: E402
-from mace.tools import AtomicNumberTable, torch_geometric  # noqa: E402
+from mace import data  # isort: skip
+from mace.tools import AtomicNumberTable, torch_geometric  # isort: skip
 
 
 def main(file: str, threads: int, repeats: int, batches: list[int]) -> None:
@@ -23,25 +21,7 @@ def main(file: str, threads: int, repeats: int, batches: list[int]) -> None:
     torch.manual_seed(0)
     (atoms,) = ase.io.read(file, index=":")
     table = AtomicNumberTable(sorted(set(atoms.numbers.tolist())))
-    model = modules.ScaleShiftMACE(
-        r_max=5.0,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=3,
-        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        num_interactions=2,
-        num_elements=len(table),
-        hidden_irreps=o3.Irreps("64x0e"),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros(len(table)),
-        avg_num_neighbors=28.0,
-        atomic_numbers=table.zs,
-        correlation=3,
-        gate=torch.nn.functional.silu,
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
+    model = scalar_mace(table.zs, 64, np.zeros(len(table)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"parameters {parameters}")
     for count in batches:
@@ -50,7 +30,7 @@ def main(file: str, threads: int, repeats: int, batches: list[int]) -> None:
             began = time.perf_counter()
             # The neighbour list is part of the work: a relaxation needs a new one at every step.
             graphs = [
-                data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=5.0)
+                data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
                 for _ in range(count)
             ]
             batch = next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=count)))

@@ -13,14 +13,12 @@ import time
 import ase.io
 import numpy as np
 import torch
+from mace_model import CUTOFF, scalar_mace  # before mace, which it makes importable
 
-torch.serialization.add_safe_globals([slice])  # for the constants that e3nn loads when it is imported
+from mace import data  # isort: skip
+from mace.tools import AtomicNumberTable, torch_geometric  # isort: skip
 
-from e3nn import o3  # noqa: E402
-from mace import data, modules  # noqa: E402
-from mace.tools import AtomicNumberTable, torch_geometric  # noqa: E402
-
-CUTOFF, BATCH_SIZE, RATE, DECAY, CHANNELS = 5.0, 5, 0.01, 0.99, 32
+BATCH_SIZE, RATE, DECAY, CHANNELS = 5, 0.01, 0.99, 32
 
 
 def graphs(structures, table):
@@ -40,25 +38,9 @@ def main(train_file: str, test_file: str, output: str, seconds: float, threads: 
     energies = np.array([atoms.info["REF_energy"] for atoms in train])
     references, *_ = np.linalg.lstsq(counts, energies, rcond=None)
     probe = graphs(train[:20], table)
-    model = modules.ScaleShiftMACE(
-        r_max=CUTOFF,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=3,
-        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        num_interactions=2,
-        num_elements=len(table),
-        hidden_irreps=o3.Irreps(f"{CHANNELS}x0e"),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=references,
-        avg_num_neighbors=probe["edge_index"].shape[1] / probe["positions"].shape[0],
-        atomic_numbers=table.zs,
-        correlation=3,
-        gate=torch.nn.functional.silu,
-        atomic_inter_scale=float(np.sqrt(np.mean([np.mean(atoms.arrays["REF_forces"] ** 2) for atoms in train]))),
-        atomic_inter_shift=0.0,
-    )
+    neighbors = probe["edge_index"].shape[1] / probe["positions"].shape[0]
+    force_scale = float(np.sqrt(np.mean([np.mean(atoms.arrays["REF_forces"] ** 2) for atoms in train])))
+    model = scalar_mace(table.zs, CHANNELS, references, neighbors, force_scale)
     print(f"parameters {sum(weight.numel() for weight in model.parameters())}", flush=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, amsgrad=True)
     average = [weight.detach().clone() for weight in model.parameters()]
