@@ -3,7 +3,6 @@
 import argparse
 import functools
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from ase import Atoms
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_number
+from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_file, whole_number
 from modeling_adapt.device import available_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
@@ -49,14 +48,15 @@ def main(argv: list[str] | None = None) -> int | None:
     output = Path(arguments.output)
     record = record_of(arguments, structures)
     require_same_command(output, record)
-    device = available_device(arguments.device)
+    device = available_device(arguments.device) if arguments.device else processes.device  # one for each process
     # The relaxation itself watches the trained region, and says at which step it was left.
     calculator = ADAPTCalculator.from_pretrained(
         arguments.model, arguments.energy_model, device, outside_domain="ignore", num_images=arguments.num_images
     )
-    for name, atoms in structures.items():
-        _require_readable(name, atoms, calculator)
     summary = SummaryFile(output / "summary.csv")
+    done = summary.names()
+    for name in structures.keys() - done:
+        _require_readable(name, structures[name], calculator)
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     if processes.is_main_process:
         if calculator.domain is None:
@@ -67,13 +67,10 @@ def main(argv: list[str] | None = None) -> int | None:
         output.mkdir(parents=True, exist_ok=True)
         write_record(output, record)
         summary.start()
-    processes.wait_for_everyone()
-
-    done = {line["name"] for line in summary.lines()}
+    processes.wait_for_everyone()  # nobody adds a line before there is a file
     if done and processes.is_main_process:
         print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
     left = [name for name in structures if name not in done]
-    processes.wait_for_everyone()  # nobody adds a line before everybody has seen what is left
     mine = {name: structures[name] for name in left[processes.process_index :: processes.num_processes]}
     try:
         for name, result in relax_each(mine, calculator, arguments, output):
@@ -130,9 +127,8 @@ def _trajectory(output: Path, name: str) -> Path:
 def write_result(name: str, result: RelaxationResult, output: Path) -> None:
     """The last structure appears under its name only as a whole."""
     result.atoms.info["status"] = result.status
-    unfinished = output / f".{name}.relaxed.extxyz"
-    ase.io.write(unfinished, result.atoms)
-    os.replace(unfinished, output / f"{name}.relaxed.extxyz")
+    with whole_file(output / f"{name}.relaxed.extxyz") as unfinished:
+        ase.io.write(unfinished, result.atoms)
 
 
 def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator) -> None:

@@ -24,7 +24,7 @@ from modeling_adapt.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
-from modeling_adapt.modeling_adapt import ADAPTForEnergy
+from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
 
@@ -67,14 +67,13 @@ def measure(preset: str, num_atoms: int, batch: int, repeats: int, threads: int)
     model = HEADS[config.model_type](config).eval()
     extract = ADAPTFeatureExtractor()
     structures = [rattled_silicon(num_atoms)] * batch
-    compute_forces = {"compute_forces": True} if isinstance(model, ADAPTForEnergy) else {}
     times = []
     with torch.no_grad():
-        model(**extract([structures[0][:8]]), **compute_forces)
+        forces_of(model, **extract([structures[0][:8]]))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(repeats + 1):
             began = time.perf_counter()
-            model(**extract(structures), **compute_forces)
+            forces_of(model, **extract(structures))
             times.append(1000 * (time.perf_counter() - began) / batch)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return float(np.median(times[1:])), grown

@@ -111,6 +111,27 @@ def require_replaceable(folder: Path) -> Path:
 
 
 @contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file takes its name when the block ends without an error.
+
+    A kill or a full disk leaves the old file or the new one, never half of it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Writes a text file as [`whole_file`] does, with its line ends as they are."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
 def finished_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, beside `folder`, whose name it takes when the block ends without an error.
 

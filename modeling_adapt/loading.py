@@ -13,7 +13,7 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .locations import is_local
-from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, gives_forces
 
 HEADS: dict[str, type[PreTrainedModel]] = {
     head.config_class.model_type: head for head in (ADAPTForForces, ADAPTForEnergy)
@@ -75,6 +75,12 @@ def load_model(
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
     return loaded.eval(), _feature_extractor(model, subfolder, revision)
+
+
+def require_forces(model: PreTrainedModel) -> None:
+    """Raises [`InputError`] for the published energy network, the one model that gives no forces."""
+    if not gives_forces(model):
+        raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
 
 
 def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor:

@@ -151,6 +151,17 @@ def wrapped(positions: np.ndarray, structure: dict[str, Any]) -> np.ndarray:
     return positions - np.floor(positions @ inverse) @ lattice
 
 
+def symmetry_image(structure: dict[str, Any], operation: np.ndarray) -> dict[str, Any]:
+    """
+    `structure` with its positions (N, 3) times `operation` (3, 3). An operation of Oh maps a cubic cell onto itself,
+    so there the positions are wrapped; any other cell, or operation, turns the cell along. Labels stay as they are.
+    """
+    positions = structure["positions"].astype(np.float64) @ operation
+    if np.isin(operation, (-1, 0, 1)).all() and is_cubic(structure["cell"], structure["pbc"]):
+        return structure | {"positions": wrapped(positions, structure)}
+    return structure | {"positions": positions, "cell": structure["cell"] @ operation}
+
+
 def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:
     """`structure` with other positions, and the forces times `operation` (3, 3) unless that is None."""
     moved = structure | {"positions": positions.astype(structure["positions"].dtype)}

@@ -1,6 +1,5 @@
 """The README.md of a data set: what the Hub and `datasets` read in its header, and what people want to know."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..command_line import write_whole
 from ..errors import InputError, one_line
 from .card_figures import ForceFigures, draw_kinds
 from .card_text import card_body, symbols
@@ -76,11 +76,8 @@ def write_card(
         metadata["provenance"] = {**(metadata.get("provenance") or {}), **provenance}
     body = card_body(contents.summary, contents.features, metadata, _draw(contents, folder / "figures"))
     header = DatasetCardData(**metadata).to_yaml()
-    temporary = folder / ".README.md.unfinished"
-    temporary.write_text(
-        f"---\n{header}\n---\n\n" + "\n\n".join([body, _NOTES, notes]).rstrip() + "\n", encoding="utf-8"
-    )
-    os.replace(temporary, folder / "README.md")
+    text = "\n\n".join([f"---\n{header}\n---", body, _NOTES, notes]).rstrip() + "\n"
+    write_whole(folder / "README.md", text)
     return contents.summary
 
 

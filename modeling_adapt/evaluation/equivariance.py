@@ -1,17 +1,16 @@
 """How far predictions are from following a symmetry operation: forces turn with the atoms, energies stay."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from transformers import PreTrainedModel
 
-from ..data.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
+from ..data.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
 from ..data.loader import Structure
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import ADAPTForEnergy, gives_forces
+from ..modeling_adapt import forces_of, gives_forces
 from .metrics import as_float64
 
 
@@ -36,7 +35,7 @@ def rotation_error(
 ) -> float:
     """As [`octahedral_error`], for `count` random rotations (the same at every call) that turn the cell as well."""
     operations = Rotation.random(count, np.random.default_rng(0)).as_matrix()
-    return _error(model, feature_extractor, structures, operations, turn_cell=True)
+    return _error(model, feature_extractor, structures, operations)
 
 
 def _error(
@@ -44,18 +43,11 @@ def _error(
     feature_extractor: ADAPTFeatureExtractor,
     structures: Sequence[Structure],
     operations: np.ndarray,
-    turn_cell: bool = False,
 ) -> float:
     before = _predict(model, feature_extractor, structures)
     squares, number = 0.0, 0
     for operation in operations:
-        turned = []
-        for structure in structures:
-            positions = structure["positions"].astype(np.float64) @ operation
-            if turn_cell:
-                turned.append(structure | {"positions": positions, "cell": structure["cell"] @ operation})
-            else:
-                turned.append(structure | {"positions": wrapped(positions, structure)})
+        turned = [symmetry_image(structure, operation) for structure in structures]
         for values, expected in zip(_predict(model, feature_extractor, turned), before, strict=True):
             error = values - (expected @ operation if expected.ndim == 2 else expected)
             squares, number = squares + float(np.square(error).sum()), number + error.size
@@ -67,13 +59,11 @@ def _predict(
 ) -> list[np.ndarray]:
     """Forces (N, 3) in eV/Å of each structure, or its energy per atom (1,) in eV."""
     keys = ("atomic_numbers", "positions", "cell", "pbc")
-    batch = feature_extractor([{key: structure[key] for key in keys} for structure in structures])
-    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    if gives_forces(model) and isinstance(model, ADAPTForEnergy):
-        inputs["compute_forces"] = True
-    with torch.no_grad():
-        output = model(**inputs)
+    inputs = feature_extractor([{key: structure[key] for key in keys} for structure in structures]).to(model.device)
     counts = [len(structure["atomic_numbers"]) for structure in structures]
-    if not gives_forces(model):
-        return [np.array([energy / count]) for energy, count in zip(as_float64(output.energy), counts, strict=True)]
-    return [forces[:count] for forces, count in zip(as_float64(output.forces), counts, strict=True)]
+    if gives_forces(model):
+        forces = as_float64(forces_of(model, **inputs).forces)
+        return [one[:count] for one, count in zip(forces, counts, strict=True)]
+    with torch.no_grad():
+        energies = as_float64(model(**inputs).energy)
+    return [np.array([energy / count]) for energy, count in zip(energies, counts, strict=True)]

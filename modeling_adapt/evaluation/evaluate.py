@@ -15,7 +15,7 @@ from ..data.columns import list_column
 from ..data.loader import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import IGNORE_INDEX, ADAPTForEnergy
+from ..modeling_adapt import IGNORE_INDEX, forces_of
 from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
 
 
@@ -108,7 +108,6 @@ def predict(
         [`InputError`]: the model cannot read a row, or its prediction is not finite; the message names the row.
     """
     collator = StructureCollator(feature_extractor, target)
-    options = {"compute_forces": True} if target == "forces" and isinstance(model, ADAPTForEnergy) else {}
     loader = DataLoader(StructureDataset(dataset), batch_size=batch_size, collate_fn=collator)
     with tqdm(
         total=len(dataset), unit=" structures", desc="predicting", disable=None if progress else True, leave=False
@@ -118,8 +117,9 @@ def predict(
             last = first + len(batch["labels"])
             inputs = {name: batch[name].to(model.device) for name in feature_extractor.model_input_names}
             try:
-                with torch.no_grad():  # not inference_mode, in which a pooled energy has no gradient
-                    values = as_float64(model(**inputs, **options)[target])
+                with torch.no_grad():
+                    output = forces_of(model, **inputs) if target == "forces" else model(**inputs)
+                values = as_float64(output[target])
             except ValueError as error:
                 raise InputError(f"rows {first} to {last - 1}: {error}") from error
             _require_finite(values, batch["attention_mask"].numpy(), dataset, first)

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..loading import load_model
-from ..modeling_adapt import ADAPTForEnergy, gives_forces
+from ..loading import load_model, require_forces
+from ..modeling_adapt import ADAPTForEnergy
 from .domain import TrainingDomain
 from .prediction import octahedral_operations, predict
 
@@ -86,8 +86,8 @@ class ADAPTCalculator(Calculator):
         self.feature_extractor = ADAPTFeatureExtractor()
         self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
         self.conservative = isinstance(models[0], ADAPTForEnergy)
-        if not all(map(gives_forces, models)):
-            raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        for one in models:
+            require_forces(one)
         if len({isinstance(one, ADAPTForEnergy) for one in models}) > 1:
             raise InputError("an ensemble is of force models or of pooled energies, not of both")
         if self.conservative and energy_model is not None:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from ase import Atoms
 from transformers import PreTrainedModel
 
-from ..data.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
+from ..data.augmentation import OCTAHEDRAL_OPERATIONS, symmetry_image
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import ADAPTForEnergy
+from ..modeling_adapt import forces_of
 
 IMAGES_AT_ONCE = 8
 
@@ -48,21 +47,20 @@ def predict(
         num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
             mapped onto itself, any other is turned along.
     """
-    forces, energies = [], []
+    structure = {"atomic_numbers": atoms.numbers, "positions": atoms.positions}
+    structure |= {"cell": atoms.cell.array, "pbc": atoms.pbc}
     operations = octahedral_operations(num_images)
+    images = [structure, *(symmetry_image(structure, operation) for operation in operations[1:])]
+    forces, energies = [], []
     for model in models:
-        conservative = isinstance(model, ADAPTForEnergy)
-        options = {"compute_forces": True} if conservative else {}
-        for start in range(0, len(operations), IMAGES_AT_ONCE):
-            some = operations[start : start + IMAGES_AT_ONCE]
-            inputs = feature_extractor([_image(atoms, operation) for operation in some]).to(model.device)
-            with torch.no_grad():
-                output = model(**inputs, **options)
+        for start in range(0, num_images, IMAGES_AT_ONCE):
+            inputs = feature_extractor(images[start : start + IMAGES_AT_ONCE]).to(model.device)
+            output = forces_of(model, **inputs)
             turned = output.forces.cpu().double().numpy()
             # Operations act on rows from the right, so their transpose brings the forces back.
-            forces += [image @ operation.T for image, operation in zip(turned, some, strict=True)]
-            if conservative:
-                energies += output.energy.cpu().double().tolist()
+            forces += [one @ operation.T for one, operation in zip(turned, operations[start:], strict=False)]
+            if (energy := getattr(output, "energy", None)) is not None:
+                energies += energy.cpu().double().tolist()
     mean = np.mean(forces, axis=0)
     several = len(forces) > 1
     spread = np.sqrt(np.mean([np.square(one - mean).sum(axis=1) for one in forces], axis=0)) if several else None
@@ -79,13 +77,3 @@ def octahedral_operations(count: int) -> np.ndarray:
     if not 1 <= count <= len(OCTAHEDRAL_OPERATIONS):
         raise ValueError(f"there are 1 to {len(OCTAHEDRAL_OPERATIONS)} symmetry images, not {count}")
     return OCTAHEDRAL_OPERATIONS[np.linspace(0, len(OCTAHEDRAL_OPERATIONS) - 1, count).round().astype(int)]
-
-
-def _image(atoms: Atoms, operation: np.ndarray) -> dict[str, np.ndarray]:
-    cell, pbc = atoms.cell.array, atoms.pbc
-    image = {"atomic_numbers": atoms.numbers, "positions": atoms.positions @ operation, "cell": cell, "pbc": pbc}
-    if np.array_equal(operation, np.eye(3)):
-        return image | {"positions": atoms.positions}
-    if is_cubic(cell, pbc):
-        return image | {"positions": wrapped(image["positions"], image)}
-    return image | {"cell": cell @ operation}

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ..command_line import require_empty_folder
+from ..command_line import require_empty_folder, write_whole
 from ..errors import InputError
 
 RECORD = "relax.json"
@@ -49,6 +48,5 @@ def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_record(output: Path, record: Mapping[str, Any]) -> None:
-    unfinished = output / f".{RECORD}"
-    unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, output / RECORD)
+    """Writes `relax.json`."""
+    write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")

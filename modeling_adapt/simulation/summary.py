@@ -2,10 +2,10 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..command_line import write_whole
 from ..errors import InputError
 from ..tables import format_table
 from .relaxation import RelaxationResult
@@ -38,10 +38,11 @@ class SummaryFile:
     def start(self) -> None:
         """Writes the header; of a file that exists, keeps the lines that are whole."""
         lines = self.lines() if self.path.is_file() else []
-        text = _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)])
-        unfinished = self.path.with_name(f".{self.path.name}")
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        os.replace(unfinished, self.path)
+        write_whole(self.path, _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)]))
+
+    def names(self) -> set[str]:
+        """The structures whose relaxation has ended; none where there is no file yet."""
+        return {line["name"] for line in self.lines()} if self.path.is_file() else set()
 
     def append(self, name: str, result: RelaxationResult) -> None:
         energy_change = "" if result.energy_change is None else result.energy_change

@@ -8,8 +8,8 @@ from torch_sim.models.interface import ModelInterface
 from transformers import PreTrainedModel
 
 from ..elements_adapt import DESCRIPTORS
-from ..errors import InputError
-from ..modeling_adapt import ADAPTForEnergy, gives_forces
+from ..loading import require_forces
+from ..modeling_adapt import forces_of
 
 
 class ADAPTTorchSimModel(ModelInterface):
@@ -31,8 +31,7 @@ class ADAPTTorchSimModel(ModelInterface):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        if not gives_forces(model):
-            raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        require_forces(model)
         self.model = model
         self._device, self._dtype = model.device, model.dtype
         self._compute_forces, self._compute_stress = True, False
@@ -59,8 +58,6 @@ class ADAPTTorchSimModel(ModelInterface):
             "cell": cell,
             "atomic_numbers": numbers,
         }
-        conservative = isinstance(self.model, ADAPTForEnergy)
-        with torch.no_grad():
-            output = self.model(**inputs, **({"compute_forces": True} if conservative else {}))
-        energy = output.energy if conservative else positions.new_zeros(len(counts))
+        output = forces_of(self.model, **inputs)
+        energy = getattr(output, "energy", positions.new_zeros(len(counts)))
         return {"energy": energy.detach().to(self._dtype), "forces": output.forces[is_atom].detach().to(self._dtype)}

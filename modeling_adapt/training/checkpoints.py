@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers.trainer_utils import sort_checkpoints
 
+from ..command_line import whole_file
 from ..errors import InputError
 
 SEAL = "seal.json"
@@ -24,12 +25,10 @@ def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: _digest(folder / name, to_disk=True) for name in names}
-    unfinished = folder / f".{SEAL}"
-    with unfinished.open("w", encoding="utf-8") as file:
+    with whole_file(folder / SEAL) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         json.dump({"files": files, "run": run}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(unfinished, folder / SEAL)
 
 
 def is_sealed(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import torch
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..command_line import write_whole
 from ..configuration_adapt import ADAPTConfig
 from ..evaluation.plots import training_curve
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
@@ -67,7 +67,7 @@ def write_log(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(lines.values())
-    _replace(path, text.getvalue())
+    write_whole(path, text.getvalue())
 
 
 def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training: ADAPTTrainingArguments) -> None:
@@ -76,19 +76,12 @@ def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training
     changed = {name: values[name] for name, default in _defaults().items() if values.get(name, default) != default}
     recipe = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
     recipe |= asdict(data) | changed | {"output_dir": str(output)}
-    _replace(output / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
+    write_whole(output / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
 
 
 def write_metrics(output: Path, metrics: Mapping[str, Any]) -> None:
     """Writes `training_metrics.json`: the final model on the validation split and, once, on the test split."""
-    _replace(output / "training_metrics.json", json.dumps(metrics, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """A kill leaves the old file or the new one, never half of it."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    os.replace(unfinished, path)
+    write_whole(output / "training_metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def _defaults() -> dict[str, Any]:
@@ -124,7 +117,7 @@ def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Datase
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
         **trainer.run,
     }
-    _replace(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
+    write_whole(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
 
 
 def _git_revision() -> str | None:
