@@ -38,10 +38,11 @@ def _folder_or_skip(name: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cards_without_figures(request, monkeypatch):
-    """Figures take a second for every data set; the tests of the card itself draw them."""
-    if request.module.__name__ != "test_card":
+def without_figures(request, monkeypatch):
+    """Figures take a second for every data set and every evaluation; tests that look at them are marked `figures`."""
+    if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("modeling_adapt.data.card._draw", lambda contents, folder: {})
+        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda log_history, path: None)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from modeling_adapt.data.summary import summarise, summary_table
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture
 def dataset(tmp_path):

@@ -58,9 +58,13 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     "model, fields",
     [
         ("fourier-small", {"force_loss": "weighted_mse"}),
-        ("pairwise-small", {"num_vector_channels": 8}),
+        pytest.param("pairwise-small", {"num_vector_channels": 8}, marks=pytest.mark.slow),
         ("pairwise-energy", {"num_vector_channels": 8, "force_weight": 10.0}),
-        ("published-energy", {"max_atoms": 16, "energy_hidden_sizes": [32, 16], "energy_dropout_prob": 0.0}),
+        pytest.param(
+            "published-energy",
+            {"max_atoms": 16, "energy_hidden_sizes": [32, 16], "energy_dropout_prob": 0.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fields):

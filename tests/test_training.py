@@ -161,6 +161,7 @@ class TestRuns:
         assert abs(first.element_energies["Si"] - second.element_energies["Si"] - 3.0) < 1e-6
         assert second.energy_std == first.energy_std
 
+    @pytest.mark.figures
     def test_force_run_learns_and_leaves_a_model_that_loads(self, recipe, springs, tmp_path, capsys):
         path = recipe(
             num_train_epochs=60,
@@ -328,6 +329,7 @@ class TestBadRuns:
 
 
 class TestRunFolder:
+    @pytest.mark.figures
     def test_it_tells_everything(self, recipe, springs, tmp_path):
         path = recipe(num_train_epochs=2, test_split="validation")
         train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
@@ -385,6 +387,7 @@ class TestFineTuning:
             train.main([recipe(refit_statistics=True), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
 
 
+@pytest.mark.slow  # on a CPU without instructions for it, bfloat16 takes ten times as long
 def test_bf16_trains_as_float32_does(recipe, springs, tmp_path):
     """Coordinates, normalisation and loss stay in float32, so the error ends within a few per cent."""
     fields = {"model": "pairwise-small", "num_vector_channels": 8, "num_train_epochs": 30, "learning_rate": 1e-2}
