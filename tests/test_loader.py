@@ -174,7 +174,7 @@ def test_batches_of_similar_sizes_hold_less_padding(dataset):
 
 
 def test_statistics(rows, dataset, monkeypatch):
-    monkeypatch.setattr("modeling_adapt.data.statistics.ROWS_PER_READ", 2)  # merged over three reads
+    monkeypatch.setattr("modeling_adapt.data.columns.ROWS_PER_READ", 2)  # merged over three reads
     statistics = fit_statistics(dataset)
     positions = np.concatenate([row["positions"] for row in rows]).astype(np.float64)
     numbers = np.concatenate([row["atomic_numbers"] for row in rows])

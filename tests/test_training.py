@@ -360,9 +360,17 @@ class TestRunFolder:
 
 
 class TestFineTuning:
-    @pytest.mark.parametrize("refit", [False, True])
-    def test_statistics_are_kept_or_refitted(self, recipe, springs, tmp_path, refit):
-        train.main([recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "first")])
+    @pytest.mark.parametrize(
+        ("model", "refit", "change"),
+        [
+            ("pairwise-small", False, 1),
+            ("pairwise-small", True, 2),
+            ("pairwise-energy", False, 2),  # there the scale of the forces only weighs the loss
+        ],
+    )
+    def test_statistics_are_kept_or_refitted(self, recipe, springs, tmp_path, model, refit, change):
+        path = recipe(num_train_epochs=1, model=model, hidden_size=16, num_vector_channels=8)
+        train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "first")])
         louder = {split: read_split(springs, split).to_list() for split in ("train", "validation")}
         for rows in louder.values():
             for row in rows:
@@ -372,7 +380,7 @@ class TestFineTuning:
         more = ["--initial_model", str(tmp_path / "first"), "--dataset", str(tmp_path / "louder")]
         train.main([str(tmp_path / "second.yaml"), *more, "--output_dir", str(tmp_path / "second")])
         first, second = (np.array(load_model(tmp_path / run)[0].config.force_std) for run in ("first", "second"))
-        assert np.allclose(second, (2 if refit else 1) * first)
+        assert np.allclose(second, change * first)
 
     def test_converted_energies_keep_their_order_of_atoms(self, recipe, springs, tmp_path, make_energy_model):
         make_energy_model(max_atoms=16, energy_hidden_sizes=(8,)).save_pretrained(tmp_path / "first")

@@ -1,7 +1,19 @@
-"""Nested Arrow columns as flat numpy arrays, without Python objects in between."""
+"""Rows of a data set as Arrow tables, and nested columns as flat numpy arrays, without Python objects in between."""
 
+from collections.abc import Iterator
+
+import datasets
 import numpy as np
 import pyarrow as pa
+
+ROWS_PER_READ = 1000
+
+
+def tables(rows: datasets.Dataset) -> Iterator[tuple[int, pa.Table]]:
+    """`rows` in pieces of at most `ROWS_PER_READ`, each with the number of its first row."""
+    arrow = rows.with_format("arrow")
+    for start in range(0, len(rows), ROWS_PER_READ):
+        yield start, arrow[start : start + ROWS_PER_READ]
 
 
 def flat_values(table: pa.Table, name: str) -> np.ndarray:

@@ -5,9 +5,8 @@ import hashlib
 import datasets
 import numpy as np
 
-from .columns import flat_values, list_lengths
+from .columns import flat_values, list_lengths, tables
 
-ROWS_PER_READ = 1000
 _LISTS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")
 _ALWAYS_AS_LONG = ("cell", "pbc")
 
@@ -15,9 +14,7 @@ _ALWAYS_AS_LONG = ("cell", "pbc")
 def content_hash(rows: datasets.Dataset) -> str:
     """SHA-256 over the structures and labels of `rows`, in order; where they are stored does not matter."""
     digest = hashlib.sha256(str(len(rows)).encode())
-    table = rows.select_columns([*_LISTS, *_ALWAYS_AS_LONG, "energy"]).with_format("arrow")
-    for start in range(0, len(rows), ROWS_PER_READ):
-        chunk = table[start : start + ROWS_PER_READ]
+    for _, chunk in tables(rows.select_columns([*_LISTS, *_ALWAYS_AS_LONG, "energy"])):
         for name in _LISTS:
             digest.update(np.ascontiguousarray(list_lengths(chunk, name)).tobytes())
             digest.update(np.ascontiguousarray(flat_values(chunk, name)).tobytes())

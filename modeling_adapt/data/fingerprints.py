@@ -11,9 +11,8 @@ import pyarrow as pa
 from ase.geometry import complete_cell
 
 from ..elements_adapt import SYMBOLS
-from .columns import flat_values, list_column
+from .columns import flat_values, list_column, tables
 
-ROWS_PER_READ = 1000
 _WAVES = 24
 _REACH = 3  # largest wave number along a cell vector
 _OPEN_LENGTH = 10.0  # Å; longest wave along directions that are not periodic
@@ -67,9 +66,8 @@ class Fingerprinter:
     def __call__(self, rows: datasets.Dataset) -> dict[Composition, Fingerprints]:
         """Fingerprints of all rows of [`read_split`]."""
         parts: dict[Composition, list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(list)
-        arrow = rows.with_format("arrow")
-        for start in range(0, len(rows), ROWS_PER_READ):
-            for row, structure in enumerate(structures(arrow[start : start + ROWS_PER_READ]), start):
+        for start, table in tables(rows):
+            for row, structure in enumerate(structures(table), start):
                 composition = _composition(structure)
                 parts[composition].append((row, self._amplitudes(composition, structure), structure.cell))
         found = {}

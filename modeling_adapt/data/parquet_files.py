@@ -8,10 +8,9 @@ import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 
 from ..errors import InputError, one_line
+from .columns import ROWS_PER_READ
 from .structures import LATER_COLUMNS, STRUCTURE_FEATURES
 from .validation import require_valid_table
-
-ROWS_PER_READ = 1000
 
 
 def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:

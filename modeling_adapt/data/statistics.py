@@ -7,9 +7,7 @@ import numpy as np
 
 from ..elements_adapt import DESCRIPTORS
 from ..errors import InputError
-from .columns import flat_values
-
-ROWS_PER_READ = 1000
+from .columns import flat_values, tables
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,9 @@ def fit_statistics(dataset: datasets.Dataset) -> DatasetStatistics:
     """
     if len(dataset) == 0:
         raise InputError("statistics of an empty data set")
-    rows = dataset.with_format("arrow")
     positions, forces, energies = _Moments(3), _Moments(3), _Moments(1)
     elements = np.zeros(len(DESCRIPTORS), dtype=np.int64)
-    for start in range(0, len(rows), ROWS_PER_READ):
-        table = rows[start : start + ROWS_PER_READ]
+    for _, table in tables(dataset):
         elements += np.bincount(flat_values(table, "atomic_numbers"), minlength=len(elements))
         positions.add(flat_values(table, "positions").reshape(-1, 3))
         forces.add(flat_values(table, "forces").reshape(-1, 3))

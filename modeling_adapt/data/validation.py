@@ -9,9 +9,8 @@ import pyarrow as pa
 from ..elements_adapt import descriptors
 from ..errors import InputError
 from ..feature_extraction_adapt import cell_fault
-from .columns import flat_values, list_column
+from .columns import flat_values, list_column, tables
 
-ROWS_PER_READ = 1000
 _PER_ATOM = ("positions", "forces", "importance_weights")
 
 
@@ -22,8 +21,8 @@ def require_valid_rows(rows: datasets.Dataset, where: str) -> None:
         InputError: naming `where`, the row and its source, for a missing structure or one without atoms, an unknown
             element, arrays of mismatched lengths, a number that is not finite, or a cell without volume.
     """
-    for start in range(0, len(rows), ROWS_PER_READ):
-        require_valid_table(rows.with_format("arrow")[start : start + ROWS_PER_READ], where, start)
+    for start, table in tables(rows):
+        require_valid_table(table, where, start)
 
 
 def require_valid_table(table: pa.Table, where: str, first: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.augmentation import require_cubic_cells
 from ..data.columns import flat_values, list_column, list_lengths
-from ..data.statistics import fit_statistics
+from ..data.statistics import DatasetStatistics, fit_statistics
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..evaluation.evaluate import fit_baseline
@@ -21,8 +21,9 @@ from .tasks import target_of
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
     """
     Fills in what `config` takes from the training split. A run that goes on from a checkpoint keeps its statistics
-    unless `refit_statistics`; the domain and, as they belong to the labels, the reference energies are always those of
-    the new split: energies of another potential or functional are off by eV per atom.
+    unless `refit_statistics`. The domain is always that of the new split, and what belongs to the labels of an energy
+    model is too: the reference energies, as energies of another potential or functional are off by eV per atom, and
+    the scale of the forces, which such a model only has to weigh its loss.
 
     Raises:
         [`InputError`]: the splits and the run do not fit together.
@@ -33,6 +34,7 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
         fit_statistics_of(config, train_rows)
     elif isinstance(config, ADAPTEnergyConfig) and config.element_energies is not None:
         fit_reference_energies(config, train_rows)
+        _fit_force_scale(config, fit_statistics(train_rows))
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
             _require_readable(config, table, f"the {split} split")
@@ -45,12 +47,16 @@ def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None
     config.feature_mean = statistics.feature_mean
     # A column that never varies, such as a descriptor in data of one element, has no scale; 1 keeps it at zero.
     config.feature_std = [std if std > 1e-9 else 1.0 for std in statistics.feature_std]
+    _fit_force_scale(config, statistics)
+    if isinstance(config, ADAPTEnergyConfig):
+        config.energy_std = fit_reference_energies(config, train_rows)
+
+
+def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None:
     config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
     if config.geometry == "pairwise" and statistics.force_std:  # one scale for all directions keeps them equivalent
         scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
         config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
-    if isinstance(config, ADAPTEnergyConfig):
-        config.energy_std = fit_reference_energies(config, train_rows)
 
 
 def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
