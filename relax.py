@@ -7,35 +7,40 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import torch
 from accelerate import PartialState
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_file, whole_number
-from modeling_adapt.device import available_device
+from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_number
+from modeling_adapt.device import DTYPES, available_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.formation import Host
 from modeling_adapt.simulation.inputs import read_inputs
+from modeling_adapt.simulation.ranking import converged_candidates, rank, ranking_table, write_ranking
 from modeling_adapt.simulation.record import record_of, require_same_command, write_record
 from modeling_adapt.simulation.relaxation import RelaxationResult, relax
+from modeling_adapt.simulation.results import writable_format, write_result
 from modeling_adapt.simulation.summary import SummaryFile, summary_table
 
 EXAMPLE = """\
 examples:
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon/final --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
+  python relax.py candidates/*.cif --model runs/si-energy --host host.cif --report --output relaxed
   python relax.py datasets/silicon --split validation --index 0 --model runs/silicon/final --output relaxed
 
 Writes for each structure
   NAME.traj.extxyz      every step, as it happens
   NAME.relaxed.extxyz   the last step; its comment line says whether it converged
-and summary.csv, a line for each structure. Files may be given as folders or globs. When it was interrupted, the same
-command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes. With
-the extra [batch] (torch-sim), many structures are relaxed at once.
+and summary.csv, a line for each structure, and ranking.csv: which of those that converged are the same minimum, and
+which is lowest. Files may be given as folders or globs, and as JSON of pymatgen or doped. When it was interrupted, the
+same command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes.
+With the extra [batch] (torch-sim), many structures are relaxed at once.
 
 exit status: 0 all converged, 1 at least one did not or left the trained region, 2 bad input.
 """
@@ -51,12 +56,19 @@ def main(argv: list[str] | None = None) -> int | None:
     device = available_device(arguments.device) if arguments.device else processes.device  # one for each process
     # The relaxation itself watches the trained region, and says at which step it was left.
     calculator = ADAPTCalculator.from_pretrained(
-        arguments.model, arguments.energy_model, device, outside_domain="ignore", num_images=arguments.num_images
+        arguments.model,
+        arguments.energy_model,
+        device,
+        outside_domain="ignore",
+        num_images=arguments.num_images,
+        dtype=arguments.dtype,
+        compiled=arguments.compile,
     )
+    host = read_host(arguments, calculator)
     summary = SummaryFile(output / "summary.csv")
     done = summary.names()
     for name in structures.keys() - done:
-        _require_readable(name, structures[name], calculator)
+        _require_readable(name, structures[name], calculator, host)
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     if processes.is_main_process:
         if calculator.domain is None:
@@ -74,7 +86,7 @@ def main(argv: list[str] | None = None) -> int | None:
     mine = {name: structures[name] for name in left[processes.process_index :: processes.num_processes]}
     try:
         for name, result in relax_each(mine, calculator, arguments, output):
-            write_result(name, result, output)
+            write_result(name, result, output, arguments.format)
             summary.append(name, result)
     finally:
         if processes.num_processes == 1:
@@ -84,6 +96,14 @@ def main(argv: list[str] | None = None) -> int | None:
     if processes.is_main_process:
         if processes.num_processes > 1:
             print(summary_table(lines))
+        ranked = rank(converged_candidates(output, lines), host)
+        write_ranking(output / "ranking.csv", ranked)
+        if len(ranked) > 1 or host is not None:
+            print(ranking_table(ranked))
+        if arguments.report:
+            from modeling_adapt.simulation.report import write_report
+
+            print(f"report saved to: {write_report(output)}")
         print(f"structures saved to: {output}")
     return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
@@ -93,7 +113,7 @@ def relax_each(
 ) -> Iterator[tuple[str, RelaxationResult]]:
     """Relaxations as they end: many at once where torch-sim is installed and can, else one after the other."""
     limits = {"fmax": arguments.fmax, "steps": arguments.steps, "domain": calculator.domain}
-    if structures and can_batch(structures, arguments):
+    if structures and can_batch(structures, calculator, arguments):
         from modeling_adapt.simulation.batched import relax_batched
 
         with tqdm(total=len(structures), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
@@ -113,8 +133,10 @@ def relax_each(
         yield name, result
 
 
-def can_batch(structures: dict[str, Atoms], arguments: argparse.Namespace) -> bool:
-    """torch-sim moves all atoms of crystals by one model."""
+def can_batch(structures: dict[str, Atoms], calculator: ADAPTCalculator, arguments: argparse.Namespace) -> bool:
+    """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
+    if calculator.domain is not None and calculator.domain.frame is not None:
+        return False
     free = all(atoms.pbc.all() and not atoms.constraints for atoms in structures.values())
     one = len(arguments.model) == 1 and arguments.num_images == 1 and arguments.energy_model is None
     return free and one and not arguments.one_by_one and importlib.util.find_spec("torch_sim") is not None
@@ -124,16 +146,26 @@ def _trajectory(output: Path, name: str) -> Path:
     return output / f"{name}.traj.extxyz"
 
 
-def write_result(name: str, result: RelaxationResult, output: Path) -> None:
-    """The last structure appears under its name only as a whole."""
-    result.atoms.info["status"] = result.status
-    with whole_file(output / f"{name}.relaxed.extxyz") as unfinished:
-        ase.io.write(unfinished, result.atoms)
+def read_host(arguments: argparse.Namespace, calculator: ADAPTCalculator) -> Host | None:
+    """The perfect crystal with its energy by the model, where the command names one."""
+    if arguments.host is None:
+        if arguments.chemical_potentials:
+            raise InputError("--chemical-potentials are for formation energies: give the perfect crystal with --host")
+        return None
+    if "energy" not in calculator.implemented_properties:
+        raise InputError("--host needs energies: give --energy-model, or a pooled energy as --model")
+    (name, atoms), *others = read_inputs([arguments.host]).items()
+    if others:
+        raise InputError(f"{arguments.host} holds {len(others) + 1} structures; the host is one")
+    _require_readable(name, atoms, calculator)
+    return Host(atoms, calculator.results["energy"], dict(arguments.chemical_potentials))
 
 
-def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator) -> None:
+def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator, host: Host | None = None) -> None:
     """One prediction tells whether the models take a structure, before anything is written."""
     try:
+        if host is not None:
+            host.require_fits(atoms)
         calculator.calculate(atoms, calculator.implemented_properties)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
@@ -156,7 +188,24 @@ def _parser() -> argparse.ArgumentParser:
         help="symmetry images of each structure to average over, at most 48 (default: 1)",
     )
     parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
+    parser.add_argument(
+        "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
+    )
+    parser.add_argument(
+        "--chemical-potentials",
+        type=_chemical_potential,
+        nargs="+",
+        default=[],
+        metavar="ELEMENT=EV",
+        help="energy of an atom in its reservoir, as the model counts it (default: an atom of a host of one element)",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
+    parser.add_argument(
+        "--format",
+        type=writable_format,
+        help="write the last steps in this format too: cif, vasp, ... of ASE, or pymatgen",
+    )
+    parser.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
     parser.add_argument(
         "--fmax", type=positive_number, default=0.05, help="converged below this, in eV/Å (default: 0.05)"
     )
@@ -173,6 +222,8 @@ def _parser() -> argparse.ArgumentParser:
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"
     )
     parser.add_argument("--split", default="test", help="which split of a data set (default: test)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    parser.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     return parser
 
@@ -186,6 +237,17 @@ def _index(text: str) -> str:
     if not is_index:
         raise argparse.ArgumentTypeError(f"{text!r} is no index such as 0, -1, : or ::10")
     return text
+
+
+def _chemical_potential(text: str) -> tuple[str, float]:
+    element, _, energy = text.partition("=")
+    try:
+        value = float(energy)
+    except ValueError:
+        value = np.nan
+    if element not in atomic_numbers or not np.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no chemical potential such as Si=-5.42")
+    return element, value
 
 
 if __name__ == "__main__":

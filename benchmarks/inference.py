@@ -1,5 +1,7 @@
 """
-Time and memory of forces: the presets of this repository, and a MACE beside them where another environment has it.
+Time and memory of forces: the presets of this repository, the published layer stack, and a MACE beside them where
+another environment has it. Each case runs in a process of its own, which also measures how fast the machine multiplies
+matrices in float32 at that moment; the share of that rate is by the multiplications that the network itself asks for.
 
     python benchmarks/inference.py --mace-python ../mace/bin/python
 """
@@ -10,17 +12,22 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import ase.io
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
+from published_stack import PublishedStack
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from modeling_adapt.command_line import CommandParser, run_command, whole_number
+from modeling_adapt.device import on_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
@@ -28,8 +35,12 @@ from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
 
-MODELS = ("published-small", "fourier-small", "pairwise-small", "pairwise-energy")
-BATCHES = (1, 16)
+PUBLISHED_STACK = "published stack"
+MODELS = (PUBLISHED_STACK, "published-small", "fourier-small", "pairwise-small", "pairwise-energy")
+MODES = ("float32", "bfloat16", "compiled", "float64")
+ATOMS, BATCHES = 217, (1, 16, 64)
+SIZES = (1000, 2000, 4000, 10_000)
+MATRIX = 2048  # of the multiplications that measure the machine
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,58 +51,99 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one model and size in a process of its own
     arguments = parser.parse_args(argv)
     if arguments.measure:
-        model, atoms, batch = arguments.measure.split(",")
-        print(json.dumps(measure(model, int(atoms), int(batch), arguments.repeats, arguments.threads)))
+        model, mode, atoms, batch = arguments.measure.split(",")
+        print(json.dumps(measure(model, mode, int(atoms), int(batch), arguments.repeats, arguments.threads)))
         return
 
-    rows: list[tuple[str, int, int, float, float | None]] = []
-    cases = [(model, 216, batch) for model in MODELS for batch in BATCHES] + [(model, 2000, 1) for model in MODELS]
-    for model, atoms, batch in tqdm(cases, disable=None):
-        milliseconds, megabytes = in_own_process(model, atoms, batch, arguments.repeats, arguments.threads)
-        rows.append((model, atoms, batch, milliseconds, megabytes))
+    cases = [(model, "float32", ATOMS, batch) for model in MODELS for batch in BATCHES]
+    cases += [(model, mode, ATOMS, 16) for model in ("published-small", "pairwise-small") for mode in MODES[1:]]
+    cases += [(model, "float32", atoms, 1) for atoms in SIZES for model in MODELS]
+    rows = []
+    for model, mode, atoms, batch in tqdm(cases, disable=None):
+        result = in_own_process(model, mode, atoms, batch, arguments.repeats, arguments.threads)
+        share = "-" if result["share"] is None else f"{result['share']:.0%}"
+        numbers = (f"{result['ms']:.1f}", f"{1000 / result['ms']:.1f}", f"{result['mb']:.0f}", share)
+        rows.append((model, mode, str(atoms), str(batch), *numbers))
     if arguments.mace_python:
-        rows += [("MACE 64x0e", 216, batch, time, None) for batch, time in mace(arguments).items()]
-    header = ("model", "atoms", "batch", "ms/structure", "memory over the loaded model (MB)")
-    table = [
-        (model, str(atoms), str(batch), f"{time:.1f}", "-" if memory is None else f"{memory:.0f}")
-        for model, atoms, batch, time, memory in rows
-    ]
-    print(format_table(header, table))
-    print(f"forces in float32, {arguments.threads} threads, medians of {arguments.repeats}")
+        for batch, milliseconds in mace(arguments).items():
+            numbers = (f"{milliseconds:.1f}", f"{1000 / milliseconds:.1f}", "-", "-")
+            rows.append(("MACE 64x0e", "float32", str(ATOMS), str(batch), *numbers))
+    header = ("model", "mode", "atoms", "batch", "ms/structure", "structures/s", "memory (MB)", "of sgemm")
+    print(format_table(header, rows))
+    print(f"forces, {arguments.threads} threads, medians of {arguments.repeats}; memory over the loaded model")
 
 
-def measure(preset: str, num_atoms: int, batch: int, repeats: int, threads: int) -> tuple[float, float]:
-    """Milliseconds per structure, tokens included, and the memory in MB by which the process grew."""
+def measure(name: str, mode: str, num_atoms: int, batch: int, repeats: int, threads: int) -> dict[str, Any]:
+    """Milliseconds per structure, tokens included, the MB by which the process grew, and the share of sgemm."""
     torch.set_num_threads(threads)
-    config = preset_config(preset)
-    model = HEADS[config.model_type](config).eval()
-    extract = ADAPTFeatureExtractor()
+    forces = forces_by(name, mode)
     structures = [rattled_silicon(num_atoms)] * batch
-    times = []
+    times, rates = [], []
     with torch.no_grad():
-        forces_of(model, **extract([structures[0][:8]]))
+        forces([structures[0][:8]])
+        matrix_rate()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(repeats + 1):
             began = time.perf_counter()
-            forces_of(model, **extract(structures))
-            times.append(1000 * (time.perf_counter() - began) / batch)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return float(np.median(times[1:])), grown
+            forces(structures)
+            times.append((time.perf_counter() - began) / batch)
+            rates.append(matrix_rate())
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        seconds = float(np.median(times[1:]))
+        share = None
+        if mode != "compiled" and name != "pairwise-energy":  # which hide them from the counter
+            with FlopCounterMode(display=False) as counter:
+                forces(structures[:1])
+            share = counter.get_total_flops() / seconds / float(np.median(rates))
+    return {"ms": 1000 * seconds, "mb": grown, "share": share}
+
+
+def forces_by(name: str, mode: str) -> Callable[[list[Atoms]], object]:
+    """From structures to forces, tokens included."""
+    extract = ADAPTFeatureExtractor()
+    if name == PUBLISHED_STACK:
+        stack = PublishedStack().eval()
+
+        def published(structures: list[Atoms]) -> object:
+            inputs = extract(structures)
+            return stack(inputs["input_features"], inputs["attention_mask"] == 0)
+
+        return published
+    config = preset_config(name)
+    model = HEADS[config.model_type](config).eval()
+    compiled = mode == "compiled"
+    dtype = "float32" if compiled else mode
+    model = on_device(model, torch.device("cpu"), dtype, compiled)
+    extract = ADAPTFeatureExtractor(dtype="float64" if dtype == "float64" else "float32")
+    return lambda structures: forces_of(model, **extract(structures))
+
+
+def matrix_rate() -> float:
+    """Operations per second of a float32 matrix multiplication, now."""
+    left = torch.rand(MATRIX, MATRIX)
+    began = time.perf_counter()
+    left @ left
+    return 2 * MATRIX**3 / (time.perf_counter() - began)
 
 
 def rattled_silicon(num_atoms: int) -> Atoms:
-    """Silicon in cubic cells, 0.05 Å off its sites; 216 or 2,000 atoms exactly, else the nearest cube above."""
-    cells = {216: (3, 3, 3), 2000: (5, 5, 10)}.get(num_atoms, (int(np.ceil((num_atoms / 8) ** (1 / 3))),) * 3)
+    """Silicon with 0.05 Å of noise: cubic cells, a box or a cube of them, and interstitials up to `num_atoms`."""
+    edge = int((num_atoms / 8) ** (1 / 3) + 1e-9)
+    cells = (edge, edge, max(edge, num_atoms // (8 * edge**2)))
     atoms = bulk("Si", a=5.43, cubic=True) * cells
+    free = bulk("Si", a=5.43, cubic=True).positions[:1] + 2.715  # tetrahedral sites
+    for number in range(num_atoms - len(atoms)):
+        offset = np.unravel_index(number, cells)
+        atoms += Atoms("Si", positions=free + 5.43 * np.array(offset))
     atoms.rattle(0.05, seed=0)
     return atoms
 
 
-def in_own_process(model: str, atoms: int, batch: int, repeats: int, threads: int) -> tuple[float, float]:
+def in_own_process(model: str, mode: str, atoms: int, batch: int, repeats: int, threads: int) -> dict[str, Any]:
     """[`measure`] where no earlier measurement has left its memory behind."""
-    case = f"{model},{atoms},{batch}"
+    case = f"{model},{mode},{atoms},{batch}"
     command = [sys.executable, __file__, "--measure", case, "--repeats", str(repeats), "--threads", str(threads)]
-    return tuple(json.loads(run(command).splitlines()[-1]))
+    return json.loads(run(command).splitlines()[-1])
 
 
 def mace(arguments: argparse.Namespace) -> dict[int, float]:
@@ -99,7 +151,7 @@ def mace(arguments: argparse.Namespace) -> dict[int, float]:
     script = Path(__file__).with_name("mace_forces.py")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "silicon.extxyz"
-        ase.io.write(file, rattled_silicon(216))
+        ase.io.write(file, rattled_silicon(ATOMS))
         options = [str(arguments.threads), str(arguments.repeats), *map(str, BATCHES)]
         lines = run([arguments.mace_python, str(script), str(file), *options]).splitlines()
     numbers = [line.split() for line in lines if line[:1].isdigit()]

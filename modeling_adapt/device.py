@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Where a model runs, and how precisely."""
 
 from typing import TypeVar
 
@@ -7,6 +7,7 @@ from torch import nn
 
 from .errors import InputError
 
+DTYPES = ("float32", "bfloat16", "float64")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -22,6 +23,21 @@ def available_device(name: str | None = None) -> torch.device:
         raise InputError(f"there is no device {name!r} here; use cpu, cuda or cuda:0") from None
 
 
-def on_device(model: Model, device: torch.device) -> Model:
-    """`model`, moved to `device` and in evaluation mode."""
-    return model.to(device).eval()
+def on_device(model: Model, device: torch.device, dtype: str | None = None, compiled: bool = False) -> Model:
+    """
+    `model`, moved to `device` and in evaluation mode.
+
+    Args:
+        dtype: of `DTYPES`, for its weights; None leaves them as they are. Coordinates and distances stay in float32
+            or better whatever it is.
+        compiled: let `torch.compile` make kernels for it at its first call, which takes a minute or so.
+
+    Raises:
+        [`InputError`]: an unknown dtype.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"there is no dtype {dtype!r} for models; use {', '.join(DTYPES)}")
+    model = model.to(device=device, dtype=None if dtype is None else getattr(torch, dtype)).eval()
+    if compiled:
+        model.compile(dynamic=True)
+    return model

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from transformers import Pipeline
 
 # What a checkpoint that gives no forces is, told without importing the models, of which a checkpoint brings its own.
@@ -31,7 +32,8 @@ class AtomForcesPipeline(Pipeline):
 
     `batch_size` structures go through the model at once. Where this package is installed, a structure unlike all that
     the model was trained on is treated as `outside_domain` says: `"raise"` a `ValueError`, `"warn"` (the default), or
-    `"ignore"`.
+    `"ignore"`, and one that a model which reads coordinates would not recognise, such as a shifted copy of a trained
+    structure, is mapped to where the crystal was in training, its forces mapped back.
     """
 
     _load_processor = False
@@ -57,27 +59,42 @@ class AtomForcesPipeline(Pipeline):
         if outside_domain != "ignore":
             for structure in group:
                 self._check_domain(structure, outside_domain)
-        return dict(self.feature_extractor(group, return_tensors="pt"))
+        group, rotations = self._in_trained_frame(group)
+        return dict(self.feature_extractor(group, return_tensors="pt")) | {"rotations": rotations}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        rotations = model_inputs.pop("rotations")
         options = {}
         if self.model.config.model_type == "adapt_energy":
             if self.model.config.architecture != "pooled":
                 raise ValueError(_NO_FORCES)
             options["compute_forces"] = True
         output = self.model(**model_inputs, **options)
-        return {"output": output, "counts": model_inputs["attention_mask"].sum(dim=1)}
+        return {"output": output, "counts": model_inputs["attention_mask"].sum(dim=1), "rotations": rotations}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         output, counts = model_outputs["output"], model_outputs["counts"].tolist()
         forces = output.forces.double().numpy()
         results: list[dict[str, Any]] = [
-            {"forces": all_slots[:count]} for all_slots, count in zip(forces, counts, strict=True)
+            {"forces": all_slots[:count] @ rotation}
+            for all_slots, count, rotation in zip(forces, counts, model_outputs["rotations"], strict=True)
         ]
         if getattr(output, "energy", None) is not None:
             for result, energy in zip(results, output.energy.double().tolist(), strict=True):
                 result["energy"] = energy
         return results
+
+    def _in_trained_frame(self, group: list[Any]) -> tuple[list[Any], np.ndarray]:
+        """As [`FrameFinder`]: the structures, and rotations (B, 3, 3) that their forces need."""
+        domain = self.model.config.training_domain
+        if domain is not None and domain.get("frame") is not None:
+            try:
+                from modeling_adapt.simulation.frame import FrameFinder
+            except ImportError:  # see `_check_domain`
+                pass
+            else:
+                return FrameFinder.of(domain)([_mapping(structure) for structure in group])
+        return group, np.tile(np.eye(3), (len(group), 1, 1))
 
     def _check_domain(self, structure: Any, outside_domain: str) -> None:
         domain = self.model.config.training_domain
@@ -91,6 +108,13 @@ class AtomForcesPipeline(Pipeline):
             if outside_domain == "raise":
                 raise ValueError(f"outside the trained region: {line}")
             warnings.warn(f"outside the trained region: {line}", stacklevel=2)
+
+
+def _mapping(structure: Any) -> Mapping[str, Any]:
+    if isinstance(structure, Mapping):
+        return structure
+    arrays = {"atomic_numbers": structure.get_atomic_numbers(), "positions": structure.get_positions()}
+    return arrays | {"cell": structure.cell.array, "pbc": structure.pbc}
 
 
 def _structures(inputs: Any) -> tuple[list[Any], bool]:

@@ -14,6 +14,7 @@ from ase.calculators.fd import calculate_numerical_forces
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.structures import structure_row
+from modeling_adapt.device import DTYPES
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator, OutsideDomainWarning
 from modeling_adapt.simulation.domain import fit_domain
@@ -260,6 +261,40 @@ class TestDoubt:
         config = ADAPTEnergyConfig(**TINY, architecture="pooled", geometry="pairwise", num_vector_channels=8)
         with pytest.raises(InputError, match="of force models or of pooled energies, not of both"):
             ADAPTCalculator([model, ADAPTForEnergy(config)])
+
+
+class TestPrecision:
+    def test_each_dtype_has_its_own_error_and_none_changes_another(self, model):
+        atoms, before = _atoms(), torch.get_default_dtype()
+        calculators = {name: ADAPTCalculator(copy.deepcopy(model), dtype=name) for name in DTYPES}
+        forces = {name: calculator.get_forces(atoms) for name, calculator in calculators.items()}
+        scale = np.abs(forces["float64"]).max()
+        assert 0 < np.abs(forces["float32"] - forces["float64"]).max() < 1e-5 * scale
+        assert 1e-5 * scale < np.abs(forces["bfloat16"] - forces["float64"]).max() < 0.05 * scale
+        assert torch.get_default_dtype() == before
+        calculators["float32"].reset()
+        assert np.array_equal(calculators["float32"].get_forces(atoms), forces["float32"])
+
+    def test_float64_forces_are_the_gradient_of_the_energy(self, make_energy_model):
+        atoms = _atoms()
+        atoms.calc = ADAPTCalculator(make_energy_model(architecture="pooled", geometry="pairwise"), dtype="float64")
+        numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[2])
+        assert np.abs(atoms.get_forces()[2] - numerical).max() < 1e-7
+
+    def test_unknown_dtype(self, model):
+        with pytest.raises(InputError, match="no dtype 'float16' for models; use float32, bfloat16, float64"):
+            ADAPTCalculator(model, dtype="float16")
+
+    @pytest.mark.slow  # kernels take a minute to make
+    @pytest.mark.parametrize("kind", ["forces", "energy"])
+    def test_compiled_models_say_the_same(self, make_force_model, make_energy_model, kind):
+        build = make_force_model if kind == "forces" else partial(make_energy_model, architecture="pooled")
+        model, atoms = build(geometry="pairwise"), _atoms()
+        plain = ADAPTCalculator(copy.deepcopy(model)).get_forces(atoms)
+        compiled = ADAPTCalculator(model, compiled=True)
+        assert np.abs(compiled.get_forces(atoms) - plain).max() < 1e-5
+        larger = atoms * (2, 1, 1)
+        assert np.abs(compiled.get_forces(larger) - np.concatenate([plain, plain])).max() < 1e-5
 
 
 class TestOutsideTheTrainedRegion:

@@ -17,7 +17,7 @@ LARGEST_DEFECT_SHARE = 0.25  # of the sites; with more defects than that a struc
 _VACUUM = 6.0  # Å; a wider gap between planes of atoms makes a slab, whose surface atoms would be taken for defects
 _SHARPNESS = 1.5  # largest scattering vector (cycles), in units of the inverse cube root of the volume of an atom
 _PEAK = 0.1  # intensity relative to atoms all in phase; random positions of N atoms reach about 10 / N
-_MAJOR_ELEMENT = 0.1  # share of the atoms; rarer elements are defects and have no peaks of their own
+MAJOR_ELEMENT = 0.1  # share of the atoms; rarer elements are defects and have no peaks of their own
 _SITE_RADIUS = 0.3  # of the cube root of the volume of an atom: how far an atom that tells where its site is may be
 
 
@@ -40,8 +40,8 @@ def host_of(atoms: Atoms) -> Atoms:
     if (fault := cell_fault(atoms.cell.array)) is not None:
         raise InputError(fault)
     fractional = atoms.cell.scaled_positions(atoms.positions)
-    peaks = _peaks(atoms, fractional)
-    lattice = _integer_basis(peaks)
+    peaks = diffraction_peaks(atoms, fractional)
+    lattice = integer_basis(peaks)
     cells = 0 if len(lattice) < 3 else int(lattice.diagonal().prod())
     if cells < 4:
         raise _unknown("its atoms do not repeat within the cell")
@@ -52,9 +52,7 @@ def host_of(atoms: Atoms) -> Atoms:
     sites, numbers = _sites(fractional @ indices.T, inverse.T @ atoms.cell.array, atoms.numbers, cells)
     if abs(len(sites) * cells - len(atoms)) > LARGEST_DEFECT_SHARE * len(atoms):
         raise _unknown("too few of its atoms repeat within the cell")
-    steps = np.stack(np.meshgrid(*map(np.arange, lattice.diagonal()), indexing="ij"), axis=-1).reshape(-1, 3)
-    translations = steps @ np.linalg.inv(lattice).T
-    scaled = (translations[:, None, :] + sites @ inverse.T).reshape(-1, 3)
+    scaled = (host_translations(lattice)[:, None, :] + sites @ inverse.T).reshape(-1, 3)
     scaled -= np.floor(scaled + 0.02)  # a site at the origin stays there, whatever the noise
     host = Atoms(np.tile(numbers, cells), scaled_positions=scaled, cell=atoms.cell, pbc=True)
     _refuse_vacuum(host, scaled)
@@ -65,14 +63,14 @@ def _unknown(why: str) -> InputError:
     return InputError(f"no host crystal found: {why}; give the perfect crystal in the same cell as host")
 
 
-def _peaks(atoms: Atoms, fractional: np.ndarray) -> np.ndarray:
+def diffraction_peaks(atoms: Atoms, fractional: np.ndarray) -> np.ndarray:
     """(P, 3) integer indices h of the diffraction peaks of any major element, one of each pair h and -h."""
     longest = _SHARPNESS * (len(atoms) / atoms.cell.volume) ** (1 / 3)
     reach = np.floor(longest * atoms.cell.lengths()).astype(int)
     axes = [np.arange(-reach[0], reach[0] + 1), np.arange(-reach[1], reach[1] + 1), np.arange(reach[2] + 1)]
     intensity = np.zeros([len(axis) for axis in axes])
     elements, counts = np.unique(atoms.numbers, return_counts=True)
-    for element in elements[counts >= _MAJOR_ELEMENT * len(atoms)]:
+    for element in elements[counts >= MAJOR_ELEMENT * len(atoms)]:
         coordinates = fractional[atoms.numbers == element]
         waves = [np.exp(2j * np.pi * np.outer(axis, coordinates[:, i])) for i, axis in enumerate(axes)]
         for plane, wave in zip(intensity, waves[0], strict=True):  # plane by plane: memory stays small
@@ -83,7 +81,7 @@ def _peaks(atoms: Atoms, fractional: np.ndarray) -> np.ndarray:
     return indices[(lengths <= longest) & (lengths > 0)]
 
 
-def _integer_basis(vectors: np.ndarray) -> np.ndarray:
+def integer_basis(vectors: np.ndarray) -> np.ndarray:
     """Upper triangular integer basis (rank, 3) of the lattice that integer vectors (V, 3) generate, by Euclid."""
     rows = vectors.copy()
     basis: list[np.ndarray] = []
@@ -97,6 +95,16 @@ def _integer_basis(vectors: np.ndarray) -> np.ndarray:
         basis.extend(row * np.sign(row[column]) for row in rows[chosen])
         rows = rows[~chosen]
     return np.array(basis)
+
+
+def host_translations(lattice: np.ndarray) -> np.ndarray:
+    """(T, 3) fractional translations t of the crystal that differ within the cell, the zero one first.
+
+    Args:
+        lattice: (3, 3) triangular basis of its peaks, see [`integer_basis`].
+    """
+    steps = np.stack(np.meshgrid(*map(np.arange, lattice.diagonal()), indexing="ij"), axis=-1).reshape(-1, 3)
+    return steps @ np.linalg.inv(lattice).T
 
 
 def _sites(

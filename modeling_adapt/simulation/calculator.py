@@ -16,7 +16,8 @@ from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
 from .domain import TrainingDomain
-from .prediction import octahedral_operations, predict
+from .frame import FrameFinder
+from .prediction import input_dtype, octahedral_operations, predict, structure_of
 
 OutsideDomain = Literal["raise", "warn", "ignore"]
 
@@ -39,6 +40,10 @@ class ADAPTCalculator(Calculator):
     >>> atoms.get_forces()
     ```
 
+    A model that reads coordinates, and was trained on one crystal in one cell, gets every structure in the frame of
+    that training: turned, shifted and wrapped copies of a structure have the same forces, turned back (see
+    [`FrameFinder`]). Of several models the frame of the first counts.
+
     With several models, or several symmetry images, forces are means, and `results["forces_std"]` (N,) holds the
     spread of each atom in eV/Å; see [`predict`].
 
@@ -56,6 +61,11 @@ class ADAPTCalculator(Calculator):
             Symmetry images to average over, at most 48.
         device (`str` or `torch.device`, defaults to `"cpu"`):
             Where the models run.
+        dtype (`str`, *optional*):
+            `"float32"`, `"bfloat16"` or `"float64"` for the weights; as they are by default. `"float64"`, where
+            positions are not rounded either, is for finite differences.
+        compiled (`bool`, defaults to `False`):
+            Whether `torch.compile` makes kernels for the models at the first call, which takes a minute or so.
     """
 
     # The network sees elements, positions and the cell, nothing else.
@@ -69,6 +79,8 @@ class ADAPTCalculator(Calculator):
         energy_feature_extractor: ADAPTFeatureExtractor | None = None,
         outside_domain: OutsideDomain = "warn",
         num_images: int = 1,
+        dtype: str | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if outside_domain not in get_args(OutsideDomain):
@@ -79,10 +91,12 @@ class ADAPTCalculator(Calculator):
             raise InputError(str(error)) from error
         self.device = available_device(str(device))
         models = [model] if isinstance(model, PreTrainedModel) else list(model)
-        self.models = [on_device(one, self.device) for one in models]
+        self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images = outside_domain, num_images
         self._warned: set[str] = set()
-        self.energy_model = None if energy_model is None else on_device(energy_model, self.device)
+        self._finder = FrameFinder.of(models[0].config.training_domain)
+        self._energy_finder = FrameFinder.of(None if energy_model is None else energy_model.config.training_domain)
+        self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
         self.feature_extractor = ADAPTFeatureExtractor()
         self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
         self.conservative = isinstance(models[0], ADAPTForEnergy)
@@ -103,20 +117,23 @@ class ADAPTCalculator(Calculator):
         device: str | torch.device = "cpu",
         outside_domain: OutsideDomain = "warn",
         num_images: int = 1,
+        dtype: str | None = None,
+        compiled: bool = False,
     ) -> "ADAPTCalculator":
         """
         Args:
             model (`str` or `Path`, or a sequence): folder or Hub id of a force checkpoint, or of a pooled energy.
             energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`): where the models run.
-            outside_domain, num_images: as above.
+            outside_domain, num_images, dtype, compiled: as above.
 
         Raises:
             [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
         """
         energy, extractor = (None, None) if energy_model is None else load_model(energy_model, ADAPTForEnergy)
         names = [model] if isinstance(model, str | Path) else model
-        return cls([load_model(name)[0] for name in names], energy, device, extractor, outside_domain, num_images)
+        models = [load_model(name)[0] for name in names]
+        return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -146,10 +163,11 @@ class ADAPTCalculator(Calculator):
         self._check_domain(structure)
         try:
             if self.conservative or "forces" in properties:
-                prediction = predict(self.models, self.feature_extractor, structure, self.num_images)
+                prediction = predict(self.models, self.feature_extractor, structure, self.num_images, self._finder)
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
             if "energy" in properties and self.energy_model is not None:
-                inputs = self.energy_feature_extractor(structure).to(self.device)
+                mapped, _ = self._energy_finder([structure_of(structure)])
+                inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(self.energy_model)).to(self.device)
                 with torch.no_grad():
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
         except ValueError as error:

@@ -4,7 +4,7 @@ A network answers anything with a number. These few ranges, fitted on the traini
 (`config.training_domain`), are what lets a relaxation say that its answer is no longer backed by any training data.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
@@ -17,6 +17,7 @@ from ..data.contacts import CONTACT_CUTOFF, closest_contacts
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from .displacement import largest_displacement
+from .frame import SAME_HOST, TrainedFrame, fit_frame
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...
 EXCESS_TOLERANCE = 0.10  # ... move, or be pushed, 10 % more ...
@@ -44,6 +45,10 @@ class TrainingDomain:
         cell_edges: shortest and longest periodic edge of any cell in Å; None without any.
         cell_angles: smallest and largest angle between periodic edges of any cell in degrees; None without any, and in
             checkpoints that were written before it was looked at.
+        local: the forces on an atom depend on its neighbourhood only, so the number of atoms and the edges of the cell
+            are not judged.
+        frame: of a model that reads coordinates, where the host crystal is; None of others, where the split has no
+            such frame, and in older checkpoints.
     """
 
     elements: tuple[str, ...]
@@ -55,10 +60,13 @@ class TrainingDomain:
     volume_per_atom: Range | None
     cell_edges: Range | None
     cell_angles: Range | None = None
+    local: bool = False
+    frame: TrainedFrame | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values | {"frame": None if self.frame is None else self.frame.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingDomain":
@@ -78,6 +86,8 @@ class TrainingDomain:
                 volume_per_atom=_optional(values["volume_per_atom"], _pair),
                 cell_edges=_optional(values["cell_edges"], _pair),
                 cell_angles=_optional(values.get("cell_angles"), _pair),
+                local=bool(values.get("local", False)),
+                frame=_optional(values.get("frame"), TrainedFrame.from_dict),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the checkpoint's training_domain is damaged: {error}") from error
@@ -95,10 +105,12 @@ class TrainingDomain:
 
     def findings(self, atoms: Atoms, start: Atoms | None = None, forces: np.ndarray | None = None) -> dict[str, str]:
         """As `check`, with the kind of each finding as its key, such as "distance"."""
+        cell = self._check_cell(atoms)
         found = {
             "elements": self._check_elements(atoms),
             "number of atoms": self._check_number_of_atoms(atoms),
-            "cell": self._check_cell(atoms),
+            "cell": cell,
+            "host": self._check_host(atoms) if cell is None else None,
             "distance": self._check_distances(atoms),
             "displacement": self._check_displacement(start, atoms) if start is not None else None,
             "force": self._check_forces(atoms, forces) if forces is not None else None,
@@ -113,14 +125,18 @@ class TrainingDomain:
 
     def _check_number_of_atoms(self, atoms: Atoms) -> str | None:
         low, high = self.number_of_atoms
-        return None if low <= len(atoms) <= high else f"{len(atoms)} atoms; training had {_interval(low, high)}"
+        return (
+            None
+            if self.local or low <= len(atoms) <= high
+            else f"{len(atoms)} atoms; training had {_interval(low, high)}"
+        )
 
     def _check_cell(self, atoms: Atoms) -> str | None:
         periodicity = _periodicity(atoms)
         if periodicity not in self.periodicity:
             seen = " or ".join(_describe_periodicity(value) for value in self.periodicity)
             return f"the structure is {_describe_periodicity(periodicity)}; training had structures {seen}"
-        if self.cell_edges is not None and periodicity:
+        if self.cell_edges is not None and periodicity and not self.local:
             low, high = self.cell_edges
             for edge in atoms.cell.lengths()[atoms.pbc]:
                 if not low * (1 - CELL_TOLERANCE) <= edge <= high * (1 + CELL_TOLERANCE):
@@ -136,6 +152,22 @@ class TrainingDomain:
             if not low * (1 - CELL_TOLERANCE) <= volume <= high * (1 + CELL_TOLERANCE):
                 return f"{volume:.2f} Å^3 per atom; training had {_interval(low, high, '.2f')} Å^3"
         return None
+
+    def _check_host(self, atoms: Atoms) -> str | None:
+        """A crystal in the trained frame or one that can be brought there: see [`FrameFinder`]."""
+        if self.frame is None:
+            return None
+        found = self.frame.orientation_of(atoms.numbers, atoms.positions, atoms.cell.array)
+        if found is None:
+            edges, trained = (
+                ", ".join(f"{edge:.3f}" for edge in np.linalg.norm(cell, axis=1))
+                for cell in (atoms.cell.array, self.frame.cell)
+            )
+            return f"a cell with edges of {edges} Å; training had only one cell, with edges of {trained} Å"
+        intensity = float(np.square(np.abs(found.correlation)).min())
+        if not intensity < SAME_HOST**2:
+            return None
+        return f"the host crystal is not as in training: its diffraction peaks have {intensity:.0%} of the intensity"
 
     def _check_distances(self, atoms: Atoms) -> str | None:
         """The pair that is too close by the largest factor. Elements outside the training are another finding."""
@@ -172,8 +204,17 @@ class TrainingDomain:
         )
 
 
-def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
-    """Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms."""
+def fit_domain(
+    rows: Collection[dict[str, Any]], *, local: bool = False, reads_coordinates: bool = False
+) -> TrainingDomain:
+    """
+    Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms.
+
+    Args:
+        local: the model judges an atom by its neighbourhood only.
+        reads_coordinates: the model depends on where the crystal is, and is trained on the rows as they are; the
+            frame of the split, if it has one, takes two more passes.
+    """
     elements: set[str] = set()
     periodicity: set[str] = set()
     closest_distances: dict[str, float] = {}
@@ -216,6 +257,8 @@ def fit_domain(rows: Iterable[dict[str, Any]]) -> TrainingDomain:
         volume_per_atom=_range(volumes),
         cell_edges=_range(edges),
         cell_angles=_range(angles),
+        local=local,
+        frame=fit_frame(rows) if reads_coordinates else None,
     )
 
 

@@ -14,6 +14,7 @@ from ..data.reading import read_split
 from ..data.structure_files import read_frames
 from ..data.structures import atoms_from_row
 from ..errors import InputError
+from .exchange import holds_objects, read_objects
 
 
 def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
@@ -27,7 +28,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
 
     Returns:
         Structures by name: the name of the file without its ending; the whole path where two files share one; with
-        the number of the frame where an input gives several.
+        the number of the frame, or the name of the defect in a file of doped, where an input gives several.
 
     Raises:
         [`InputError`]: an input that does not exist, cannot be read or has no such frame; a structure without atoms,
@@ -36,12 +37,23 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     paths = [path for name in inputs for path in _expanded(Path(name))]
     structures: dict[str, Atoms] = {}
     for path, name in zip(paths, _names(paths), strict=True):
-        frames = _read_dataset(path, index, split) if _is_dataset(path) else _read_file(path, index)
-        for number, atoms in enumerate(frames):
-            where = name if len(frames) == 1 else f"{name}-{number}"
-            _require_atoms(atoms, f"{path}, structure {number}" if len(frames) > 1 else str(path))
-            structures[where] = atoms
+        for inside, atoms in _read(path, index, split).items():
+            _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path))
+            structures[f"{name}-{_usable(inside)}" if inside else name] = atoms
     return structures
+
+
+def _read(path: Path, index: str, split: str) -> dict[str, Atoms]:
+    """The structures of one input by their name or number in it; a single one has the empty name."""
+    if path.is_file() and holds_objects(path):
+        return read_objects(path)
+    frames = _read_dataset(path, index, split) if _is_dataset(path) else _read_file(path, index)
+    return {"": frames[0]} if len(frames) == 1 else {str(number): atoms for number, atoms in enumerate(frames)}
+
+
+def _usable(name: str) -> str:
+    """`name` with nothing that a file name cannot carry."""
+    return "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
 
 
 def _expanded(path: Path) -> list[Path]:

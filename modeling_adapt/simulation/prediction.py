@@ -7,14 +7,17 @@ where not to trust it: a lower bound, as all may be wrong together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from transformers import PreTrainedModel
 
 from ..data.augmentation import OCTAHEDRAL_OPERATIONS, symmetry_image
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
+from .frame import FrameFinder
 
 IMAGES_AT_ONCE = 8
 
@@ -40,25 +43,33 @@ def predict(
     feature_extractor: ADAPTFeatureExtractor,
     atoms: Atoms,
     num_images: int = 1,
+    finder: FrameFinder | None = None,
 ) -> Prediction:
     """
+    Each image is brought into the frame that the first model was trained in, where that has one.
+
     Args:
         models: force models, or pooled energies, in evaluation mode on one device.
         num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
-            mapped onto itself, any other is turned along.
+            mapped onto itself, any other is turned along; a model with a trained frame turns it back, so there the
+            images agree.
+        finder (*optional*): of that frame; one that is kept follows a structure that moves.
     """
-    structure = {"atomic_numbers": atoms.numbers, "positions": atoms.positions}
-    structure |= {"cell": atoms.cell.array, "pbc": atoms.pbc}
+    structure = structure_of(atoms)
     operations = octahedral_operations(num_images)
     images = [structure, *(symmetry_image(structure, operation) for operation in operations[1:])]
+    finder = finder or FrameFinder.of(models[0].config.training_domain)
+    images, rotations = finder(images)
+    # Operations act on rows from the right, so their transpose brings the forces back.
+    back = rotations @ operations.transpose(0, 2, 1)
     forces, energies = [], []
     for model in models:
         for start in range(0, num_images, IMAGES_AT_ONCE):
-            inputs = feature_extractor(images[start : start + IMAGES_AT_ONCE]).to(model.device)
+            some = images[start : start + IMAGES_AT_ONCE]
+            inputs = feature_extractor(some, dtype=input_dtype(model)).to(model.device)
             output = forces_of(model, **inputs)
             turned = output.forces.cpu().double().numpy()
-            # Operations act on rows from the right, so their transpose brings the forces back.
-            forces += [one @ operation.T for one, operation in zip(turned, operations[start:], strict=False)]
+            forces += [one @ operation for one, operation in zip(turned, back[start:], strict=False)]
             if (energy := getattr(output, "energy", None)) is not None:
                 energies += energy.cpu().double().tolist()
     mean = np.mean(forces, axis=0)
@@ -70,6 +81,21 @@ def predict(
         energy=float(np.mean(energies)) if energies else None,
         energy_std=float(np.std(energies)) if energies and several else None,
     )
+
+
+def input_dtype(model: PreTrainedModel) -> str:
+    """Of what `model` reads: positions are never rounded to half precision, whatever its weights are."""
+    return "float64" if model.dtype == torch.float64 else "float32"
+
+
+def structure_of(atoms: Atoms) -> dict[str, Any]:
+    """`atoms` as the mapping that [`ADAPTFeatureExtractor`] and [`FrameFinder`] take."""
+    return {
+        "atomic_numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+    }
 
 
 def octahedral_operations(count: int) -> np.ndarray:

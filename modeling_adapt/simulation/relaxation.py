@@ -9,17 +9,19 @@ from typing import Any, Literal
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE
 
-from .displacement import delta_q, largest_displacement
+from .displacement import delta_q, displacements, largest_displacement
 from .domain import TrainingDomain
+from .exchange import as_atoms
 
 Status = Literal["converged", "not converged", "left the trained region"]
 
 # After these the forces are noise and further steps only add to the damage; other findings let the relaxation run on.
 FATAL_FINDINGS = {"distance", "not finite"}
+DISPLACED = 0.1  # Å; farther than the noise of a relaxation moves an atom
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class RelaxationResult:
         fmax: largest force on an atom that is free to move, in eV/Å.
         largest_displacement: largest displacement of an atom from the start in Å, by the minimum image.
         delta_q: mass-weighted displacement from the start in amu^1/2 Å.
+        displaced_atoms: number of atoms that moved by more than `DISPLACED`.
         energy_change: energy of the last structure minus that of the first, in eV; None without energies.
+        forces_std: largest spread of the forces on an atom of the last structure in eV/Å, where they are means over
+            symmetry images or an ensemble; the spread of each atom is the array `forces_std` of `atoms`.
         findings: where the relaxation left the trained region and at which step, one line each.
     """
 
@@ -42,8 +47,10 @@ class RelaxationResult:
     fmax: float
     largest_displacement: float
     delta_q: float
+    displaced_atoms: int
     energy_change: float | None
     findings: tuple[str, ...]
+    forces_std: float | None = None
 
 
 def relax(
@@ -60,7 +67,7 @@ def relax(
     which needs no energy. `atoms` itself stays as it is; its constraints are respected.
 
     Args:
-        atoms: the structure to start from.
+        atoms: the structure to start from; a pymatgen structure or a defect entry of doped does as well.
         calculator: any ASE calculator with forces.
         fmax: the relaxation has converged when no atom feels more than this, in eV/Å.
         steps: most steps to take.
@@ -68,6 +75,7 @@ def relax(
         trajectory (*optional*): extended XYZ file that receives each frame as soon as it is known.
         on_step (*optional*): called with the number of steps taken and the largest force in eV/Å.
     """
+    atoms = as_atoms(atoms)
     watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step)
     atoms = atoms.copy()
     atoms.calc = calculator
@@ -76,7 +84,8 @@ def relax(
         energy = atoms.get_potential_energy() if has_energy else None
         if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy):
             break
-    return watch.result()
+    spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
+    return watch.result(spread)
 
 
 class RelaxationWatch:
@@ -123,8 +132,10 @@ class RelaxationWatch:
     def converged(self) -> bool:
         return self.largest_force < self.fmax
 
-    def result(self) -> RelaxationResult:
-        """What the steps so far came to."""
+    def result(self, forces_std: np.ndarray | None = None) -> RelaxationResult:
+        """What the steps so far came to; `forces_std` (N,) is the spread of the last forces in eV/Å, if known."""
+        if forces_std is not None:
+            self.frame.set_array("forces_std", forces_std)
         has_energy = "energy" in self.frame.calc.results
         change = self.frame.get_potential_energy() - self.first.get_potential_energy() if has_energy else None
         status: Status = "converged" if self.converged else "not converged"
@@ -135,8 +146,10 @@ class RelaxationWatch:
             fmax=self.largest_force,
             largest_displacement=largest_displacement(self.start, self.frame),
             delta_q=delta_q(self.start, self.frame),
+            displaced_atoms=int((np.linalg.norm(displacements(self.start, self.frame), axis=1) > DISPLACED).sum()),
             energy_change=change,
             findings=tuple(self.findings.values()),
+            forces_std=None if forces_std is None else float(forces_std.max()),
         )
 
 

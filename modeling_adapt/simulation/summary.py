@@ -17,8 +17,11 @@ CSV_COLUMNS = (
     "steps",
     "fmax_ev_per_ang",
     "largest_displacement_ang",
+    "displaced_atoms",
     "delta_q_amu_half_ang",
+    "energy_ev",
     "energy_change_ev",
+    "forces_std_ev_per_ang",
     "findings",
 )
 
@@ -45,8 +48,9 @@ class SummaryFile:
         return {line["name"] for line in self.lines()} if self.path.is_file() else set()
 
     def append(self, name: str, result: RelaxationResult) -> None:
-        energy_change = "" if result.energy_change is None else result.energy_change
-        numbers = (result.fmax, result.largest_displacement, result.delta_q, energy_change)
+        energy = None if result.energy_change is None else result.atoms.get_potential_energy()
+        moved = (result.largest_displacement, result.displaced_atoms, result.delta_q)
+        numbers = (result.fmax, *moved, energy, result.energy_change, result.forces_std)  # None is an empty cell
         findings = _BETWEEN.join(result.findings)
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
         with open(self.path, "a", encoding="utf-8", newline="") as file:
@@ -71,8 +75,15 @@ def _csv(rows: Iterable[tuple]) -> str:
 def summary_table(lines: Iterable[Line]) -> str:
     """One line a relaxation; below it, where and when each one left the trained region."""
     lines = list(lines)
-    header = ["name", "atoms", "status", "steps", "fmax (eV/Å)", "moved (Å)", "ΔQ (amu^1/2 Å)", "ΔE (eV)"]
-    numbers = ("fmax_ev_per_ang", "largest_displacement_ang", "delta_q_amu_half_ang", "energy_change_ev")
+    columns = {
+        "fmax_ev_per_ang": "fmax (eV/Å)",
+        "largest_displacement_ang": "moved (Å)",
+        "delta_q_amu_half_ang": "ΔQ (amu^1/2 Å)",
+        "energy_change_ev": "ΔE (eV)",
+        "forces_std_ev_per_ang": "spread (eV/Å)",
+    }
+    numbers = [name for name in columns if name != "forces_std_ev_per_ang" or any(line[name] for line in lines)]
+    header = ["name", "atoms", "status", "steps", *(columns[name] for name in numbers)]
     rows = [
         [
             *(line[name] for name in ("name", "atoms", "status", "steps")),

@@ -38,7 +38,10 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
             _require_readable(config, table, f"the {split} split")
-    config.training_domain = fit_domain(train_rows).to_dict()
+    local = config.geometry == "pairwise" and getattr(config, "architecture", "pooled") == "pooled"
+    # Every augmentation moves the crystal about, so no frame is left that the model knows.
+    domain = fit_domain(train_rows, local=local, reads_coordinates=not local and not run.augmentation)
+    config.training_domain = domain.to_dict()
 
 
 def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:

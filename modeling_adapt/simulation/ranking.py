@@ -1,0 +1,144 @@
+"""Candidates ranked: which relaxed structures are the same minimum, and which minimum is lowest."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from ..command_line import write_whole
+from ..data.structure_files import read_frames
+from ..tables import format_table
+from .displacement import delta_q
+from .formation import Host
+from .structure_match import environment_distance, match_atoms
+from .summary import Line
+
+SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
+SAME_ENERGY = 0.02  # eV
+RANKING_COLUMNS = (
+    "rank",
+    "name",
+    "formula",
+    "energy_ev",
+    "energy_above_lowest_ev",
+    "formation_energy_ev",
+    "same_as",
+    "delta_q_to_lowest_amu_half_ang",
+)
+
+
+@dataclass
+class Candidate:
+    """
+    A relaxed structure among those of its composition.
+
+    Attributes:
+        name: as in the summary.
+        atoms: the relaxed structure.
+        energy: eV, where the model gives energies.
+        rank: place of its minimum by energy, from 1; equal for candidates in one minimum, None without energies.
+        energy_above_lowest: energy minus that of the lowest candidate of the composition in eV.
+        formation_energy: eV; None without a host.
+        same_as: name of the lowest candidate in the same minimum; its own where it is that one.
+        delta_q_to_lowest: mass-weighted distance to the lowest candidate of the composition in amu^1/2 Å, with atoms
+            matched; None where the cells differ.
+    """
+
+    name: str
+    atoms: Atoms
+    energy: float | None
+    rank: int | None = None
+    energy_above_lowest: float | None = None
+    formation_energy: float | None = None
+    same_as: str = ""
+    delta_q_to_lowest: float | None = None
+
+
+def converged_candidates(output: Path, lines: Sequence[Line]) -> list[Candidate]:
+    """The structures in a folder of `relax.py` that the lines of its summary call converged."""
+    candidates = []
+    for line in lines:
+        if line["status"] == "converged":
+            (atoms,) = read_frames(output / f"{line['name']}.relaxed.extxyz", "-1")
+            candidates.append(Candidate(line["name"], atoms, float(line["energy_ev"]) if line["energy_ev"] else None))
+    return candidates
+
+
+def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Candidate]:
+    """
+    Fills in what [`Candidate`] says, within each composition, and sorts: compositions by formula, then by energy.
+
+    Two candidates are in one minimum if their energies differ by at most `SAME_ENERGY` and each atom of one is
+    surrounded as an atom of the other is, to `SAME_ENVIRONMENT`: the same up to symmetry and the order of the atoms.
+    """
+    ranked: list[Candidate] = []
+    for formula in sorted({one.atoms.get_chemical_formula() for one in candidates}):
+        group = [one for one in candidates if one.atoms.get_chemical_formula() == formula]
+        group.sort(key=lambda one: (np.inf if one.energy is None else one.energy, one.name))
+        lowest, minima = group[0], list[Candidate]()
+        for one in group:
+            twin = next((minimum for minimum in minima if _same_minimum(minimum, one)), None)
+            if twin is None:
+                minima.append(one)
+            one.same_as = one.name if twin is None else twin.name
+            one.delta_q_to_lowest = _matched_delta_q(lowest.atoms, one.atoms)
+            if one.energy is not None and lowest.energy is not None:
+                one.rank = len(minima) if twin is None else minima.index(twin) + 1
+                one.energy_above_lowest = one.energy - lowest.energy
+                if host is not None:
+                    one.formation_energy = host.formation_energy(one.atoms, one.energy)
+        ranked += group
+    return ranked
+
+
+def _same_minimum(first: Candidate, second: Candidate) -> bool:
+    if first.energy is not None and second.energy is not None and abs(first.energy - second.energy) > SAME_ENERGY:
+        return False
+    return environment_distance(first.atoms, second.atoms) <= SAME_ENVIRONMENT
+
+
+def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
+    if not np.allclose(lowest.cell.array, atoms.cell.array, atol=1e-3):
+        return None
+    return delta_q(lowest, match_atoms(lowest, atoms))
+
+
+def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
+    """Writes a CSV file with `RANKING_COLUMNS`; what is not known stays empty."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([RANKING_COLUMNS, *(_cells(one) for one in ranked)])
+    write_whole(path, text.getvalue())
+
+
+def _cells(one: Candidate) -> tuple:
+    return (
+        one.rank,
+        one.name,
+        one.atoms.get_chemical_formula(),
+        one.energy,
+        one.energy_above_lowest,
+        one.formation_energy,
+        one.same_as,
+        one.delta_q_to_lowest,
+    )
+
+
+def ranking_table(ranked: Sequence[Candidate]) -> str:
+    """The ranking to print: candidates in one minimum have one rank."""
+    header = ["rank", "name", "formula", "E - lowest (eV)", "E_f (eV)", "same as", "ΔQ to lowest (amu^1/2 Å)"]
+    rows = [
+        [
+            "-" if one.rank is None else str(one.rank),
+            one.name,
+            one.atoms.get_chemical_formula(),
+            *("-" if value is None else f"{value:.3f}" for value in (one.energy_above_lowest, one.formation_energy)),
+            "" if one.same_as == one.name else one.same_as,
+            "-" if one.delta_q_to_lowest is None else f"{one.delta_q_to_lowest:.3f}",
+        ]
+        for one in ranked
+    ]
+    return format_table(header, rows)
