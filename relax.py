@@ -24,6 +24,7 @@ from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.ranking import converged_candidates, rank, ranking_table, write_ranking
 from modeling_adapt.simulation.record import record_of, require_same_command, write_record
 from modeling_adapt.simulation.relaxation import RelaxationResult, relax
+from modeling_adapt.simulation.report import write_report
 from modeling_adapt.simulation.results import writable_format, write_result
 from modeling_adapt.simulation.summary import SummaryFile, summary_table
 
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int | None:
     host = read_host(arguments, calculator)
     summary = SummaryFile(output / "summary.csv")
     done = summary.names()
-    for name in structures.keys() - done:
+    left = [name for name in structures if name not in done]
+    for name in left:
         _require_readable(name, structures[name], calculator, host)
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     if processes.is_main_process:
@@ -82,7 +84,6 @@ def main(argv: list[str] | None = None) -> int | None:
     processes.wait_for_everyone()  # nobody adds a line before there is a file
     if done and processes.is_main_process:
         print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
-    left = [name for name in structures if name not in done]
     mine = {name: structures[name] for name in left[processes.process_index :: processes.num_processes]}
     try:
         for name, result in relax_each(mine, calculator, arguments, output):
@@ -101,8 +102,6 @@ def main(argv: list[str] | None = None) -> int | None:
         if len(ranked) > 1 or host is not None:
             print(ranking_table(ranked))
         if arguments.report:
-            from modeling_adapt.simulation.report import write_report
-
             print(f"report saved to: {write_report(output)}")
         print(f"structures saved to: {output}")
     return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1

@@ -11,6 +11,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces
+from ase.constraints import FixAtoms
+from ase.db import connect
+from ase.io import Trajectory
+from ase.optimize import BFGS
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.structures import structure_row
@@ -332,3 +336,36 @@ class TestOutsideTheTrainedRegion:
     def test_unknown_word(self, trained):
         with pytest.raises(InputError, match="must be raise, warn or ignore, not 'shout'"):
             ADAPTCalculator(trained, outside_domain="shout")
+
+
+class TestAse:
+    """What ASE does with a calculator, it does with this one."""
+
+    def test_trajectories_and_databases_keep_the_results(self, model, energy_model, tmp_path):
+        atoms = _atoms()
+        atoms.calc = ADAPTCalculator(model, energy_model, num_images=4)
+        forces, energy = atoms.get_forces(), atoms.get_potential_energy()
+        with Trajectory(tmp_path / "x.traj", "w") as trajectory:
+            trajectory.write(atoms)
+        with connect(tmp_path / "x.db") as database:
+            database.write(atoms)
+        with Trajectory(tmp_path / "x.traj") as trajectory:
+            stored = [trajectory[0], connect(tmp_path / "x.db").get_atoms(id=1)]
+        for one in stored:
+            assert np.array_equal(one.get_forces(), forces) and one.get_potential_energy() == energy
+
+    def test_optimisers_and_constraints(self, model):
+        atoms = _atoms()
+        atoms.set_constraint(FixAtoms([0]))
+        atoms.calc = ADAPTCalculator(model)
+        start = atoms.positions.copy()
+        BFGS(atoms, logfile=None).step()
+        assert np.array_equal(atoms.positions[0], start[0]) and not np.array_equal(atoms.positions[1], start[1])
+
+    def test_properties_one_by_one(self, model, energy_model):
+        calculator = ADAPTCalculator(model, energy_model)
+        with pytest.raises(PropertyNotImplementedError):
+            calculator.get_property("stress", _atoms())
+        assert calculator.get_property("energy", _atoms()).__class__ is float
+        assert calculator.get_property("forces", _atoms()).shape == (8, 3)
+        assert calculator.get_property("forces", _atoms() * 2, allow_calculation=False) is None

@@ -321,6 +321,22 @@ def test_help_has_an_example(capsys):
     assert "python relax.py" in capsys.readouterr().out
 
 
+def test_spread_of_images_is_in_the_results(make_force_model, tmp_path):
+    make_force_model(geometry="fourier").save_pretrained(tmp_path / "model")
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    ase.io.write(tmp_path / "silicon.extxyz", atoms)
+    options = ("--num-images", "4", "--steps", "2", "--report")
+    assert (
+        _run(tmp_path / "silicon.extxyz", "--model", tmp_path / "model", "--output", tmp_path / "out", *options) == 1
+    )
+    (line,) = csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines())
+    spread = ase.io.read(tmp_path / "out" / "silicon.relaxed.extxyz").arrays["forces_std"]
+    assert spread.max() == pytest.approx(float(line["forces_std_ev_per_ang"]), abs=1e-7) and spread.max() > 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "not converged" in page and "spread" in page
+
+
 class TestGoingOn:
     """An interrupted command goes on where it was; nothing is lost, nothing done twice."""
 

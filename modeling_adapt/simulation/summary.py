@@ -26,7 +26,7 @@ CSV_COLUMNS = (
 )
 
 Line = Mapping[str, str]
-_BETWEEN = " | "  # findings, which are sentences with commas and semicolons
+BETWEEN = " | "  # findings, which are sentences with commas and semicolons
 
 
 class SummaryFile:
@@ -51,7 +51,7 @@ class SummaryFile:
         energy = None if result.energy_change is None else result.atoms.get_potential_energy()
         moved = (result.largest_displacement, result.displaced_atoms, result.delta_q)
         numbers = (result.fmax, *moved, energy, result.energy_change, result.forces_std)  # None is an empty cell
-        findings = _BETWEEN.join(result.findings)
+        findings = BETWEEN.join(result.findings)
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
         with open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(_csv([cells]))
@@ -92,6 +92,6 @@ def summary_table(lines: Iterable[Line]) -> str:
         for line in lines
     ]
     findings = [
-        f"{line['name']}: {finding}" for line in lines for finding in line["findings"].split(_BETWEEN) if finding
+        f"{line['name']}: {finding}" for line in lines for finding in line["findings"].split(BETWEEN) if finding
     ]
     return "\n".join([format_table(header, rows), *findings])
