@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         share = "-" if result["share"] is None else f"{result['share']:.0%}"
         numbers = (f"{result['ms']:.1f}", f"{1000 / result['ms']:.1f}", f"{result['mb']:.0f}", share)
         rows.append((model, mode, str(atoms), str(batch), *numbers))
+        tqdm.write("  ".join(rows[-1]), file=sys.stderr)  # an interruption leaves what was measured
     if arguments.mace_python:
         for batch, milliseconds in mace(arguments).items():
             numbers = (f"{milliseconds:.1f}", f"{1000 / milliseconds:.1f}", "-", "-")
@@ -91,7 +92,8 @@ def measure(name: str, mode: str, num_atoms: int, batch: int, repeats: int, thre
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         seconds = float(np.median(times[1:]))
         share = None
-        if mode != "compiled" and name != "pairwise-energy":  # which hide them from the counter
+        # Compiled graphs, gradients and the fast path of nn.MultiheadAttention hide their products from the counter.
+        if mode != "compiled" and name not in ("pairwise-energy", PUBLISHED_STACK):
             with FlopCounterMode(display=False) as counter:
                 forces(structures[:1])
             share = counter.get_total_flops() / seconds / float(np.median(rates))
@@ -127,9 +129,12 @@ def matrix_rate() -> float:
 
 
 def rattled_silicon(num_atoms: int) -> Atoms:
-    """Silicon with 0.05 Å of noise: cubic cells, a box or a cube of them, and interstitials up to `num_atoms`."""
-    edge = int((num_atoms / 8) ** (1 / 3) + 1e-9)
-    cells = (edge, edge, max(edge, num_atoms // (8 * edge**2)))
+    """Silicon with 0.05 Å of noise: a box of cubic cells, and interstitials up to `num_atoms`."""
+    count = num_atoms // 8
+    boxes = [
+        (a, b, count // (a * b)) for a in range(1, count + 1) for b in range(a, count + 1) if count % (a * b) == 0
+    ]
+    cells = min(boxes, key=sum)  # the most cubic one
     atoms = bulk("Si", a=5.43, cubic=True) * cells
     free = bulk("Si", a=5.43, cubic=True).positions[:1] + 2.715  # tetrahedral sites
     for number in range(num_atoms - len(atoms)):
