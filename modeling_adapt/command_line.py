@@ -121,6 +121,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .command_line import whole_file
+
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#8a8f98"
 RESOLUTION = 200  # dots per inch
 
@@ -21,6 +23,7 @@ def new_figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes the figure; the ending of the path decides the format."""
+    """Writes the figure, whole or not at all; the ending of the path decides the format."""
     FigureCanvasAgg(figure)
-    figure.savefig(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished)

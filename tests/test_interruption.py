@@ -107,6 +107,21 @@ def test_resume_goes_on_before_damaged_checkpoints(run, tmp_path, capsys):
     assert [part["resumed_from"] for part in parts] == [None, str(tmp_path / "run" / "checkpoint-6")]
 
 
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, recipe, springs, tmp_path, monkeypatch):
+    """The largest file allowed is smaller than the state of the optimiser, which a full disk could cut off as well."""
+    whole = run(folder="whole")
+    size = (tmp_path / "whole" / "checkpoint-3" / "optimizer.pt").stat().st_size
+    command = [recipe(**DELICATE), "--dataset", springs, "--output_dir", str(tmp_path / "run")]
+    allowed = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 1}, {size - 1}))"
+    script = f"{allowed}; import sys, train; sys.exit(train.run_command(lambda: train.main({command!r})))"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    errors = [line for line in finished.stderr.splitlines() if line.startswith(("error", "Traceback"))]
+    assert finished.returncode == 2 and len(errors) == 1, finished.stderr[-2000:]
+    assert "checkpoint-3 cannot be written" in errors[0] and "--resume_from_checkpoint true" in errors[0]
+    assert not (tmp_path / "run" / "checkpoint-3").exists()
+    assert equal(run("--resume_from_checkpoint", "true"), whole)
+
+
 # The larger error counts as better, so the first of the checkpoints is the best.
 FIRST_IS_BEST = {"metric_for_best_model": "force_mae_mev_per_ang", "greater_is_better": True}
 

@@ -13,6 +13,7 @@ from ase.calculators.calculator import BaseCalculator, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE
 
+from ..errors import InputError
 from .displacement import delta_q, displacements, largest_displacement
 from .domain import TrainingDomain
 from .exchange import as_atoms
@@ -164,8 +165,11 @@ def _write(path: str | Path, frame: Atoms, append: bool) -> None:
     """Writes the whole frame at once, so that the file can be read while, and after, anything happens."""
     text = io.StringIO()
     ase.io.write(text, frame, format="extxyz")
-    with open(path, "a" if append else "w", encoding="utf-8") as file:
-        file.write(text.getvalue())
+    try:
+        with open(path, "a" if append else "w", encoding="utf-8") as file:
+            file.write(text.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> Atoms:

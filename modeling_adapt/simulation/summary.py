@@ -53,8 +53,11 @@ class SummaryFile:
         numbers = (result.fmax, *moved, energy, result.energy_change, result.forces_std)  # None is an empty cell
         findings = BETWEEN.join(result.findings)
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(_csv([cells]))
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                file.write(_csv([cells]))
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def lines(self) -> list[Line]:
         """One mapping from `CSV_COLUMNS` to text for each relaxation that has ended, in the order of their ends."""

@@ -4,16 +4,44 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
 from ..command_line import whole_file
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 SEAL = "seal.json"
+_SIGNS_OF_A_FULL_DISK = ("enforce fail", "StreamWriter", "iostream")  # in the RuntimeError of torch.save
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Iterator[None]:
+    """While a checkpoint is written: what a full disk leaves of it is removed. Errors as in [`readable_errors`]."""
+    with readable_errors(str(folder)):
+        try:
+            yield
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def readable_errors(what: str) -> Iterator[None]:
+    """Turns what a disk can do to `what` into one line with the remedy ([`InputError`])."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is RuntimeError and not any(sign in str(error) for sign in _SIGNS_OF_A_FULL_DISK):
+            raise
+        raise InputError(
+            f"{what} cannot be written: {one_line(error)}; make room and give the same command with "
+            "--resume_from_checkpoint true, which goes on from the newest checkpoint that is whole"
+        ) from error
 
 
 def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..command_line import write_whole
 from ..configuration_adapt import ADAPTConfig
+from ..errors import InputError
 from ..evaluation.plots import training_curve
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
 from .trainer import ADAPTTrainer
@@ -47,10 +48,14 @@ class RunRecord(TrainerCallback):
 
     @staticmethod
     def _write(args: TrainingArguments, state: TrainerState) -> None:
-        if state.is_world_process_zero and state.log_history:
-            output = Path(args.output_dir)
+        if not (state.is_world_process_zero and state.log_history):
+            return
+        output = Path(args.output_dir)
+        try:
             write_log(state.log_history, output / "metrics.csv")
             training_curve(state.log_history, output / "training_curve.png")
+        except (InputError, OSError) as error:  # no reason to end a training
+            print(f"warning: {error}", file=sys.stderr)
 
 
 def write_log(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:

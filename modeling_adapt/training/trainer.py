@@ -18,7 +18,7 @@ from ..data.loader import StructureDataset
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
 from .averaging import WeightAverage
-from .checkpoints import is_sealed, read_seal, rotate, seal_checkpoint
+from .checkpoints import is_sealed, read_seal, readable_errors, rotate, seal_checkpoint, whole_or_gone
 from .diagnosis import Diagnosis
 from .sampling import EpochSampler
 
@@ -152,23 +152,30 @@ class ADAPTTrainer(Trainer):
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed here left behind
-            folder.mkdir(parents=True)
-            if self.average is not None:
-                self.average.save_raw(folder)
+            with whole_or_gone(folder):
+                folder.mkdir(parents=True)
+                if self.average is not None:
+                    self.average.save_raw(folder)
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            if self.average is None:
-                super()._save_checkpoint(model, trial)
-            else:
-                with self.average.in_model():
+            with whole_or_gone(folder):
+                if self.average is None:
                     super()._save_checkpoint(model, trial)
+                else:
+                    with self.average.in_model():
+                        super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            seal_checkpoint(folder, self.run)
+            with whole_or_gone(folder):
+                seal_checkpoint(folder, self.run)
             rotate(folder, limit, self.state.best_model_checkpoint)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with readable_errors(f"{self.args.output_dir}: the model"):
+            super().save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
