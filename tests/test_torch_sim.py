@@ -1,5 +1,7 @@
 """torch-sim accepts ADAPT as a model, and relaxes with it to where ASE's FIRE does."""
 
+from types import SimpleNamespace
+
 import ase.io
 import numpy as np
 import pytest
@@ -129,8 +131,10 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     slab.pbc = (True, True, False)
     fixed.set_constraint(FixAtoms([0]))
     parse = command._parser().parse_args
-    arguments = parse(["x", "--model", "m", "--output", "o"])
-    assert command.can_batch({"a": free}, arguments)
-    assert not command.can_batch({"a": free, "b": slab}, arguments)
-    assert not command.can_batch({"a": fixed}, arguments)
-    assert not command.can_batch({"a": free}, parse(["x", "--model", "m", "n", "--output", "o"]))
+    arguments, calculator = parse(["x", "--model", "m", "--output", "o"]), SimpleNamespace(domain=None)
+    assert command.can_batch({"a": free}, calculator, arguments)
+    assert not command.can_batch({"a": free, "b": slab}, calculator, arguments)
+    assert not command.can_batch({"a": fixed}, calculator, arguments)
+    assert not command.can_batch({"a": free}, calculator, parse(["x", "--model", "m", "n", "--output", "o"]))
+    framed = SimpleNamespace(domain=SimpleNamespace(frame=object()))  # structures are mapped one by one
+    assert not command.can_batch({"a": free}, framed, arguments)
