@@ -11,6 +11,7 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
+from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.evaluate import (
     Evaluation,
     evaluate_energy,
@@ -20,6 +21,7 @@ from modeling_adapt.evaluation.evaluate import (
 from modeling_adapt.evaluation.metrics import CompositionBaseline
 from modeling_adapt.evaluation.plots import parity_plot
 from modeling_adapt.loading import load_model
+from modeling_adapt.locations import is_local
 from modeling_adapt.modeling_adapt import ADAPTForEnergy, gives_forces
 from modeling_adapt.tables import format_table
 
@@ -34,25 +36,6 @@ Prints a table with one line per config_type. With --output it also writes
   calibration.png   with --ensemble or --num-images: error against the spread of the predictions
 """
 
-# (heading, metric, format); a column whose metric no line has is left out.
-COLUMNS = {
-    "forces": [
-        ("structures", "num_structures", "d"),
-        ("MAE", "force_mae_mev_per_ang", ".1f"),
-        ("RMSE", "force_rmse_mev_per_ang", ".1f"),
-        ("cosine", "force_cosine", ".3f"),
-        ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
-        ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
-        ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
-    ],
-    "energy": [
-        ("structures", "num_structures", "d"),
-        ("MAE per atom", "energy_mae_mev_per_atom", ".2f"),
-        ("RMSE per atom", "energy_rmse_mev_per_atom", ".2f"),
-        ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
-    ],
-}
-
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
@@ -60,7 +43,7 @@ def main(argv: list[str] | None = None) -> int | None:
     if arguments.num_images > 48:
         raise InputError("--num-images: a cube has 48 symmetry images")
     device = available_device(arguments.device)
-    model, feature_extractor = load_model(arguments.model)
+    model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
     model = on_device(model, device)
     evaluations: dict[str, Evaluation] = {}
     if isinstance(model, ADAPTForEnergy):
@@ -71,7 +54,10 @@ def main(argv: list[str] | None = None) -> int | None:
     if gives_forces(model):
         rows = read_split(arguments.dataset, arguments.split, "forces")
         if arguments.ensemble or arguments.num_images > 1:
-            others = [on_device(load_model(name, type(model))[0], device) for name in arguments.ensemble]
+            others = [
+                on_device(load_model(name, type(model), "", None if is_local(name) else arguments.revision)[0], device)
+                for name in arguments.ensemble
+            ]
             calibration = calibrate([model, *others], feature_extractor, rows, arguments.num_images)
             evaluations["forces"] = calibration.evaluation
         else:
@@ -99,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
     parser.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
     parser.add_argument("dataset", help="data set folder or Hub id")
+    parser.add_argument(
+        "--subfolder", default="", metavar="NAME", help="where in the model's folder or repository it is"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
     parser.add_argument("--output", metavar="DIR", help="new folder for metrics.json and parity.png")
     parser.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
@@ -142,6 +132,7 @@ def _write(
 ) -> None:
     with finished_folder(output) as folder:
         record: dict[str, Any] = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
+        record |= {name: value for name in ("subfolder", "revision") if (value := getattr(arguments, name))}
         groups: dict[str, dict[str, Any]] = {}
         for evaluation in evaluations.values():
             record |= {name: value for name, value in evaluation.metrics.items() if name not in record}

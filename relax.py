@@ -32,6 +32,7 @@ EXAMPLE = """\
 examples:
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon/final --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
+  python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
   python relax.py candidates/*.cif --model runs/si-energy --host host.cif --report --output relaxed
   python relax.py datasets/silicon --split validation --index 0 --model runs/silicon/final --output relaxed
 
@@ -64,6 +65,8 @@ def main(argv: list[str] | None = None) -> int | None:
         num_images=arguments.num_images,
         dtype=arguments.dtype,
         compiled=arguments.compile,
+        revision=arguments.revision,
+        energy_subfolder=arguments.energy_subfolder or "",
     )
     host = read_host(arguments, calculator)
     summary = SummaryFile(output / "summary.csv")
@@ -187,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         help="symmetry images of each structure to average over, at most 48 (default: 1)",
     )
     parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
+    parser.add_argument("--energy-subfolder", metavar="NAME", help="where in --energy-model it is, such as energy")
+    parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     parser.add_argument(
         "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
     )

@@ -3,18 +3,26 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
 
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
+from .hub_errors import hub_problem
 from .locations import is_local
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, gives_forces
 
+# What libraries raise over files that are damaged, or do not fit each other.
+BAD_CHECKPOINT = (
+    *(OSError, ValueError, TypeError, LookupError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
 HEADS: dict[str, type[PreTrainedModel]] = {
     head.config_class.model_type: head for head in (ADAPTForForces, ADAPTForEnergy)
 }
@@ -34,7 +42,9 @@ def load_model(
     Args:
         model (`str` or `Path`): Folder written by `save_pretrained` or `train.py`, or a Hub id `org/name`.
         head (`type`, *optional*): [`ADAPTForForces`] or [`ADAPTForEnergy`] where only that one will do.
-        subfolder (`str`), revision (`str`, *optional*): As in `from_pretrained`.
+        subfolder (`str`): Where in the folder or repository the model is; a repository of forces has its energy in
+            `"energy"`.
+        revision (`str`, *optional*): Branch, tag or commit of the repository; of a folder there is only what it holds.
         dtype (`torch.dtype`): Type of the weights.
         config ([`ADAPTConfig`], *optional*): Configuration to load the weights into, instead of the checkpoint's own.
 
@@ -42,12 +52,17 @@ def load_model(
         The model in evaluation mode and its feature extractor.
 
     Raises:
-        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many.
+        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many; it
+            cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`.
     """
-    config_file = Path(model) / subfolder / "config.json"
-    if is_local(model) and not config_file.is_file():
+    local, config_file = is_local(model), Path(model) / subfolder / "config.json"
+    if local and not config_file.is_file():
         raise InputError(f"{model} is no checkpoint: {config_file} does not exist; name a folder written by train.py")
+    if local and revision is not None:
+        raise InputError(f"{model} is a folder, which has no revision {revision}; revisions are of Hub repositories")
     try:
+        if not local:
+            revision = _commit_of(model, subfolder, revision)  # all files from one, whatever is pushed meanwhile
         config_dict, _ = PreTrainedConfig.get_config_dict(model, subfolder=subfolder, revision=revision)
         model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
         found = HEADS.get(str(model_type))
@@ -68,8 +83,8 @@ def load_model(
             )
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{model} cannot be loaded: {one_line(error)}") from error
+    except Exception as error:
+        _refuse(error, model, revision)
     problems = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
@@ -83,14 +98,35 @@ def require_forces(model: PreTrainedModel) -> None:
         raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
 
 
+def _commit_of(model: str | Path, subfolder: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag of a repository names now; without the Hub, when it was last asked."""
+    file = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)
+    if file is None:
+        name = (Path(subfolder) / CONFIG_NAME).as_posix()
+        raise InputError(f"{model} is no checkpoint: the repository has no {name}")
+    return extract_commit_hash(file, None) or revision
+
+
 def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor:
     """The checkpoint's own; one saved without has the atoms in the order in which they are given."""
-    if is_local(model) and not (Path(model) / subfolder / FEATURE_EXTRACTOR_NAME).is_file():
+    local, file = is_local(model), (Path(subfolder) / FEATURE_EXTRACTOR_NAME).as_posix()
+    if local and not (Path(model) / file).is_file():
         return ADAPTFeatureExtractor()
     try:
         return ADAPTFeatureExtractor.from_pretrained(model, subfolder=subfolder, revision=revision)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"the feature extractor of {model} cannot be loaded: {one_line(error)}") from error
+    except Exception as error:
+        # The cache also remembers what a commit does not have.
+        if not local and try_to_load_from_cache(str(model), file, revision=revision) is _CACHED_NO_EXIST:
+            return ADAPTFeatureExtractor()
+        _refuse(error, model, revision, "the feature extractor of ")
+
+
+def _refuse(error: Exception, model: str | Path, revision: str | None, what: str = "") -> NoReturn:
+    """Raises the line that the Hub's errors or those of a bad checkpoint come to; others are ours, and stay."""
+    problem = None if is_local(model) else hub_problem(error, str(model), revision=revision)
+    if problem is None and not isinstance(error, BAD_CHECKPOINT):
+        raise error
+    raise InputError(problem or f"{what}{model} cannot be loaded: {one_line(error)}") from error
 
 
 @contextmanager

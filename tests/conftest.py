@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports datasets or huggingface_hub: tests neither fill nor read the user's cache.
@@ -13,6 +14,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
+from hub_server import Hub, running_hub
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.data.structures import structure_row
@@ -116,6 +118,13 @@ def springs(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "springs"
     write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
     return str(folder)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A Hub of one's own, over HTTP; what talks to it runs in a process with the environment `hub.env(folder)`."""
+    with running_hub() as hub:
+        yield hub
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """The text of a data set card."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Features, List
 
 from ..elements_adapt import SYMBOLS
+from ..tables import markdown_table
 from .subsets import SUBSETS
 from .summary import DatasetSummary
 from .tally import Tally
@@ -57,7 +58,7 @@ def card_body(
         *_labels(total),
         *(f"![{caption}](figures/{file})" for file, caption in figures.items()),
         "## Columns",
-        _table(
+        markdown_table(
             ("column", "type", "content"),
             [(f"`{name}`", f"`{_type(kind)}`", _COLUMNS.get(name, "")) for name, kind in features.items()],
         ),
@@ -65,7 +66,7 @@ def card_body(
         _loading(next(iter(summary.by("split")))),
     ]
     if metadata.get("provenance"):
-        parts += ["## Provenance", _table(("", ""), list(metadata["provenance"].items()))]
+        parts += ["## Provenance", markdown_table(("", ""), list(metadata["provenance"].items()))]
     return "\n\n".join(parts)
 
 
@@ -76,7 +77,7 @@ def symbols(tally: Tally) -> list[str]:
 
 def _tally_table(what: str, tallies: Mapping[str, Tally]) -> str:
     header = (what, "structures", "trajectories", "with forces", "with energy", "atoms")
-    return _table(
+    return markdown_table(
         (*header, "mean force (meV/Å)", "largest force (eV/Å)"),
         [
             (
@@ -102,14 +103,14 @@ def _subsets(summary: DatasetSummary) -> list[str]:
     if not summary.subsets:
         return []
     counts = [sum(n for percent, n in summary.subsets.items() if percent <= limit) for limit in SUBSETS]
-    table = _table(("part (%)", *SUBSETS), [("structures", *counts)])
+    table = markdown_table(("part (%)", *SUBSETS), [("structures", *counts)])
     return ["Parts of the train split, each of which holds the smaller ones (column `subset`):", table]
 
 
 def _defect_kinds(summary: DatasetSummary) -> list[str]:
     if not summary.defect_kinds:
         return []
-    return ["Defect sites:", _table(("kind", "sites"), summary.defect_kinds.most_common())]
+    return ["Defect sites:", markdown_table(("kind", "sites"), summary.defect_kinds.most_common())]
 
 
 def _elements(total: Tally) -> str:
@@ -117,7 +118,7 @@ def _elements(total: Tally) -> str:
         (SYMBOLS[number], total.element_atoms[number], total.element_structures[number])
         for number in np.flatnonzero(total.element_atoms)
     ]
-    return _table(("element", "atoms", "structures"), rows)
+    return markdown_table(("element", "atoms", "structures"), rows)
 
 
 def _labels(total: Tally) -> list[str]:
@@ -159,10 +160,3 @@ def _loading(split: str) -> str:
 
 def _range(limits: Sequence[int]) -> str:
     return "-".join(map(str, sorted(set(limits))))
-
-
-def _table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, rows)])

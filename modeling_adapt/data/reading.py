@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetNotFoundError
 
 from ..errors import InputError
-from ..locations import is_local
+from ..hub_errors import hub_problem, no_such_repository
+from ..locations import HUB_DATASETS, is_local
 from .structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from .validation import require_valid_rows
 
@@ -21,7 +23,8 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
     """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
 
     Args:
-        dataset: a folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub.
+        dataset: a folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
+            `hf://datasets/organisation/name` always does.
         split: such as `"train"`.
         target: keep only the rows that carry this label, or both. None keeps all.
 
@@ -83,9 +86,15 @@ def load_splits(dataset: str | Path) -> DatasetDict:
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
+    repository = dataset.removeprefix(HUB_DATASETS)
     try:
         return load_dataset(str(path) if local else dataset)
+    except DatasetNotFoundError as error:  # datasets drops what the Hub said
+        raise InputError(no_such_repository(repository, "dataset")) from error
     except Exception as error:  # damaged parquet, no network, no such repository: datasets raises many types
+        problem = None if local else hub_problem(error, repository, "dataset")
+        if problem is not None:
+            raise InputError(problem) from error
         cause = error.__cause__ or error
         raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
     finally:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from ase import Atoms
@@ -14,6 +14,7 @@ from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model, require_forces
+from ..locations import is_local
 from ..modeling_adapt import ADAPTForEnergy
 from .domain import TrainingDomain
 from .frame import FrameFinder
@@ -119,20 +120,41 @@ class ADAPTCalculator(Calculator):
         num_images: int = 1,
         dtype: str | None = None,
         compiled: bool = False,
+        revision: str | None = None,
+        subfolder: str = "",
+        energy_subfolder: str = "",
     ) -> "ADAPTCalculator":
         """
+        ```python
+        >>> ADAPTCalculator.from_pretrained(
+        ...     "org/adapt-si", energy_model="org/adapt-si", energy_subfolder="energy", revision="v1"
+        ... )
+        ```
+
         Args:
             model (`str` or `Path`, or a sequence): folder or Hub id of a force checkpoint, or of a pooled energy.
             energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`): where the models run.
             outside_domain, num_images, dtype, compiled: as above.
+            revision (`str`, *optional*): branch, tag or commit of every Hub repository that is named; folders are
+                taken as they are.
+            subfolder, energy_subfolder (`str`): where in `model` and in `energy_model` the checkpoint is.
 
         Raises:
-            [`InputError`]: a checkpoint does not exist, does not load, or has the other head; no such device.
+            [`InputError`]: a checkpoint does not exist, does not load, or has the other head; a `revision` where there
+                are only folders; no such device.
         """
-        energy, extractor = (None, None) if energy_model is None else load_model(energy_model, ADAPTForEnergy)
-        names = [model] if isinstance(model, str | Path) else model
-        models = [load_model(name)[0] for name in names]
+        names = [model] if isinstance(model, str | Path) else list(model)
+        if revision is not None and all(is_local(name) for name in (*names, energy_model) if name is not None):
+            raise InputError(f"{names[0]} is a folder, which has no revision {revision}")
+
+        def load(name: str | Path, folder: str, head: type[PreTrainedModel] | None = None) -> Any:
+            return load_model(name, head, folder, None if is_local(name) else revision)
+
+        energy, extractor = None, None
+        if energy_model is not None:
+            energy, extractor = load(energy_model, energy_subfolder, ADAPTForEnergy)
+        models = [load(name, subfolder)[0] for name in names]
         return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled)
 
     @property

@@ -14,7 +14,7 @@ from ..command_line import require_empty_folder, write_whole
 from ..errors import InputError
 
 RECORD = "relax.json"
-_OPTIONS = ("model", "energy_model", "fmax", "steps", "num_images", "dtype")
+_OPTIONS = ("model", "energy_model", "revision", "energy_subfolder", "fmax", "steps", "num_images", "dtype")
 
 
 def record_of(arguments: argparse.Namespace, structures: Mapping[str, Atoms]) -> dict[str, Any]:

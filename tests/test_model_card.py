@@ -1,0 +1,205 @@
+"""The card of a model: every number is that of a file beside it, and the Hub's library reads it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.data.structures import structure_row
+from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.columns import COLUMNS
+from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
+from modeling_adapt.hub.card import write_model_card
+from modeling_adapt.hub.example import example_structure
+from modeling_adapt.hub.run_folder import open_run, require_all_used
+from modeling_adapt.hub.staging import ENERGY, stage_model
+from modeling_adapt.simulation.domain import fit_domain
+
+PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
+KINDS = ["vacancy", "carbon|pair", "", "vacancy"]
+
+
+def force_metrics(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    metrics = ForceMetrics()
+    labels = rng.normal(size=(4, 5, 3))
+    metrics.update(labels + 0.1 * rng.normal(size=labels.shape), labels, rng.uniform(0, 9, (4, 5)), KINDS)
+    return metrics.compute()
+
+
+def energy_metrics(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    metrics = EnergyMetrics()
+    labels = rng.normal(size=4)
+    metrics.update(labels + 0.1, labels, np.full(4, 8.0), labels + 1.0, KINDS)
+    return metrics.compute()
+
+
+def prefixed(prefix: str, metrics: dict) -> dict:
+    return {f"{prefix}_{name}": value for name, value in metrics.items() if name != "by_config_type"}
+
+
+@pytest.fixture
+def make_run(make_force_model, make_energy_model, structures, tmp_path):
+    """Function from a kind of model to a folder as a training and an evaluation of it leave it."""
+
+    def make(kind="forces", evaluated=True, recorded=True):
+        folder = tmp_path / kind
+        model = make_force_model(**PAIRWISE)
+        if kind != "forces":
+            model = make_energy_model(**(PAIRWISE if kind == "pooled" else {}), architecture=kind)
+        measured = energy_metrics(2) if kind == "mlp" else force_metrics(1)
+        if kind == "pooled":  # both in one file, as evaluate.py writes them
+            energies, groups = energy_metrics(2), measured["by_config_type"]
+            groups = {name: energies["by_config_type"][name] | group for name, group in groups.items()}
+            measured = energies | measured | {"by_config_type": groups}
+        if recorded:
+            rows = [structure_row(atoms, np.full((len(atoms), 3), 0.25)) for atoms in structures]
+            model.config.training_domain = fit_domain(rows).to_dict()
+        model.save_pretrained(folder)
+        ADAPTFeatureExtractor().save_pretrained(folder)
+        if recorded:
+            trained = prefixed("eval", force_metrics(5)) | prefixed("test", force_metrics(6))
+            trained |= {"eval_octahedral_error": 1.3e-5, "eval_rotation_error": 2.5e-5, "epoch": 6.0}
+            (folder / "training_metrics.json").write_text(json.dumps(trained))
+            recipe = {"geometry": "pairwise", "dataset": "/data/me/springs", "learning_rate": 0.003, "seed": 7}
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+            run = {"device": "cuda H100", "processes": 2, "parameters": 4321, "data": {"train": "abc123"}}
+            run |= {"structures": {"train": 800}, "versions": {"torch": "2.13"}, "git_revision": "f00d"}
+            (folder / "run.json").write_text(json.dumps({"parts": [{"device": "old"}, run]}))
+            log = {"log_history": [{"train_runtime": 9000.0, "step": 5}]}
+            (folder / "trainer_state.json").write_text(json.dumps(log))
+        if evaluated:
+            (folder / "evaluation").mkdir()
+            names = {"model": str(folder), "dataset": "/data/me/springs", "split": "test"}
+            (folder / "evaluation" / "metrics.json").write_text(json.dumps(names | measured))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Function from run folders to the staged folder and its card."""
+
+    def stage(*folders, **options):
+        target = tmp_path / "staged"
+        for folder, name in zip(folders, ("", ENERGY), strict=False):
+            stage_model(open_run(folder), example_structure(None), target, name)
+        return target, write_model_card(target, "org/adapt-si", **options)
+
+    return stage
+
+
+def tables(text: str, heading: str) -> list[list[list[str]]]:
+    """The tables of a section: rows of cells."""
+    section = re.split(r"^## ", text, flags=re.MULTILINE)
+    found = next(part for part in section if part.startswith(heading + "\n"))
+    blocks = re.findall(r"(?:^\|.*\|\n?)+", found, flags=re.MULTILINE)
+    split = [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
+    return [[[cell.strip() for cell in row] for row in table if row[0].strip() != "---"] for table in split]
+
+
+def require_table(table: list[list[str]], key: str, lines: dict) -> None:
+    """Every cell of the table is the number of the file, and every number of the file that it may show is there."""
+    columns = [column for column in COLUMNS[key] if any(column[1] in line for line in lines.values())]
+    assert table[0][1:] == [heading for heading, _, _ in columns]
+    assert [row[0] for row in table[1:]] == [name.replace("|", r"\|") or "(none)" for name in lines]
+    for row, line in zip(table[1:], lines.values(), strict=True):
+        assert row[1:] == [format(line[name], style) if name in line else "-" for _, name, style in columns]
+
+
+@pytest.mark.parametrize("kind", ["forces", "pooled", "mlp"])
+def test_errors_are_those_of_the_evaluation(make_run, stage, kind):
+    folder = make_run(kind)
+    staged, text = stage(folder)
+    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    lines = metrics["by_config_type"] | {"all": metrics}
+    keys = {"forces": ["forces"], "pooled": ["forces", "energy"], "mlp": ["energy"]}[kind]
+    for key, table in zip(keys, tables(text, "Errors"), strict=False):
+        require_table(table, key, lines)
+    assert "split `test` of `springs`" in text
+
+    data = ModelCard.load(staged / "README.md", ignore_metadata_errors=False).data
+    assert (data.library_name, data.license, data.pipeline_tag) == ("transformers", "mit", "other")
+    assert {"force-field", "Si", "C"} <= set(data.tags) and data.datasets is None
+    values = {result.metric_name: result.metric_value for result in data.eval_results}
+    shown = {"Force MAE (meV/Å)": "force_mae_mev_per_ang", "Energy MAE (meV/atom)": "energy_mae_mev_per_atom"}
+    assert {name: values[name] for name in shown if name in values} == {
+        name: metrics[key] for name, key in shown.items() if key in metrics
+    }
+    assert set(values.values()) <= {value for value in metrics.values() if isinstance(value, float)}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_without_an_evaluation_it_says_so_and_shows_the_training(make_run, stage):
+    folder = make_run(evaluated=False)
+    staged, text = stage(folder)
+    trained = json.loads((folder / "training_metrics.json").read_text())
+    lines = {
+        split: {name[5:]: value for name, value in trained.items() if name.startswith(prefix)}
+        for split, prefix in (("validation", "eval_"), ("test", "test_"))
+    }
+    assert "It has not been evaluated by kind of structure" in text
+    require_table(tables(text, "Errors")[0], "forces", lines)
+    results = ModelCard.load(staged / "README.md").data.eval_results
+    assert {result.metric_value for result in results} <= set(trained.values())
+    assert results[0].metric_value == trained["test_force_mae_mev_per_ang"] and results[0].dataset_split == "test"
+
+
+def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
+    staged, text = stage(make_run(), dataset="org/adapt-si-data", license="cc-by-4.0", revision="v1")
+    config = json.loads((staged / "config.json").read_text())
+    domain = config["training_domain"]
+    shown = dict(tables(text, "What it was trained on")[0][1:])
+    assert shown["elements"] == "C, Si" and shown["atoms"] == "7 to 16" and shown["largest force (eV/Å)"] == "0.433"
+    pairs = dict(pair.rsplit(" ", 1) for pair in shown["closest distances (Å)"].split(", "))
+    assert pairs == {pair: f"{value:.3f}" for pair, value in domain["closest_distances"].items()}
+
+    symmetry = dict(tables(text, "Errors")[1][1:])
+    net = np.abs(np.sum(json.loads((staged / "example.json").read_text())["forces"], axis=0)).max()
+    assert list(symmetry.values()) == ["1.3e-05", "2.5e-05", f"{net:.1e}"]
+    training = dict(tables(text, "Training")[0][1:])
+    assert training["data"] == "springs" and training["structures"] == "train 800" and training["seed"] == "7"
+    assert training["fingerprint of the data"] == "train abc123" and training["time (h)"] == "2.50"
+    assert training["hardware"] == "cuda H100, processes: 2" and training["revision of the code"] == "f00d"
+    assert "4321 parameters" in text
+    data = ModelCard.load(staged / "README.md").data
+    assert data.license == "cc-by-4.0" and data.datasets == ["org/adapt-si-data"]
+    assert text.count('revision="v1"') == text.count('"org/adapt-si"') == 5 and "10.48550/arXiv.2509.24115" in text
+
+
+def test_limits_are_those_of_the_kind_of_model(make_run, stage):
+    _, text = stage(make_run("forces"), make_run("pooled"))
+    assert "not the gradient of an energy" in text and "so it serves for molecular dynamics too" in text
+    assert 'energy_model="org/adapt-si", energy_subfolder="energy"' in text
+    assert "## Errors of `energy/`" in text and 'subfolder="energy"' in text and "Neutral defects only" in text
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, "README.md", "exec")
+
+
+def test_a_model_that_gives_no_forces_promises_none(make_run, stage):
+    _, text = stage(make_run("mlp"))
+    assert "at most 24 atoms" in text and "pipeline(" not in text and "get_forces" not in text
+
+
+def test_a_model_without_any_records(make_run, stage):
+    staged, text = stage(make_run(evaluated=False, recorded=False))
+    assert "nothing tells whether a structure is like" in text and "do not rely on it" in text
+    assert "## Training" not in text
+    assert not ModelCard.load(staged / "README.md").data.eval_results
+
+
+def test_numbers_of_another_model_never_stand_in_a_card(make_run):
+    ours, other = make_run("forces"), make_run("pooled")
+    run = open_run(ours, [other / "evaluation"])
+    assert run.evaluation == ours / "evaluation"
+    with pytest.raises(InputError, match="is an evaluation of .*pooled, not of this model"):
+        require_all_used([other / "evaluation"], [run])
+    (ours / "evaluation" / "metrics.json").write_text("{ no")
+    with pytest.raises(InputError, match=r"metrics.json cannot be read"):
+        open_run(ours)
