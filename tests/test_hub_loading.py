@@ -25,6 +25,8 @@ from modeling_adapt import (
 from modeling_adapt.data.reading import read_split
 from modeling_adapt.loading import load_model
 
+pytestmark = pytest.mark.slow  # every stranger is a process of its own, which imports for seconds
+
 PUSH = """
 import sys
 from pathlib import Path

@@ -107,6 +107,7 @@ def test_resume_goes_on_before_damaged_checkpoints(run, tmp_path, capsys):
     assert [part["resumed_from"] for part in parts] == [None, str(tmp_path / "run" / "checkpoint-6")]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, recipe, springs, tmp_path, monkeypatch):
     """The largest file allowed is smaller than the state of the optimiser, which a full disk could cut off as well."""
     whole = run(folder="whole")
