@@ -59,6 +59,17 @@ class TestFiles:
         names = read_inputs([tmp_path / "set.json.gz"])
         assert {name: len(atoms) for name, atoms in names.items()} == {"set.json-v_Cu_0": 1, "set.json-Cu_i_a": 8}
 
+    def test_other_packages_are_not_imported(self, tmp_path):
+        (tmp_path / "x.json").write_text('[{"@module": "subprocess", "@class": "Popen", "args": ["true"]}]')
+        with pytest.raises(InputError, match="x.json asks for the package subprocess; only"):
+            read_objects(tmp_path / "x.json")
+
+    def test_fixed_atoms_stay_fixed(self):
+        atoms = bulk("Cu") * 2
+        structure = as_structure(atoms)
+        structure.add_site_property("selective_dynamics", [[False] * 3] + [[True] * 3] * 7)
+        assert len(as_atoms(structure).constraints) == 1
+
     def test_what_is_no_structure(self, tmp_path):
         (tmp_path / "x.json").write_text('{"@module": "pymatgen.core.lattice", "@class": "Lattice", "matrix": 1}')
         with pytest.raises(InputError, match="x.json"):

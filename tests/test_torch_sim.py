@@ -56,6 +56,12 @@ def test_the_published_energy_network_is_refused(make_energy_model):
         ADAPTTorchSimModel(make_energy_model())
 
 
+def test_half_precision_is_of_the_weights_not_of_the_positions(make_force_model):
+    model = make_force_model(geometry="pairwise").to(torch.bfloat16)
+    assert ADAPTTorchSimModel(model).dtype == torch.float32
+    assert ADAPTTorchSimModel(model.double()).dtype == torch.float64
+
+
 class TestBatchedRelaxation:
     @pytest.fixture
     def model(self, make_force_model):

@@ -1,5 +1,6 @@
 """Structures of pymatgen and doped, in and out; neither package is needed for anything else."""
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from ase import Atoms
 
 from ..errors import InputError, one_line
+
+_TRUSTED = {"datetime", "doped", "numpy", "pymatgen", "uuid"}
 
 
 def as_atoms(structure: Any) -> Atoms:
@@ -28,7 +31,7 @@ def as_atoms(structure: Any) -> Atoms:
         structure = structure.sc_entry.structure
     if hasattr(structure, "to_ase_atoms"):
         plain = structure.to_ase_atoms(msonable=False)
-        return Atoms(plain.numbers, plain.positions, cell=plain.cell, pbc=plain.pbc)
+        return Atoms(plain.numbers, plain.positions, cell=plain.cell, pbc=plain.pbc, constraint=plain.constraints)
     raise InputError(f"a {type(structure).__name__} is no structure; give ase.Atoms or a pymatgen Structure")
 
 
@@ -48,6 +51,16 @@ def holds_objects(path: Path) -> bool:
     return path.name.endswith(".gz") or '"@module"' in path.read_text(encoding="utf-8", errors="replace")
 
 
+def _modules(plain: Any) -> set[str]:
+    """The packages that decoded JSON would import: a file may name any."""
+    if isinstance(plain, list):
+        return set().union(*map(_modules, plain))
+    if not isinstance(plain, dict):
+        return set()
+    named = {str(plain["@module"]).split(".")[0]} if "@module" in plain else set()
+    return named.union(*map(_modules, plain.values()))
+
+
 def read_objects(path: Path) -> dict[str, Atoms]:
     """
     All structures in a JSON file of pymatgen or doped (one object, a list, a mapping, or the `DefectsGenerator` of
@@ -57,12 +70,20 @@ def read_objects(path: Path) -> dict[str, Atoms]:
         [`InputError`]: the file cannot be read, holds no structure, or the package that it needs is missing.
     """
     try:
-        from monty.serialization import loadfn
+        from monty.json import MontyDecoder
     except ImportError:
         raise InputError(f"{path} needs pymatgen: pip install pymatgen") from None
     try:
-        content = loadfn(path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, json.JSONDecodeError) as error:
+        with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+            plain = json.load(file)
+        if foreign := _modules(plain) - _TRUSTED:
+            raise InputError(
+                f"{path} asks for the package {min(foreign)}; only {', '.join(sorted(_TRUSTED))} are loaded"
+            )
+        content = MontyDecoder().process_decoded(plain)
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     content = getattr(content, "defect_entries", content)
     named = content if isinstance(content, Mapping) and "@module" not in content else None

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from ..elements_adapt import DESCRIPTORS
 from ..loading import require_forces
 from ..modeling_adapt import forces_of
+from .prediction import input_dtype
 
 
 class ADAPTTorchSimModel(ModelInterface):
@@ -33,7 +34,7 @@ class ADAPTTorchSimModel(ModelInterface):
         super().__init__()
         require_forces(model)
         self.model = model
-        self._device, self._dtype = model.device, model.dtype
+        self._device, self._dtype = model.device, getattr(torch, input_dtype(model))
         self._compute_forces, self._compute_stress = True, False
         # A pairwise model has a cutoff; the others attend to all atoms.
         self._memory_scales_with = "n_atoms_x_density" if model.config.geometry == "pairwise" else "n_atoms"
