@@ -4,8 +4,10 @@ import argparse
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from ase.io.formats import string2index
 from tqdm import tqdm
 
 from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_number
+from modeling_adapt.data.structure_files import read_frames
 from modeling_adapt.device import DTYPES, available_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
@@ -25,7 +28,7 @@ from modeling_adapt.simulation.ranking import converged_candidates, rank, rankin
 from modeling_adapt.simulation.record import record_of, require_same_command, write_record
 from modeling_adapt.simulation.relaxation import RelaxationResult, relax
 from modeling_adapt.simulation.report import write_report
-from modeling_adapt.simulation.results import writable_format, write_result
+from modeling_adapt.simulation.results import ending_of, result_file, writable_format, write_as, write_result
 from modeling_adapt.simulation.summary import SummaryFile, summary_table
 
 EXAMPLE = """\
@@ -50,7 +53,8 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    # A process that has done its share waits for the slowest, for hours if need be.
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
     output = Path(arguments.output)
     record = record_of(arguments, structures)
@@ -69,11 +73,13 @@ def main(argv: list[str] | None = None) -> int | None:
         energy_subfolder=arguments.energy_subfolder or "",
     )
     host = read_host(arguments, calculator)
+    for name, atoms in structures.items():
+        require_fits(name, atoms, host)
     summary = SummaryFile(output / "summary.csv")
     done = summary.names()
     left = [name for name in structures if name not in done]
     for name in left:
-        _require_readable(name, structures[name], calculator, host)
+        require_readable(name, structures[name], calculator, arguments.format)
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     if processes.is_main_process:
         if calculator.domain is None:
@@ -90,7 +96,7 @@ def main(argv: list[str] | None = None) -> int | None:
     mine = {name: structures[name] for name in left[processes.process_index :: processes.num_processes]}
     try:
         for name, result in relax_each(mine, calculator, arguments, output):
-            write_result(name, result, output, arguments.format)
+            write_result(name, result, output)
             summary.append(name, result)
     finally:
         if processes.num_processes == 1:
@@ -100,6 +106,8 @@ def main(argv: list[str] | None = None) -> int | None:
     if processes.is_main_process:
         if processes.num_processes > 1:
             print(summary_table(lines))
+        if arguments.format is not None:
+            write_formats(arguments.format, [line["name"] for line in lines], output)
         ranked = rank(converged_candidates(output, lines), host)
         write_ranking(output / "ranking.csv", ranked)
         if len(ranked) > 1 or host is not None:
@@ -113,18 +121,20 @@ def main(argv: list[str] | None = None) -> int | None:
 def relax_each(
     structures: dict[str, Atoms], calculator: ADAPTCalculator, arguments: argparse.Namespace, output: Path
 ) -> Iterator[tuple[str, RelaxationResult]]:
-    """Relaxations as they end: many at once where torch-sim is installed and can, else one after the other."""
+    """Relaxations as they end: many at once what torch-sim can, where it is installed; then one after the other."""
     limits = {"fmax": arguments.fmax, "steps": arguments.steps, "domain": calculator.domain}
-    if structures and can_batch(structures, calculator, arguments):
+    together = {name: atoms for name, atoms in structures.items() if can_batch(atoms, calculator, arguments)}
+    if together:
         from modeling_adapt.simulation.batched import relax_batched
 
-        with tqdm(total=len(structures), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
+        with tqdm(total=len(together), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
             trajectory = functools.partial(_trajectory, output)
-            for name, result in relax_batched(structures, calculator.model, trajectory=trajectory, **limits):
+            for name, result in relax_batched(together, calculator.model, trajectory=trajectory, **limits):
                 bar.update()
                 yield name, result
-        return
     for name, atoms in structures.items():
+        if name in together:
+            continue
         with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
 
             def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
@@ -135,11 +145,11 @@ def relax_each(
         yield name, result
 
 
-def can_batch(structures: dict[str, Atoms], calculator: ADAPTCalculator, arguments: argparse.Namespace) -> bool:
+def can_batch(atoms: Atoms, calculator: ADAPTCalculator, arguments: argparse.Namespace) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
     if calculator.domain is not None and calculator.domain.frame is not None:
         return False
-    free = all(atoms.pbc.all() and not atoms.constraints for atoms in structures.values())
+    free = atoms.pbc.all() and not atoms.constraints
     one = len(arguments.model) == 1 and arguments.num_images == 1 and arguments.energy_model is None
     return free and one and not arguments.one_by_one and importlib.util.find_spec("torch_sim") is not None
 
@@ -156,23 +166,46 @@ def read_host(arguments: argparse.Namespace, calculator: ADAPTCalculator) -> Hos
         return None
     if "energy" not in calculator.implemented_properties:
         raise InputError("--host needs energies: give --energy-model, or a pooled energy as --model")
-    (name, atoms), *others = read_inputs([arguments.host]).items()
+    potentials = dict(arguments.chemical_potentials)
+    if len(potentials) < len(arguments.chemical_potentials):
+        raise InputError("--chemical-potentials: an element has one chemical potential, not two")
+    (name, atoms), *others = read_inputs([arguments.host], index=":").items()
     if others:
         raise InputError(f"{arguments.host} holds {len(others) + 1} structures; the host is one")
-    _require_readable(name, atoms, calculator)
-    return Host(atoms, calculator.results["energy"], dict(arguments.chemical_potentials))
+    require_readable(name, atoms, calculator)
+    for line in [] if calculator.domain is None else calculator.domain.check(atoms):
+        print(f"warning: the host {name} is outside the trained region: {line}", file=sys.stderr)
+    return Host(atoms, calculator.results["energy"], potentials)
 
 
-def _require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator, host: Host | None = None) -> None:
-    """One prediction tells whether the models take a structure, before anything is written."""
+def require_fits(name: str, atoms: Atoms, host: Host | None) -> None:
+    """Raises [`InputError`] unless the host can be that of a structure."""
     try:
         if host is not None:
             host.require_fits(atoms)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def require_readable(name: str, atoms: Atoms, calculator: ADAPTCalculator, format_name: str | None = None) -> None:
+    """One prediction tells whether the models take a structure, and a file whether a format does, before all else."""
+    try:
         calculator.calculate(atoms, calculator.implemented_properties)
+        if format_name is not None:
+            with TemporaryDirectory() as folder:
+                write_as(format_name, Path(folder) / f"{name}.{ending_of(format_name)}", atoms)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     if not all(np.isfinite(values).all() for values in calculator.results.values()):
         raise InputError(f"{name}: the model predicts values that are not finite")
+
+
+def write_formats(format_name: str, names: Sequence[str], output: Path) -> None:
+    """Last structures in another format too, of relaxations before an interruption as well."""
+    for name in names:
+        path = output / f"{name}.relaxed.{ending_of(format_name)}"
+        if not path.exists() and result_file(name, output).is_file():
+            write_as(format_name, path, next(iter(read_frames(result_file(name, output), "-1"))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -249,7 +282,7 @@ def _chemical_potential(text: str) -> tuple[str, float]:
         value = float(energy)
     except ValueError:
         value = np.nan
-    if element not in atomic_numbers or not np.isfinite(value):
+    if element not in atomic_numbers or element == "X" or not np.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no chemical potential such as Si=-5.42")
     return element, value
 

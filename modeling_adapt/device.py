@@ -1,5 +1,6 @@
 """Where a model runs, and how precisely."""
 
+import copy
 from typing import TypeVar
 
 import torch
@@ -25,7 +26,7 @@ def available_device(name: str | None = None) -> torch.device:
 
 def on_device(model: Model, device: torch.device, dtype: str | None = None, compiled: bool = False) -> Model:
     """
-    `model`, moved to `device` and in evaluation mode.
+    `model`, moved to `device` and in evaluation mode; a copy of it where its `dtype` changes, as others may use it.
 
     Args:
         dtype: of `DTYPES`, for its weights; None leaves them as they are. Coordinates and distances stay in float32
@@ -37,7 +38,9 @@ def on_device(model: Model, device: torch.device, dtype: str | None = None, comp
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"there is no dtype {dtype!r} for models; use {', '.join(DTYPES)}")
-    model = model.to(device=device, dtype=None if dtype is None else getattr(torch, dtype)).eval()
+    if dtype is not None and any(weight.dtype != getattr(torch, dtype) for weight in model.parameters()):
+        model = copy.deepcopy(model).to(getattr(torch, dtype))
+    model = model.to(device).eval()
     if compiled:
         model.compile(dynamic=True)
     return model

@@ -37,7 +37,7 @@ def spherical_harmonics(unit: torch.Tensor) -> torch.Tensor:
     Args:
         unit (`torch.Tensor` of shape `(..., 3)`): Unit vectors.
 
-    Recell_shifts:
+    Returns:
         `torch.Tensor` of shape `(..., 16)`, degrees one after the other; degree 1 is sqrt(3) (x, y, z).
     """
     x, y, z = unit.unbind(-1)

@@ -98,12 +98,18 @@ class AtomForcesPipeline(Pipeline):
 
     def _check_domain(self, structure: Any, outside_domain: str) -> None:
         domain = self.model.config.training_domain
-        if domain is None or not hasattr(structure, "get_atomic_numbers"):
+        if domain is None:
             return
         try:
+            from ase import Atoms
+
             from modeling_adapt.simulation.domain import TrainingDomain
         except ImportError:  # a checkpoint brings the model along, not what watches over it
             return
+        if not hasattr(structure, "get_atomic_numbers"):
+            cell = structure.get("cell")
+            pbc = False if cell is None else structure.get("pbc", True)
+            structure = Atoms(structure["atomic_numbers"], structure["positions"], cell=cell, pbc=pbc)
         for line in TrainingDomain.from_dict(domain).check(structure):
             if outside_domain == "raise":
                 raise ValueError(f"outside the trained region: {line}")

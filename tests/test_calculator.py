@@ -270,7 +270,8 @@ class TestDoubt:
 class TestPrecision:
     def test_each_dtype_has_its_own_error_and_none_changes_another(self, model):
         atoms, before = _atoms(), torch.get_default_dtype()
-        calculators = {name: ADAPTCalculator(copy.deepcopy(model), dtype=name) for name in DTYPES}
+        calculators = {name: ADAPTCalculator(model, dtype=name) for name in DTYPES}
+        assert model.dtype == torch.float32
         forces = {name: calculator.get_forces(atoms) for name, calculator in calculators.items()}
         scale = np.abs(forces["float64"]).max()
         assert 0 < np.abs(forces["float32"] - forces["float64"]).max() < 1e-5 * scale
@@ -284,6 +285,12 @@ class TestPrecision:
         atoms.calc = ADAPTCalculator(make_energy_model(architecture="pooled", geometry="pairwise"), dtype="float64")
         numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[2])
         assert np.abs(atoms.get_forces()[2] - numerical).max() < 1e-7
+
+    def test_what_is_no_model(self, model):
+        with pytest.raises(InputError, match="there is no model"):
+            ADAPTCalculator([])
+        with pytest.raises(InputError, match="a ADAPTForForces gives no energies"):
+            ADAPTCalculator(model, energy_model=model)
 
     def test_unknown_dtype(self, model):
         with pytest.raises(InputError, match="no dtype 'float16' for models; use float32, bfloat16, float64"):

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.exchange import as_atoms, as_structure, read_objects
@@ -64,11 +66,29 @@ class TestFiles:
         with pytest.raises(InputError, match="x.json asks for the package subprocess; only"):
             read_objects(tmp_path / "x.json")
 
-    def test_fixed_atoms_stay_fixed(self):
+    def test_fixed_atoms_and_directions_stay(self):
         atoms = bulk("Cu") * 2
-        structure = as_structure(atoms)
-        structure.add_site_property("selective_dynamics", [[False] * 3] + [[True] * 3] * 7)
-        assert len(as_atoms(structure).constraints) == 1
+        atoms.set_constraint(FixAtoms([0]))
+        atoms.pbc = (True, True, False)
+        again = as_atoms(as_structure(atoms))
+        assert again.constraints[0].get_indices().tolist() == [0] and again.pbc.tolist() == [True, True, False]
+
+    def test_molecules(self):
+        assert not as_atoms(as_structure(Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 1, 0]]))).pbc.any()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('[{"@module": "pymatgen.core", "@class": "Nonsense"}]', "cannot be read|is no structure"),
+            ('{"@module": "pymatgen.core.structure", "@callable": "Structure"}', "cannot be read|is no structure"),
+            ('{"a": {"@module": "pymatgen.core", "@class": "Lattice"', "cannot be read"),
+        ],
+    )
+    def test_what_cannot_be_read_is_one_line(self, tmp_path, content, message):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(InputError, match=f"x.json.*({message})") as error:
+            read_objects(tmp_path / "x.json")
+        assert "\n" not in str(error.value)
 
     def test_what_is_no_structure(self, tmp_path):
         (tmp_path / "x.json").write_text('{"@module": "pymatgen.core.lattice", "@class": "Lattice", "matrix": 1}')

@@ -19,6 +19,7 @@ from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
 from modeling_adapt.simulation.frame import FrameFinder, fit_frame
 from modeling_adapt.simulation.prediction import predict, structure_of
+from modeling_adapt.simulation.relaxation import relax
 from modeling_adapt.training.arguments import RunArguments
 from modeling_adapt.training.preparation import prepare_config
 
@@ -191,6 +192,19 @@ def test_coordinates_begin_where_those_of_training_do(domain):
     assert np.allclose(np.array(frame.seam) * EDGE, seam - EDGE / 2, atol=0.3 * spacing)
 
 
+def test_a_candidate_is_no_continuation_of_the_last_one(model):
+    """Rattled copies are near each other; the forces of each are those of a calculator that has seen nothing else."""
+    calculator = ADAPTCalculator(model, outside_domain="ignore")
+    for number in range(4):
+        atoms = _vacancy(site=9)
+        atoms.rattle(0.1, seed=number)
+        atoms.positions += np.random.default_rng(number).uniform(-3, 3, 3)
+        alone = ADAPTCalculator(model, outside_domain="ignore").get_forces(atoms)
+        assert np.array_equal(calculator.get_forces(atoms), alone)
+        start = relax(atoms, calculator, steps=0).atoms
+        assert np.array_equal(start.get_forces(), alone)
+
+
 def test_forces_are_continuous_while_a_defect_migrates_and_the_crystal_drifts(model):
     """A vacancy hops to each of its neighbours; at the end another translation would bring it nearer to training."""
     start = _vacancy(site=9)
@@ -201,9 +215,9 @@ def test_forces_are_continuous_while_a_defect_migrates_and_the_crystal_drifts(mo
     for neighbour in neighbours:
         hop = -bonds[neighbour] * (np.arange(63) == neighbour)[:, None]
         calculator = ADAPTCalculator(model, outside_domain="ignore")
-        forces = []
+        forces, atoms = [], start.copy()
         for positions in start.positions + path * hop + path * [3.0, 0.9, -1.5]:
-            atoms = Atoms(start.symbols, positions, cell=start.cell, pbc=True)
+            atoms.positions = positions
             atoms.wrap()
             forces.append(calculator.get_property("forces", atoms))
         changes = np.abs(np.diff(forces, axis=0)).max(axis=(1, 2))

@@ -75,6 +75,19 @@ def test_pooled_energy_gives_its_gradient_and_the_published_network_says_that_it
         pipeline("atom-forces", model=str(tmp_path / "mlp"), device="cpu")(atoms)
 
 
+def test_mappings_are_compared_with_the_trained_region_too(make_force_model, tmp_path):
+    model = make_force_model(geometry="pairwise")
+    model.config.training_domain = fit_domain([structure_row(bulk("Si", cubic=True), np.zeros((8, 3)))]).to_dict()
+    model.save_pretrained(tmp_path / "model")
+    ADAPTFeatureExtractor().save_pretrained(tmp_path / "model")
+    forces = pipeline("atom-forces", model=str(tmp_path / "model"))
+    germanium = bulk("Ge", cubic=True)
+    mapping = {"atomic_numbers": germanium.numbers, "positions": germanium.positions, "cell": germanium.cell.array}
+    for structure in (germanium, mapping):
+        with pytest.raises(ValueError, match="atom 0 is Ge"):
+            forces(structure, outside_domain="raise")
+
+
 def test_outside_the_trained_region(make_force_model, tmp_path, recwarn):
     atoms = _structures()[0]
     model = make_force_model(geometry="pairwise", num_vector_channels=8)

@@ -1,6 +1,7 @@
 """Candidates that relaxed: which are the same, which is lowest, and what they cost to form."""
 
 import csv
+import json
 
 import ase.io
 import numpy as np
@@ -17,7 +18,7 @@ from modeling_adapt.simulation.displacement import delta_q
 from modeling_adapt.simulation.formation import Host
 from modeling_adapt.simulation.ranking import Candidate, rank
 from modeling_adapt.simulation.relaxation import relax
-from modeling_adapt.simulation.structure_match import environment_distance, match_atoms
+from modeling_adapt.simulation.structure_match import Surroundings, match_atoms
 
 
 def _copper(missing: int | None = 0, noise: float = 0.0, seed: int = 0) -> Atoms:
@@ -34,6 +35,10 @@ def _interstitial(seed: int = 0) -> Atoms:
     atoms.positions[-1] = [1.8, 1.8, 1.8]
     atoms.positions += 0.03 * np.random.default_rng(seed).normal(size=atoms.positions.shape)
     return atoms
+
+
+def environment_distance(first: Atoms, second: Atoms) -> float:
+    return Surroundings.of(first).difference(Surroundings.of(second))
 
 
 class TestStructureMatch:
@@ -53,6 +58,18 @@ class TestStructureMatch:
         moved = _copper()
         moved.positions[40, 0] += 0.3
         assert 0.2 < environment_distance(_copper(), moved) < 0.31
+
+    def test_defects_out_of_sight_of_each_other_have_a_separation(self):
+        def vacancies(second: list[float]) -> Atoms:
+            atoms = bulk("Cu", cubic=True) * 5
+            other = int(np.linalg.norm(atoms.positions - second, axis=1).argmin())
+            del atoms[[0, other]]
+            return atoms
+
+        near, far, equal = (vacancies(place) for place in ([5.415, 5.415, 0], [7.22, 7.22, 7.22], [5.415, 0, 5.415]))
+        assert environment_distance(near, far) < 1e-8  # nothing within 5 Å tells
+        near, far, equal = map(Surroundings.of, (near, far, equal))
+        assert near.same_separations(equal, 0.1) and not near.same_separations(far, 0.5)
 
     def test_elements_matter(self):
         first, second, third = _copper(), _copper(), _copper()
@@ -153,10 +170,22 @@ class TestCommand:
         assert [line["rank"] for line in lines] == ["1", "1"] and lines[0]["same_as"] == lines[1]["same_as"]
         assert 1.0 < float(lines[0]["formation_energy_ev"]) < 1.6
         assert "E_f (eV)" in capsys.readouterr().out
+        record = json.loads((tmp_path / "out" / "relax.json").read_text())
+        assert record["host"] == str(tmp_path / "host.extxyz") and record["chemical_potentials"] == []
         relaxed, cif = (ase.io.read(tmp_path / "out" / f"one.relaxed.{ending}") for ending in ("extxyz", "cif"))
         assert np.allclose(relaxed.get_scaled_positions(), cif.get_scaled_positions(), atol=1e-5)
         summary = list(csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines()))
         assert float(summary[0]["energy_ev"]) == pytest.approx(relaxed.get_potential_energy())
+
+    def test_going_on_adds_a_format_and_does_without_a_lost_file(self, run, starts, tmp_path, capsys):
+        assert run(*starts) == 0
+        assert run(*starts, "--format", "cif") == 0
+        assert len(list((tmp_path / "out").glob("*.cif"))) == 2
+        (tmp_path / "out" / "two.relaxed.extxyz").unlink()
+        capsys.readouterr()
+        assert run(*starts) == 0
+        assert "two.relaxed.extxyz is missing, so two is not ranked" in capsys.readouterr().err
+        assert (tmp_path / "out" / "ranking.csv").read_text().count("\n") == 2
 
     def test_what_did_not_converge_has_no_rank(self, run, starts, tmp_path):
         assert run(*starts, "--steps", 1) == 1
@@ -169,10 +198,15 @@ class TestCommand:
             (["--host", "one.extxyz", "--chemical-potentials", "Cu"], "'Cu' is no chemical potential such as"),
             (["--format", "nonsense"], "'nonsense' is no format that ASE writes"),
             (["--host", "small.extxyz"], "one: its cell is not that of the host"),
+            (["--host", "frames.extxyz"], "holds 2 structures; the host is one"),
+            (["--host", "host.extxyz", "--chemical-potentials", "Cu=-3", "Cu=-4"], "one chemical potential, not two"),
+            (["--host", "host.extxyz", "--chemical-potentials", "X=-3"], "'X=-3' is no chemical potential"),
+            (["--format", "mustem"], "one: one.mustem cannot be written as mustem"),
         ],
     )
     def test_bad_input_is_one_line_and_writes_nothing(self, run, starts, tmp_path, capsys, options, message):
         ase.io.write(tmp_path / "small.extxyz", bulk("Cu", cubic=True))
+        ase.io.write(tmp_path / "frames.extxyz", [_copper(None), _copper(None)])
         options = [tmp_path / option if option.endswith("extxyz") else option for option in options]
         assert run(*starts, *options) == 2
         error = capsys.readouterr().err

@@ -22,6 +22,7 @@ from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.displacement import delta_q, largest_displacement
 from modeling_adapt.simulation.domain import fit_domain
+from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.relaxation import relax
 
 
@@ -171,6 +172,13 @@ def test_displacements_use_the_minimum_image():
 
 
 # The command -----------------------------------------------------------------------------------------------------
+
+
+def test_names_inside_files_may_not_meet_those_of_files(tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", [_vacancy(), _vacancy()])
+    ase.io.write(tmp_path / "a-0.extxyz", bulk("Cu", cubic=True))
+    with pytest.raises(InputError, match=r"2 inputs would write to the same files a-0\.\*"):
+        read_inputs([tmp_path / "a.extxyz", tmp_path / "a-0.extxyz"], index=":")
 
 
 @pytest.fixture
@@ -395,6 +403,14 @@ class TestGoingOn:
         assert _run(*command_line, *option) == 2
         assert "holds results of another command" in capsys.readouterr().err
         assert (tmp_path / "out" / "summary.csv").read_bytes() == before
+
+    def test_other_constraints_do_not(self, command_line, tmp_path, as_model, capsys):
+        assert _run(*command_line) == 0
+        capsys.readouterr()
+        atoms = ase.io.read(tmp_path / "in" / "s0.extxyz")
+        atoms.set_constraint(FixAtoms([0]))
+        ase.io.write(tmp_path / "in" / "s0.extxyz", atoms)
+        assert _run(*command_line) == 2 and "other structures" in capsys.readouterr().err
 
     def test_other_structures_do_not(self, command_line, tmp_path, as_model, capsys):
         assert _run(*command_line) == 0

@@ -18,6 +18,7 @@ from ase.constraints import FixAtoms
 import relax as command
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.report import write_report
+from modeling_adapt.simulation.summary import SummaryFile
 
 NASTY = "<img src=x onerror=alert(1)> & \"'$title"
 
@@ -125,6 +126,13 @@ def _change_summary(output: Path, name: str, **changes: str) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def test_tables_of_another_shape_are_one_line(tmp_path):
+    SummaryFile(tmp_path / "summary.csv").start()
+    (tmp_path / "relax.json").write_text('{"model": 3}')
+    with pytest.raises(InputError, match="its tables are not as relax.py writes them"):
+        write_report(tmp_path)
 
 
 def test_statuses_are_those_of_the_summary(output):

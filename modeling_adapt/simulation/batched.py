@@ -15,6 +15,7 @@ from .relaxation import RelaxationResult, RelaxationWatch
 from .torch_sim_model import ADAPTTorchSimModel
 
 ATOMS_ON_CPU = 4_000  # beyond this a larger batch is no faster
+WASTE = 1.25  # of the places in a batch for each that holds an atom
 
 
 def relax_batched(
@@ -24,7 +25,6 @@ def relax_batched(
     steps: int = 500,
     domain: TrainingDomain | None = None,
     trajectory: Callable[[str], Path | None] = lambda name: None,
-    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[str, RelaxationResult]]:
     """
     As [`relax`] for each of `structures`, with a result as soon as its relaxation ends, in the order of their ends;
@@ -32,7 +32,6 @@ def relax_batched(
 
     Args:
         trajectory: from a name to the file that receives each frame, or None.
-        on_step: called with the number of structures in the batch before each step.
     """
     wrapper = ADAPTTorchSimModel(model)
     begin, move = fire(wrapper, md_flavor="ase_fire")
@@ -43,7 +42,7 @@ def relax_batched(
     running: list[str] = []
     state = None
     while running or waiting:
-        newcomers = _next(waiting, structures, room - sum(len(structures[name]) for name in running))
+        newcomers = _next(waiting, running, structures, room)
         if newcomers:
             atoms = [structures[name] for name in newcomers]
             entered = begin(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype))
@@ -56,21 +55,25 @@ def relax_batched(
             state = ts.concatenate_states([state, entered]) if running else entered
             running += newcomers
         if running:
-            if on_step is not None:
-                on_step(len(running))
             state = move(state)
             yield from _ended(state, running, watches, steps, conservative)
 
 
-def _next(waiting: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:
-    """Takes from `waiting` what has room, and one structure at least where all of the room is free."""
+def _next(waiting: list[str], running: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:
+    """
+    Takes from `waiting`, largest first, what has room beside `running`, and one structure at least where nothing runs.
+    Each takes the room of the largest, to which the model pads it; so those of other sizes wait for a batch of theirs.
+    """
     taken: list[str] = []
+    largest = max((len(structures[name]) for name in running), default=0)
     for name in list(waiting):
         size = len(structures[name])
-        if size <= room:
+        padded = max(largest, size) * (len(running) + len(taken) + 1)
+        atoms = sum(len(structures[other]) for other in (*running, *taken, name))
+        if (padded <= room and padded <= WASTE * atoms) or not (running or taken):
             taken.append(name)
             waiting.remove(name)
-            room -= size
+            largest = max(largest, size)
     return taken
 
 

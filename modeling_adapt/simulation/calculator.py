@@ -1,6 +1,7 @@
 """ADAPT as an ASE calculator."""
 
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,10 +93,15 @@ class ADAPTCalculator(Calculator):
             raise InputError(str(error)) from error
         self.device = available_device(str(device))
         models = [model] if isinstance(model, PreTrainedModel) else list(model)
+        if not models:
+            raise InputError("there is no model; give at least one")
+        if energy_model is not None and not isinstance(energy_model, ADAPTForEnergy):
+            raise InputError(f"a {type(energy_model).__name__} gives no energies; energy_model is an ADAPTForEnergy")
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images = outside_domain, num_images
         self._warned: set[str] = set()
         self._finder = FrameFinder.of(models[0].config.training_domain)
+        self._moving: weakref.ref[Atoms] | None = None  # whose motion the finders follow
         self._energy_finder = FrameFinder.of(None if energy_model is None else energy_model.config.training_domain)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
         self.feature_extractor = ADAPTFeatureExtractor()
@@ -177,13 +183,19 @@ class ADAPTCalculator(Calculator):
         """ASE's entry point: fills `self.results` with the properties asked for.
 
         Raises:
-            [`InputError`]: a structure that the model cannot read; the message names the atom.
+            [`InputError`]: a structure that the model cannot read; the message names the atom. Or one outside the
+                trained region, with `outside_domain="raise"`.
         """
         super().calculate(atoms, properties, system_changes)
         structure = self.atoms
         assert structure is not None  # ASE has just copied it there
-        self._check_domain(structure)
+        if atoms is not None and (self._moving is None or self._moving() is not atoms):
+            self._moving = weakref.ref(atoms)
+            self._finder.forget()
+            self._energy_finder.forget()
         try:
+            self.feature_extractor(structure)  # says what cannot be read, before anything looks at it
+            self._check_domain(structure)
             if self.conservative or "forces" in properties:
                 prediction = predict(self.models, self.feature_extractor, structure, self.num_images, self._finder)
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
@@ -205,6 +217,10 @@ class ADAPTCalculator(Calculator):
             if kind not in self._warned:
                 self._warned.add(kind)
                 warnings.warn(f"outside the trained region: {line}", OutsideDomainWarning, stacklevel=3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles follow structures of their own."""
+        return self.__dict__ | {"_moving": None}
 
     def _get_name(self) -> str:
         return "adapt"

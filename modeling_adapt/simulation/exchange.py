@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,31 +25,50 @@ def as_atoms(structure: Any) -> Atoms:
     """
     if isinstance(structure, Atoms):
         return structure
+    charge = getattr(structure, "charge_state", 0)
     if hasattr(structure, "sc_entry"):
-        charge = getattr(structure, "charge_state", 0)
-        if charge:
-            raise InputError(f"a defect of charge {charge:+d}; models are trained on neutral defects only")
         structure = structure.sc_entry.structure
     if hasattr(structure, "to_ase_atoms"):
+        charge = charge or getattr(structure, "charge", 0)
+        if charge:
+            raise InputError(f"a defect of charge {charge:+g}; models are trained on neutral defects only")
+        if not getattr(structure, "is_ordered", True):
+            raise InputError("a disordered structure; give one with an atom on each site")
         plain = structure.to_ase_atoms(msonable=False)
         return Atoms(plain.numbers, plain.positions, cell=plain.cell, pbc=plain.pbc, constraint=plain.constraints)
     raise InputError(f"a {type(structure).__name__} is no structure; give ase.Atoms or a pymatgen Structure")
 
 
 def as_structure(atoms: Atoms) -> Any:
-    """`atoms` as a `pymatgen` `Structure`. Raises [`InputError`] where pymatgen is not installed."""
+    """
+    `atoms` as a `pymatgen` `Structure`, or as a `Molecule` where they are not periodic; fixed atoms stay fixed.
+
+    Raises:
+        [`InputError`]: pymatgen is not installed.
+    """
     try:
-        from pymatgen.core import Structure
+        from pymatgen.io.ase import AseAtomsAdaptor
     except ImportError:
         raise InputError("pymatgen is not installed: pip install pymatgen") from None
-    return Structure(atoms.cell.array, list(atoms.symbols), atoms.positions, coords_are_cartesian=True)
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
+    return AseAtomsAdaptor.get_structure(bare) if bare.pbc.any() else AseAtomsAdaptor.get_molecule(bare)
 
 
 def holds_objects(path: Path) -> bool:
     """Whether a file is JSON as pymatgen and doped write it, rather than a database of ASE."""
     if not path.name.endswith((".json", ".json.gz")):
         return False
-    return path.name.endswith(".gz") or '"@module"' in path.read_text(encoding="utf-8", errors="replace")
+    return '"@module"' in _text(path)
+
+
+def _text(path: Path) -> str:
+    """What is in a file; what a packed one holds, if it is one."""
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _modules(plain: Any) -> set[str]:
@@ -74,27 +94,25 @@ def read_objects(path: Path) -> dict[str, Atoms]:
     except ImportError:
         raise InputError(f"{path} needs pymatgen: pip install pymatgen") from None
     try:
-        with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
-            plain = json.load(file)
+        plain = json.loads(_text(path))
         if foreign := _modules(plain) - _TRUSTED:
             raise InputError(
                 f"{path} asks for the package {min(foreign)}; only {', '.join(sorted(_TRUSTED))} are loaded"
             )
-        content = MontyDecoder().process_decoded(plain)
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
-    content = getattr(content, "defect_entries", content)
-    named = content if isinstance(content, Mapping) and "@module" not in content else None
-    if named is not None:
-        neutral = {name: one for name, one in named.items() if not getattr(one, "charge_state", 0)}
-        named = neutral or named
-    elif isinstance(content, list):
-        named = {str(number): one for number, one in enumerate(content)}
-    else:
-        named = {"": content}
-    try:
-        return {str(name): as_atoms(one) for name, one in named.items()}
+        return {str(name): as_atoms(one) for name, one in _named(path, MontyDecoder().process_decoded(plain)).items()}
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    except Exception as error:  # the classes of other packages raise what they like
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def _named(path: Path, content: Any) -> Mapping[str, Any]:
+    """The objects in what a file held; a single one has the empty name."""
+    content = getattr(content, "defect_entries", content)
+    if isinstance(content, list):
+        content = {str(number): one for number, one in enumerate(content)}
+    if not isinstance(content, Mapping) or "@module" in content:
+        return {"": content}
+    if not content:
+        raise InputError(f"{path} holds no structure")
+    return {name: one for name, one in content.items() if not getattr(one, "charge_state", 0)} or content

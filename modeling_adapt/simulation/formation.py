@@ -36,7 +36,8 @@ class Host:
 
     def require_fits(self, atoms: Atoms) -> None:
         """Raises [`InputError`] unless `atoms` is in the cell of the host, and what it exchanges has a reservoir."""
-        if not np.allclose(atoms.cell.array, self.atoms.cell.array, atol=_CELL_TOLERANCE):
+        same_cell = np.allclose(atoms.cell.array, self.atoms.cell.array, atol=_CELL_TOLERANCE)
+        if not (same_cell and np.array_equal(atoms.pbc, self.atoms.pbc)):
             raise InputError("its cell is not that of the host; give the perfect crystal in the same supercell")
         for element in self._exchanged(atoms):
             if element not in self.chemical_potentials:

@@ -170,7 +170,8 @@ class FrameFinder:
 
     Rotation, translation of the host and the image of each atom are discrete choices. They are made when a structure
     is new and kept while it moves, or forces would jump in the middle of a relaxation: a structure of the same atoms
-    in the same cell is the same as long as no atom moves by more than `SAME_STRUCTURE` between two calls.
+    in the same cell is the same as long as no atom moves by more than `SAME_STRUCTURE` between two calls. Who goes on
+    to another structure says so with `forget`, as the choices for one are no business of the next.
 
     Args:
         frame ([`TrainedFrame`], *optional*): without one, structures stay as they are.
@@ -202,6 +203,10 @@ class FrameFinder:
         mapped = [self._map(index, structure) for index, structure in enumerate(structures)]
         rotations = np.array([rotation for _, rotation in mapped]).reshape(-1, 3, 3)
         return [structure for structure, _ in mapped], rotations
+
+    def forget(self) -> None:
+        """What is seen next is new."""
+        self._seen.clear()
 
     def _map(self, index: int, structure: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         numbers, positions = np.asarray(structure["atomic_numbers"]), np.asarray(structure["positions"], np.float64)

@@ -39,7 +39,10 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     for path, name in zip(paths, _names(paths), strict=True):
         for inside, atoms in _read(path, index, split).items():
             _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path))
-            structures[f"{name}-{_usable(inside)}" if inside else name] = atoms
+            usable = f"{name}-{_usable(inside)}" if inside else name
+            if usable in structures:
+                raise InputError(f"2 inputs would write to the same files {usable}.*; rename them or relax them apart")
+            structures[usable] = atoms
     return structures
 
 

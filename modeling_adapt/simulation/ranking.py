@@ -2,8 +2,10 @@
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,14 @@ from ..data.structure_files import read_frames
 from ..tables import format_table
 from .displacement import delta_q
 from .formation import Host
-from .structure_match import environment_distance, match_atoms
+from .results import result_file
+from .structure_match import Surroundings, match_atoms
 from .summary import Line
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
 SAME_ENERGY = 0.02  # eV
+SAME_SEPARATION = 0.5  # Å, of defects from each other; less than from a site to the next
+SAME_CELL = 1e-2  # Å, and degrees
 RANKING_COLUMNS = (
     "rank",
     "name",
@@ -45,7 +50,8 @@ class Candidate:
         formation_energy: eV; None without a host.
         same_as: name of the lowest candidate in the same minimum; its own where it is that one.
         delta_q_to_lowest: mass-weighted distance to the lowest candidate of the composition in amu^1/2 Å, with atoms
-            matched; None where the cells differ.
+            matched but neither sites nor origins, so that one minimum at two sites is far apart; None without energies
+            and where the cells differ.
     """
 
     name: str
@@ -57,13 +63,22 @@ class Candidate:
     same_as: str = ""
     delta_q_to_lowest: float | None = None
 
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """Of the relaxed structure; it is compared with many others."""
+        return Surroundings.of(self.atoms)
+
 
 def converged_candidates(output: Path, lines: Sequence[Line]) -> list[Candidate]:
     """The structures in a folder of `relax.py` that the lines of its summary call converged."""
     candidates = []
     for line in lines:
         if line["status"] == "converged":
-            (atoms,) = read_frames(output / f"{line['name']}.relaxed.extxyz", "-1")
+            path = result_file(line["name"], output)
+            if not path.is_file():
+                print(f"warning: {path} is missing, so {line['name']} is not ranked", file=sys.stderr)
+                continue
+            (atoms,) = read_frames(path, "-1")
             candidates.append(Candidate(line["name"], atoms, float(line["energy_ev"]) if line["energy_ev"] else None))
     return candidates
 
@@ -73,7 +88,8 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
     Fills in what [`Candidate`] says, within each composition, and sorts: compositions by formula, then by energy.
 
     Two candidates are in one minimum if their energies differ by at most `SAME_ENERGY` and each atom of one is
-    surrounded as an atom of the other is, to `SAME_ENVIRONMENT`: the same up to symmetry and the order of the atoms.
+    surrounded as an atom of the other is, to `SAME_ENVIRONMENT`, in the same cell and with the same separations of
+    the defects, to `SAME_SEPARATION`: the same up to symmetry and the order of the atoms.
     """
     ranked: list[Candidate] = []
     for formula in sorted({one.atoms.get_chemical_formula() for one in candidates}):
@@ -85,8 +101,8 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
             if twin is None:
                 minima.append(one)
             one.same_as = one.name if twin is None else twin.name
-            one.delta_q_to_lowest = _matched_delta_q(lowest.atoms, one.atoms)
             if one.energy is not None and lowest.energy is not None:
+                one.delta_q_to_lowest = _matched_delta_q(lowest.atoms, one.atoms)
                 one.rank = len(minima) if twin is None else minima.index(twin) + 1
                 one.energy_above_lowest = one.energy - lowest.energy
                 if host is not None:
@@ -98,7 +114,10 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
 def _same_minimum(first: Candidate, second: Candidate) -> bool:
     if first.energy is not None and second.energy is not None and abs(first.energy - second.energy) > SAME_ENERGY:
         return False
-    return environment_distance(first.atoms, second.atoms) <= SAME_ENVIRONMENT
+    if not np.allclose(first.atoms.cell.cellpar(), second.atoms.cell.cellpar(), atol=SAME_CELL):
+        return False
+    ours, theirs = first.surroundings, second.surroundings
+    return ours.same_separations(theirs, SAME_SEPARATION) and ours.difference(theirs) <= SAME_ENVIRONMENT
 
 
 def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:

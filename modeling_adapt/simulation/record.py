@@ -15,16 +15,19 @@ from ..errors import InputError
 
 RECORD = "relax.json"
 _OPTIONS = ("model", "energy_model", "revision", "energy_subfolder", "fmax", "steps", "num_images", "dtype")
+# A ranking is made anew each time, so it may have another host.
+_OF_THE_RANKING = ("host", "chemical_potentials")
 
 
 def record_of(arguments: argparse.Namespace, structures: Mapping[str, Atoms]) -> dict[str, Any]:
-    """The options that decide the results, and a hash of the structures."""
+    """The options that decide the results, a hash of the structures, and what the ranking was made with."""
     digest = hashlib.sha256()
     for name, atoms in structures.items():
         digest.update(name.encode())
         for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(values).tobytes())
-    options = {name: getattr(arguments, name) for name in _OPTIONS}
+        digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+    options = {name: getattr(arguments, name) for name in (*_OPTIONS, *_OF_THE_RANKING)}
     return options | {"structures": len(structures), "sha256": digest.hexdigest()}
 
 
@@ -36,7 +39,8 @@ def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name, value in record.items() if there.get(name) != value]
+        compared = (name for name in record if name not in _OF_THE_RANKING)
+        different = [name for name in compared if there.get(name) != record[name]]
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error}; name a new folder") from error
     if different:

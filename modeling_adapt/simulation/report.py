@@ -17,7 +17,7 @@ from ..command_line import write_whole
 from ..data.defect_sites import DefectSite, find_defects
 from ..data.frames import read_frames
 from ..data.minimum_image import shortest_images
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .displacement import displacements
 from .record import RECORD
 from .relaxation import DISPLACED
@@ -48,7 +48,7 @@ _HEADERS = {
 }
 # By the ending of the column, longer ones first.
 _UNITS = {"_ev_per_ang": "eV/Å", "_amu_half_ang": "amu<sup>1/2</sup> Å", "_ev": "eV", "_ang": "Å"}
-_OPTIONS = {"energy_model": "energy model", "steps": "most steps", "num_images": "symmetry images"}
+_OPTIONS = {"energy_model": "energy model", "steps": "most steps", "num_images": "symmetry images", "host": "host"}
 
 
 class Trajectory(NamedTuple):
@@ -77,16 +77,19 @@ def write_report(output: Path, title: str | None = None) -> Path:
     Raises:
         [`InputError`]: the folder has no summary, or one that cannot be read.
     """
-    lines = _summary(output)
-    record = _record(output)
-    models = " + ".join(map(str, record.get("model", [])))
-    page = {
-        "title": escape(title or (f"Relaxations with {models}" if models else "Relaxations")),
-        "facts": _facts(record, models if title else ""),
-        "counts": _counts(lines, record.get("structures")),
-        "table": _table(lines),
-        "sections": "\n".join(_section(line, output, record.get("fmax")) for line in lines),
-    }
+    try:
+        lines = _summary(output)
+        record = _record(output)
+        models = " + ".join(map(str, record.get("model", [])))
+        page = {
+            "title": escape(title or (f"Relaxations with {models}" if models else "Relaxations")),
+            "facts": _facts(record, models if title else ""),
+            "counts": _counts(lines, record.get("structures")),
+            "table": _table(lines),
+            "sections": "\n".join(_section(line, output, record.get("fmax")) for line in lines),
+        }
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
     path = output / "report.html"
     write_whole(path, Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(page))
     return path
@@ -136,6 +139,8 @@ def _record(output: Path) -> Mapping[str, Any]:
 def _facts(record: Mapping[str, Any], models: str) -> str:
     facts = {"model": models, "converged below": f"{record['fmax']} eV/Å" if "fmax" in record else ""}
     facts |= {label: str(record[name]) for name, label in _OPTIONS.items() if record.get(name) is not None}
+    if potentials := record.get("chemical_potentials"):
+        facts["chemical potentials"] = ", ".join(f"{element} {energy:g} eV" for element, energy in potentials)
     return "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items() if text
     )

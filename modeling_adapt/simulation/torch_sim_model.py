@@ -17,6 +17,8 @@ class ADAPTTorchSimModel(ModelInterface):
     """
     Forces in eV/Å, and energies in eV, of all structures of a torch-sim state in one forward pass.
 
+    Structures are read as they are: a model with a trained frame wants them in it (see [`FrameFinder`]).
+
     A force model has no energy: zeros take its place, so let convergence depend on forces alone, as
     `torch_sim.generate_force_convergence_fn` does, and use no thermostat or Monte Carlo on them. There is no stress.
 
@@ -61,4 +63,5 @@ class ADAPTTorchSimModel(ModelInterface):
         }
         output = forces_of(self.model, **inputs)
         energy = getattr(output, "energy", positions.new_zeros(len(counts)))
-        return {"energy": energy.detach().to(self._dtype), "forces": output.forces[is_atom].detach().to(self._dtype)}
+        # Energies stay in double: what a relaxation gains is a small difference of them.
+        return {"energy": energy.detach(), "forces": output.forces[is_atom].detach().to(self._dtype)}
