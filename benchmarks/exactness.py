@@ -93,8 +93,8 @@ def scan(atoms: Atoms, forces: Callable[[Atoms], np.ndarray]) -> float:
 
     Returns:
         The largest jump of any force component in eV/Å: the second difference from step to step, in which a jump shows
-        whole, a slope not at all, and a curvature of c eV/Å^3 as c times the step squared. At the `CLOSER_LOOKS` places
-        where it is largest the steps are a tenth as long.
+        whole, a slope not at all, and a curvature of c eV/Å^3 as c times the step squared. At the places where it is
+        largest, `CLOSER_LOOKS` of them, the steps are a tenth as long.
     """
     direction = atoms.cell.array[0] / np.linalg.norm(atoms.cell.array[0])
     length = np.linalg.norm(atoms.cell.array[0]) / 2
