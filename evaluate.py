@@ -11,7 +11,7 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
-from modeling_adapt.evaluation.columns import COLUMNS
+from modeling_adapt.evaluation.columns import error_cells
 from modeling_adapt.evaluation.evaluate import (
     Evaluation,
     evaluate_energy,
@@ -20,6 +20,7 @@ from modeling_adapt.evaluation.evaluate import (
 )
 from modeling_adapt.evaluation.metrics import CompositionBaseline
 from modeling_adapt.evaluation.plots import parity_plot
+from modeling_adapt.hub.weights import weights_folder, weights_hash
 from modeling_adapt.loading import load_model
 from modeling_adapt.locations import is_local
 from modeling_adapt.modeling_adapt import ADAPTForEnergy, gives_forces
@@ -31,7 +32,7 @@ example:
   python evaluate.py runs/one datasets/silicon --ensemble runs/two runs/three --output results/three
 
 Prints a table with one line per config_type. With --output it also writes
-  metrics.json      every figure of the table, with the unit in its name
+  metrics.json      every figure of the table, with the unit in its name, and the hash of the weights
   parity.png        predictions against references (energy_parity.png where a model gives forces and energies)
   calibration.png   with --ensemble or --num-images: error against the spread of the predictions
 """
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int | None:
             evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
 
     for kind, evaluation in evaluations.items():
-        print(_table(evaluation.metrics, COLUMNS[kind]))
+        print(_table(evaluation.metrics, kind))
         print("energies in meV per atom" if kind == "energy" else "forces in meV/Å")
     if calibration is not None:
         found = calibration.metrics()
@@ -114,14 +115,19 @@ def _baseline(dataset: str) -> CompositionBaseline | None:
         return None
 
 
-def _table(metrics: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
+def _table(metrics: dict[str, Any], kind: str) -> str:
     lines = {name or "(none)": group for name, group in metrics["by_config_type"].items()} | {"all": metrics}
-    columns = [column for column in columns if any(column[1] in line for line in lines.values())]
-    rows = [
-        [name, *(format(line[key], style) if key in line else "-" for _, key, style in columns)]
-        for name, line in lines.items()
-    ]
-    return format_table(["config_type", *(heading for heading, _, _ in columns)], rows)
+    headings, rows = error_cells(lines, kind)
+    return format_table(["config_type", *headings], rows)
+
+
+def _which(arguments: argparse.Namespace) -> dict[str, Any]:
+    """By what the model is known again after its folder was renamed, or has other weights."""
+    folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
+    known = {"weights_sha256": weights_hash(folder)}
+    if is_local(arguments.model):
+        known["model_path"] = str(folder.absolute())
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _write(
@@ -133,6 +139,7 @@ def _write(
     with finished_folder(output) as folder:
         record: dict[str, Any] = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
         record |= {name: value for name in ("subfolder", "revision") if (value := getattr(arguments, name))}
+        record |= _which(arguments)
         groups: dict[str, dict[str, Any]] = {}
         for evaluation in evaluations.values():
             record |= {name: value for name, value in evaluation.metrics.items() if name not in record}

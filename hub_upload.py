@@ -17,16 +17,21 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import enable_progress_bars, logging, validate_repo_id
 
+from modeling_adapt import ADAPTConfig
 from modeling_adapt.command_line import CommandParser, run_command
 from modeling_adapt.errors import InputError, one_line
 from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.hub.dataset import is_of_dataset, stage_dataset
+from modeling_adapt.hub.evaluations import require_all_used
 from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.private import last_name, require_nothing_private
-from modeling_adapt.hub.repository import Upload, upload
-from modeling_adapt.hub.run_folder import RunFolder, open_run, require_all_used
-from modeling_adapt.hub.staging import ENERGY, LICENSE, is_ours, stage_model, staged_files
+from modeling_adapt.hub.licenses import require_license
+from modeling_adapt.hub.private import require_nothing_private
+from modeling_adapt.hub.refs import require_ref_name
+from modeling_adapt.hub.repository import Upload, is_private, upload
+from modeling_adapt.hub.run_folder import RunFolder, open_run
+from modeling_adapt.hub.staging import ENERGY, LICENSE, enough_space, is_ours, stage_model, staged_files
 from modeling_adapt.hub.stranger import check_as_stranger
+from modeling_adapt.hub.trained_on import hub_dataset, learned_from
 from modeling_adapt.locations import is_local
 
 EXAMPLE = """\
@@ -37,8 +42,9 @@ examples:
 
 Before anything goes out, the folder is loaded in a clean process, with transformers alone, and has to compute what its
 example says. Then one commit brings the repository up to date: model, code, example, figures, recipe, metrics, card.
-The second model is in the folder energy/, the data set in the repository ORG/NAME-data. When an upload broke off, the
-same command goes on with what is missing; when nothing has changed, nothing is sent.
+The second model is in the folder energy/, the data set in the repository ORG/NAME-data, which is as private as the
+model where it is new. A structure of the data goes out, as the example, only with --dataset. When an upload broke off,
+the same command goes on with what is missing; when nothing has changed, nothing is sent.
 Log in first with `hf auth login`, or set HF_TOKEN.
 """
 
@@ -46,22 +52,27 @@ Log in first with `hf auth login`, or set HF_TOKEN.
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
     _require_repository(arguments.repository)
+    require_license(arguments.license)
+    for option, name in (("--tag", arguments.tag), ("--revision", arguments.revision)):
+        if name is not None:
+            require_ref_name(name, option)
     runs = [open_run(arguments.model, arguments.evaluation)]
     if arguments.energy is not None:
         runs.append(open_run(arguments.energy, arguments.evaluation))
-    require_all_used(arguments.evaluation, runs)
+    require_all_used(arguments.evaluation, [run.evaluation for run in runs])
     token = None if arguments.dry_run else _token()
     with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
-        model = _stage(arguments, runs, Path(scratch) / "model")
-        data = {}
-        if arguments.dataset is not None:
-            data = stage_dataset(arguments.dataset, Path(scratch) / "data", data_repository(arguments.repository))
-        home = f"{Path.home()}/".replace("//", "")
-        secrets = [token or get_token() or "", home, *(str(run.run.resolve()) for run in runs)]
-        require_nothing_private([*model.items(), *data.items()], secrets)
+        with enough_space(Path(scratch)):
+            data = {}
+            if arguments.dataset is not None:
+                data = stage_dataset(arguments.dataset, Path(scratch) / "data", data_repository(arguments.repository))
+            model = _stage(arguments, runs, Path(scratch) / "model")
+        files = [*model.items(), *data.items()]
+        require_nothing_private(files, _folders(arguments, runs), [token or get_token() or ""])
         subfolders = ["", ENERGY][: len(runs)]
         found = check_as_stranger(Path(scratch) / "model", subfolders)
-        print(f"loads with transformers alone; deviation from the example: at most {max(found.values()):.1e}")
+        deviation = f"at most {max(found.values()):.1e} eV/Å or eV"
+        print(f"loads with transformers alone; deviation from the example: {deviation}")
         if arguments.dry_run:
             _show(arguments, model, data)
             return 0
@@ -79,11 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="folder of a run of train.py, or of a checkpoint")
     parser.add_argument("repository", metavar="ORG/NAME", help="where it goes on the Hub")
     parser.add_argument("--energy", metavar="FOLDER", help="second model, an energy, for the folder energy/")
-    parser.add_argument("--dataset", metavar="FOLDER", help="data set to publish as ORG/NAME-data")
     parser.add_argument(
-        "--evaluation", metavar="FOLDER", nargs="+", default=[], help="what evaluate.py wrote for these models"
+        "--dataset",
+        metavar="FOLDER",
+        help="data set to publish as ORG/NAME-data; with a structure of it as example (else: silicon)",
     )
-    parser.add_argument("--license", default="mit", help="of the weights, as the Hub names it (default: mit)")
+    parser.add_argument(
+        "--evaluation", metavar="FOLDER", nargs="+", default=[], help="what evaluate.py wrote for these models alone"
+    )
+    parser.add_argument(
+        "--license", default="unknown", help="of the weights, as the Hub names it, such as mit (default: unknown)"
+    )
     parser.add_argument("--private", action="store_true", help="only members see it")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
     parser.add_argument("--tag", help="name for this version, such as v1")
@@ -109,30 +126,50 @@ def _token() -> str:
 
 def _stage(arguments: argparse.Namespace, runs: list[RunFolder], folder: Path) -> dict[str, Path]:
     """The folder of the model with its card; name in the repository -> file."""
-    recorded = runs[0].recipe.get("dataset")
-    local = recorded is not None and Path(recorded).expanduser().is_dir()
-    structure = example_structure(arguments.dataset or (recorded if local else None))
+    structure = example_structure(arguments.dataset)
     models = [stage_model(run, structure, folder, name) for run, name in zip(runs, ("", ENERGY), strict=False)]
     if len(models) > 1 and models[1].config.model_type != "adapt_energy":
         raise InputError(f"--energy {arguments.energy} is no energy model")
+    if len(models) > 1 and models[0].config.model_type == "adapt_energy":
+        raise InputError(f"{arguments.model} is an energy model itself; --energy stands beside a force model")
     if LICENSE.is_file():
         (folder / "LICENSE").write_bytes(LICENSE.read_bytes())
-    revision, dataset = arguments.tag or arguments.revision, _dataset_of(arguments, recorded)
-    write_model_card(folder, arguments.repository, license=arguments.license, dataset=dataset, revision=revision)
+    datasets = [_dataset_of(arguments, run, model.config) for run, model in zip(runs, models, strict=True)]
+    revision = arguments.tag or arguments.revision
+    write_model_card(folder, arguments.repository, license=arguments.license, datasets=datasets, revision=revision)
     return staged_files(folder)
 
 
-def _dataset_of(arguments: argparse.Namespace, recorded: str | None) -> str | None:
-    """Hub id of what the model was trained on, where it has one."""
+def _dataset_of(arguments: argparse.Namespace, run: RunFolder, config: ADAPTConfig) -> str | None:
+    """Hub id of what a model was trained on, where it has one."""
     if arguments.dataset is None:
-        return recorded if recorded is not None and not is_local(recorded) else None
-    if recorded is not None and last_name(recorded) != Path(arguments.dataset).absolute().name:
-        print(
-            f"the model was trained on {recorded}, not on {arguments.dataset}: the card does not name the data set",
-            file=sys.stderr,
-        )
-        return None
-    return data_repository(arguments.repository)
+        return hub_dataset(run)
+    if learned_from(run, config, arguments.dataset):
+        return data_repository(arguments.repository)
+    print(
+        f"{run.run} has not learned from {arguments.dataset} as it is now (by the hash in its run.json): the card "
+        "does not name the data set",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _folders(arguments: argparse.Namespace, runs: list[RunFolder]) -> set[str]:
+    """Of this machine, absolute and as they were named now or when the model was trained and evaluated."""
+    named = [arguments.model, arguments.energy, arguments.dataset, *arguments.evaluation]
+    for run in runs:
+        named += [
+            run.run,
+            run.evaluation,
+            *(run.recipe.get(name) for name in ("dataset", "output_dir", "initial_model")),
+        ]
+        named += [run.metrics.get(name) for name in ("model", "model_path", "dataset")]
+    texts = [str(Path.home()), *(str(one) for one in named if isinstance(one, str | Path) and is_local(one))]
+    absolute = {str(Path(text).expanduser().absolute()) for text in texts}
+    resolved = {str(Path(text).expanduser().resolve()) for text in texts}
+    # A folder may be called as the repository is, whose name is in every card.
+    public = {arguments.repository, data_repository(arguments.repository)}
+    return {text for text in {*texts, *absolute, *resolved} if os.path.normpath(text) not in public}
 
 
 def _show(arguments: argparse.Namespace, model: dict[str, Path], data: dict[str, Path]) -> None:
@@ -152,13 +189,10 @@ def _send(arguments: argparse.Namespace, api: HfApi, model: dict[str, Path], dat
     logging.set_verbosity_error()  # it says each new try on a line of its own; what stays wrong is one line
     options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
     if data:
-        name = data_repository(arguments.repository)
-        _say(upload(api, name, data, "Upload data set", kind="dataset", ours=is_of_dataset, **options))
-
-    def ours(name: str) -> bool:  # a second model that is there and not given now stays
-        return is_ours(name) and (arguments.energy is not None or not name.startswith(f"{ENERGY}/"))
-
-    _say(upload(api, arguments.repository, model, "Upload ADAPT model", ours=ours, **options))
+        name, hidden = data_repository(arguments.repository), is_private(api, arguments.repository)
+        options_of_data = options | {"private_if_new": hidden, "ours": is_of_dataset}
+        _say(upload(api, name, data, "Upload data set", kind="dataset", **options_of_data))
+    _say(upload(api, arguments.repository, model, "Upload ADAPT model", ours=is_ours, untested=ENERGY, **options))
 
 
 def _say(done: Upload) -> None:

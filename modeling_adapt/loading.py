@@ -14,7 +14,7 @@ from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file,
 
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
-from .hub_errors import hub_problem
+from .hub.errors import hub_problem
 from .locations import is_local
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, gives_forces
 

@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 # Where the packages are, without the editable install that would make this repository importable.
-BLIND = "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
+_BLIND = "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
 
 _LOOP = """
 import contextlib, io, json, sys, types
@@ -87,7 +87,7 @@ class Client:
 
 def run_stranger(code: str, environment: dict[str, str], *arguments: str | Path, cwd: str | Path = "/") -> str:
     """Runs `code` where our package cannot be imported; returns what it printed."""
-    command = [sys.executable, "-c", BLIND + code, *map(str, arguments)]
+    command = [sys.executable, "-c", _BLIND + code, *map(str, arguments)]
     run = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stderr[-4000:]
     return run.stdout

@@ -6,7 +6,6 @@ with the environment that [`Hub.env`] gives. Faults are planned with [`Hub.fail`
 """
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from hub_repositories import HubError, Repository, front_matter, git_oid, prefix, sha256
 
 NAMESPACE = "org"
 # token -> (user, organisations, whether it may write). Any other token is one that the Hub does not know.
@@ -31,16 +31,6 @@ USERS: dict[str, tuple[str, tuple[str, ...], bool]] = {
 }
 # As the .gitattributes of a new repository has it.
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".arrow", ".bin", ".npz")
-DATE = "2026-01-01T00:00:00.000Z"
-
-
-class HubError(Exception):
-    """An answer with the headers from which `huggingface_hub` makes its exceptions."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
-        super().__init__(message)
-        self.status, self.body = status, {"error": message} | body
-        self.headers = {"X-Error-Message": message} | ({} if code is None else {"X-Error-Code": code})
 
 
 @dataclass
@@ -56,6 +46,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     cut: int | None = None  # the connection breaks after so many bytes of content, either way; HEAD gets no answer
+    lost: bool = False  # what was asked for is done, and the connection breaks before the answer
 
     def matches(self, method: str, path: str) -> bool:
         if method != self.method or self.part not in path or self.times == 0:
@@ -65,90 +56,6 @@ class Fault:
             return False
         self.times = None if self.times is None else self.times - 1
         return True
-
-
-@dataclass
-class Commit:
-    oid: str
-    title: str
-    files: dict[str, bytes]
-    lfs: frozenset[str]  # paths whose content is in the large file storage
-    parent: str | None
-
-
-class Repository:
-    """Commits, and the branches and tags that name them."""
-
-    def __init__(self, kind: str, name: str, private: bool) -> None:
-        self.kind, self.name, self.private = kind, name, private
-        self.commits: dict[str, Commit] = {}
-        self.branches: dict[str, str] = {}
-        self.tags: dict[str, str] = {}
-        self.commit("main", "initial commit", {}, frozenset())
-
-    def commit(self, branch: str, title: str, files: dict[str, bytes], lfs: frozenset[str]) -> Commit:
-        parent = self.branches.get(branch)
-        content = json.dumps([self.kind, self.name, parent, len(self.commits), title, sorted(files)])
-        new = Commit(hashlib.sha1(content.encode()).hexdigest(), title, files, lfs, parent)
-        self.commits[new.oid] = new
-        self.branches[branch] = new.oid
-        return new
-
-    def at(self, revision: str) -> Commit:
-        """The commit that a branch, a tag or a hash names."""
-        revision = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
-        oid = self.branches.get(revision) or self.tags.get(revision) or revision
-        if oid not in self.commits:
-            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[oid]
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """Content by path, on main."""
-        return self.at("main").files
-
-    def entry(self, commit: Commit, path: str) -> dict[str, Any]:
-        """A file as the listing of a tree shows it."""
-        content = commit.files[path]
-        entry = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-        if path in commit.lfs:
-            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
-        return entry
-
-    def tree(self, commit: Commit, folder: str, recursive: bool) -> list[dict[str, Any]]:
-        prefix = f"{folder}/" if folder else ""
-        inside = [path for path in sorted(commit.files) if path.startswith(prefix)]
-        if folder and not inside:
-            raise HubError(404, f"{folder} does not exist on {commit.oid}", "EntryNotFound")
-        entries: dict[str, dict[str, Any]] = {}
-        for path in inside:
-            parts = path[len(prefix) :].split("/")
-            for depth in range(1, len(parts)) if recursive else range(1, min(2, len(parts))):
-                name = prefix + "/".join(parts[:depth])
-                entries.setdefault(name, {"type": "directory", "path": name, "size": 0, "oid": git_oid(name.encode())})
-            if recursive or len(parts) == 1:
-                entries[path] = self.entry(commit, path)
-        return list(entries.values())
-
-    def info(self, commit: Commit) -> dict[str, Any]:
-        siblings = [{"rfilename": path, "size": len(content)} for path, content in sorted(commit.files.items())]
-        card = front_matter(commit.files.get("README.md", b"").decode("utf-8", "replace"))
-        return {
-            "id": self.name,
-            "modelId": self.name,
-            "author": self.name.split("/")[0],
-            "sha": commit.oid,
-            "private": self.private,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": card.get("tags") or [],
-            "cardData": card,
-            "siblings": siblings,
-            "createdAt": DATE,
-            "lastModified": DATE,
-        }
 
 
 class Hub(ThreadingHTTPServer):
@@ -244,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self) -> None:
         url = urlsplit(self.path)
@@ -253,15 +160,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.requests.append((self.command, unquote(url.path)))
             fault = next((f for f in self.server.faults if f.matches(self.command, unquote(url.path))), None)
         self.cut = None if fault is None else fault.cut
+        lost = fault is not None and fault.lost
         try:
             self.content = self._read_content()
-            if fault is not None and fault.cut is None:
+            if fault is not None and fault.cut is None and not lost:
                 error = HubError(fault.status, fault.message)
                 error.headers |= fault.headers
                 error.body |= fault.body
                 raise error
             with self.server.lock:
                 status, headers, content = self._route(url.path)
+            if lost:
+                raise _Cut
             self._send(status, headers, content)
         except HubError as error:
             self._send(error.status, error.headers, json.dumps(error.body).encode())
@@ -269,6 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _read_content(self) -> bytes:
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.cut is not None and self.command in ("PUT", "POST"):
+            self.rfile.read(min(self.cut, length))
+            raise _Cut
         if self.headers.get("Transfer-Encoding") == "chunked":
             content = b""
             while size := int(self.rfile.readline(), 16):
@@ -276,10 +190,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.rfile.readline()
             self.rfile.readline()
             return content
-        length = int(self.headers.get("Content-Length") or 0)
-        if self.cut is not None and self.command in ("PUT", "POST"):
-            self.rfile.read(min(self.cut, length))
-            raise _Cut
         return self.rfile.read(length)
 
     def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
@@ -336,15 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(403, "Forbidden: you must use a write token to upload to a repository")
         return repository
 
-    # ------------------------------------------------------------------------------------- users and repositories
-
-    def whoami(self) -> Any:
-        if self.user is None:
-            raise HubError(401, "Invalid username or password.")
-        name, organisations, writes = self.user
-        access = {"displayName": "test", "role": "write" if writes else "read"}
-        orgs = [{"type": "org", "name": one, "roleInOrg": "write"} for one in organisations]
-        return {"type": "user", "name": name, "orgs": orgs, "auth": {"type": "access_token", "accessToken": access}}
+    # ------------------------------------------------------------------------------------- repositories
 
     def create(self) -> Any:
         asked = json.loads(self.content)
@@ -359,19 +261,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(409, f"You already created this {kind} repo", url=url)
         self.server.create(name, kind, asked.get("private") or asked.get("visibility") == "private")
         return {"url": url, "name": name, "id": name}
-
-    def delete(self) -> Any:
-        asked = json.loads(self.content)
-        kind, name = asked.get("type") or "model", f"{asked.get('organization') or self.user[0]}/{asked['name']}"
-        self._writable(kind, name)
-        del self.server.repositories[kind, name]
-        return {}
-
-    def settings(self, kind: str, name: str) -> Any:
-        asked = json.loads(self.content)
-        repository = self._writable(kind, name)
-        repository.private = asked.get("private", asked.get("visibility", "private") == "private")
-        return {"private": repository.private}
 
     def validate_yaml(self) -> Any:
         try:
@@ -462,10 +351,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def tag(self, kind: str, name: str, revision: str) -> Any:
         repository = self._writable(kind, name)
-        if self.command == "DELETE":
-            if repository.tags.pop(revision, None) is None:
-                raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-            return {}
         tag = json.loads(self.content)["tag"]
         if tag in repository.tags:
             raise HubError(409, f"Tag reference exists already: refs/tags/{tag}")
@@ -474,23 +359,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def branch(self, kind: str, name: str, revision: str) -> Any:
         repository = self._writable(kind, name)
-        if self.command == "DELETE":
-            repository.branches.pop(revision)
-            return {}
         if revision in repository.branches:
             raise HubError(409, f"Reference already exists: refs/heads/{revision}")
         start = json.loads(self.content or b"{}").get("startingPoint") or "main"
         repository.branches[revision] = repository.at(start).oid
         return {}
-
-    def commits(self, kind: str, name: str, revision: str) -> Any:
-        repository = self._repository(kind, name)
-        commit: Commit | None = repository.at(revision)
-        found = []
-        while commit is not None:
-            found.append({"id": commit.oid, "title": commit.title, "message": "", "authors": [], "date": DATE})
-            commit = None if commit.parent is None else repository.commits[commit.parent]
-        return found
 
     def info(self, kind: str, name: str, revision: str) -> Any:
         repository = self._repository(kind, name)
@@ -499,16 +372,6 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, kind: str, name: str, revision: str, folder: str) -> Any:
         repository = self._repository(kind, name)
         return repository.tree(repository.at(revision), folder, self.query.get("recursive", "").lower() == "true")
-
-    def paths_info(self, kind: str, name: str, revision: str) -> Any:
-        repository = self._repository(kind, name)
-        commit = repository.at(revision)
-        try:
-            paths = json.loads(self.content)["paths"]
-        except ValueError:
-            paths = parse_qs(self.content.decode()).get("paths", [])
-        listed = {entry["path"]: entry for entry in repository.tree(commit, "", True)}
-        return [listed[path] for path in paths if path in listed]
 
     def resolve(self, kind: str, name: str, revision: str, path: str) -> tuple[int, dict[str, str], bytes]:
         repository = self._repository(kind, name)
@@ -534,45 +397,18 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, headers, content[first : last + 1]
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def git_oid(content: bytes) -> str:
-    """The hash by which git knows a file."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def prefix(kind: str) -> str:
-    return "" if kind == "model" else f"{kind}s/"
-
-
-def front_matter(card: str) -> dict[str, Any]:
-    """The metadata of a card; raises where they are no mapping."""
-    match = re.match(r"---\r?\n(.*?)\r?\n---\s*(\n|$)", card, re.DOTALL)
-    values = yaml.safe_load(match[1]) if match else {}
-    if not isinstance(values or {}, dict):
-        raise TypeError("the metadata is no mapping")
-    return values or {}
-
-
 _API = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
 _REVISION = r"/(?P<revision>[^/]+)"
 _PAGE = r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+?)"
 ROUTES: list[tuple[str, str, Any]] = [
-    ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create),
-    ("DELETE", r"/api/repos/delete", _Handler.delete),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
-    ("PUT", _API + r"/settings", _Handler.settings),
     ("POST", _API + r"/preupload" + _REVISION, _Handler.preupload),
     ("POST", _API + r"/commit" + _REVISION, _Handler.commit),
-    ("POST DELETE", _API + r"/tag" + _REVISION, _Handler.tag),
-    ("POST DELETE", _API + r"/branch" + _REVISION, _Handler.branch),
+    ("POST", _API + r"/tag" + _REVISION, _Handler.tag),
+    ("POST", _API + r"/branch" + _REVISION, _Handler.branch),
     ("GET", _API + r"/refs", _Handler.refs),
-    ("GET", _API + r"/commits" + _REVISION, _Handler.commits),
     ("GET", _API + r"/tree" + _REVISION + r"(?:/(?P<folder>.+))?", _Handler.tree),
-    ("POST", _API + r"/paths-info" + _REVISION, _Handler.paths_info),
     ("GET", _API + r"(?:/revision" + _REVISION + r")?", _Handler.info),
     ("POST", _PAGE + r"\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/(?P<oid>\w+)", _Handler.lfs_put),

@@ -1,6 +1,8 @@
 """Evaluation of force and energy models on data sets: figures against a plain loop, files, table and errors."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -141,6 +143,23 @@ def test_command_on_forces(folders, tmp_path, capsys):
     table = capsys.readouterr().out
     for word in ("bulk", "carbon", "all", "MAE", "zero-force", f"{metrics['force_mae_mev_per_ang']:.1f}"):
         assert word in table
+
+
+def test_it_records_which_weights_it_is_of(folders, tmp_path):
+    """By their hash, so that a folder that is renamed is known again, and one that has other weights is not."""
+    content = (folders / "forces" / "model.safetensors").read_bytes()
+    shutil.copytree(folders / "forces", tmp_path / "shards")
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    _load(ADAPTForForces, folders / "forces")[0].save_pretrained(tmp_path / "shards", max_shard_size="5KB")
+    shards = sorted((tmp_path / "shards").glob("model-*.safetensors"))
+    for number, (folder, expected) in enumerate(
+        ((folders / "forces", content), (tmp_path / "shards", b"".join(path.read_bytes() for path in shards)))
+    ):
+        assert _run(folder, folders / "dataset", "--output", tmp_path / str(number)) == 0
+        metrics = json.loads((tmp_path / str(number) / "metrics.json").read_text())
+        assert metrics["weights_sha256"] == hashlib.sha256(expected).hexdigest()
+        assert metrics["model_path"] == str(folder)
+    assert len(shards) > 1
 
 
 def test_command_on_energies(folders, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.hub.card import write_model_card
+from modeling_adapt.hub.evaluations import require_all_used
 from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.run_folder import open_run, require_all_used
+from modeling_adapt.hub.run_folder import open_run
 from modeling_adapt.hub.staging import ENERGY, stage_model
+from modeling_adapt.hub.weights import weights_hash
 from modeling_adapt.simulation.domain import fit_domain
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
@@ -76,6 +79,7 @@ def make_run(make_force_model, make_energy_model, structures, tmp_path):
         if evaluated:
             (folder / "evaluation").mkdir()
             names = {"model": str(folder), "dataset": "/data/me/springs", "split": "test"}
+            names |= {"weights_sha256": weights_hash(folder), "model_path": str(folder)}
             (folder / "evaluation" / "metrics.json").write_text(json.dumps(names | measured))
         return folder
 
@@ -125,7 +129,7 @@ def test_errors_are_those_of_the_evaluation(make_run, stage, kind):
     assert "split `test` of `springs`" in text
 
     data = ModelCard.load(staged / "README.md", ignore_metadata_errors=False).data
-    assert (data.library_name, data.license, data.pipeline_tag) == ("transformers", "mit", "other")
+    assert (data.library_name, data.license, data.pipeline_tag) == ("transformers", "unknown", "other")
     assert {"force-field", "Si", "C"} <= set(data.tags) and data.datasets is None
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     shown = {"Force MAE (meV/Å)": "force_mae_mev_per_ang", "Energy MAE (meV/atom)": "energy_mae_mev_per_atom"}
@@ -152,7 +156,7 @@ def test_without_an_evaluation_it_says_so_and_shows_the_training(make_run, stage
 
 
 def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
-    staged, text = stage(make_run(), dataset="org/adapt-si-data", license="cc-by-4.0", revision="v1")
+    staged, text = stage(make_run(), datasets=["org/adapt-si-data"], license="cc-by-4.0", revision="v1")
     config = json.loads((staged / "config.json").read_text())
     domain = config["training_domain"]
     shown = dict(tables(text, "What it was trained on")[0][1:])
@@ -162,10 +166,14 @@ def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
 
     symmetry = dict(tables(text, "Errors")[1][1:])
     net = np.abs(np.sum(json.loads((staged / "example.json").read_text())["forces"], axis=0)).max()
+    assert "RMS deviation under random rotations, in units of the RMS force component" in symmetry
     assert list(symmetry.values()) == ["1.3e-05", "2.5e-05", f"{net:.1e}"]
     training = dict(tables(text, "Training")[0][1:])
     assert training["data"] == "springs" and training["structures"] == "train 800" and training["seed"] == "7"
-    assert training["fingerprint of the data"] == "train abc123" and training["time (h)"] == "2.50"
+    assert (
+        training["fingerprint of the data"] == "train abc123"
+        and training["time of part 2, the last one (h)"] == "2.50"
+    )
     assert training["hardware"] == "cuda H100, processes: 2" and training["revision of the code"] == "f00d"
     assert "4321 parameters" in text
     data = ModelCard.load(staged / "README.md").data
@@ -199,7 +207,118 @@ def test_numbers_of_another_model_never_stand_in_a_card(make_run):
     run = open_run(ours, [other / "evaluation"])
     assert run.evaluation == ours / "evaluation"
     with pytest.raises(InputError, match="is an evaluation of .*pooled, not of this model"):
-        require_all_used([other / "evaluation"], [run])
+        require_all_used([other / "evaluation"], [run.evaluation])
     (ours / "evaluation" / "metrics.json").write_text("{ no")
     with pytest.raises(InputError, match=r"metrics.json cannot be read"):
         open_run(ours)
+
+
+class TestEvaluations:
+    """Which one is of a model is told by the hash of the weights."""
+
+    @staticmethod
+    def change(folder, drop=(), **values):
+        path = folder / "evaluation" / "metrics.json"
+        metrics = {name: value for name, value in json.loads(path.read_text()).items() if name not in drop}
+        path.write_text(json.dumps(metrics | values))
+
+    @pytest.mark.parametrize("how", [{"ensemble": ["runs/two"]}, {"ensemble": [], "num_images": 6}])
+    def test_averaged_predictions_are_not_the_model(self, make_run, capsys, how):
+        folder = make_run()
+        self.change(folder, **how)
+        with pytest.raises(InputError, match="averaged predictions, not of this model alone; run evaluate.py on it"):
+            open_run(folder, [folder / "evaluation"])
+        assert open_run(folder).evaluation is None and "evaluation is not taken" in capsys.readouterr().err
+
+    def test_a_run_of_the_same_name_is_another_one(self, make_run, tmp_path):
+        folder, other = make_run(), make_run("pooled")
+        (tmp_path / "a").mkdir()
+        folder, other = folder.rename(tmp_path / "a" / "final"), other.rename(tmp_path / "final")
+        (folder / "evaluation" / "metrics.json").unlink()
+        assert open_run(folder, [other / "evaluation"]).evaluation is None
+        assert open_run(other, [other / "evaluation"]).evaluation == other / "evaluation"  # though it was renamed
+
+    def test_weights_that_were_trained_again(self, make_run, make_force_model):
+        folder = make_run()
+        make_force_model(seed=9, **PAIRWISE).save_pretrained(folder)
+        assert open_run(folder).evaluation is None
+
+    def test_one_without_hash_has_to_be_named_and_to_name_the_folder(self, make_run, tmp_path):
+        folder = make_run()
+        self.change(folder, drop=["weights_sha256"])
+        assert open_run(folder).evaluation is None
+        assert open_run(folder, [folder / "evaluation"]).evaluation == folder / "evaluation"
+        self.change(folder, model=f"elsewhere/{folder.name}")
+        run = open_run(folder, [folder / "evaluation"])
+        with pytest.raises(InputError, match="does not say of which weights it is .*: evaluate the model again"):
+            require_all_used([folder / "evaluation"], [run.evaluation])
+
+    def test_two_of_one_model_and_the_file_itself(self, make_run, tmp_path):
+        folder = make_run()
+        second = shutil.copytree(folder / "evaluation", tmp_path / "second")
+        with pytest.raises(InputError, match="are both evaluations of .*forces; name one of them"):
+            open_run(folder, [folder / "evaluation", second])
+        assert open_run(folder, [second / "metrics.json"]).evaluation == second
+        require_all_used([second / "metrics.json"], [second])
+
+    def test_the_path_stays_home(self, make_run, stage, tmp_path):
+        staged, _ = stage(make_run())
+        metrics = json.loads((staged / "metrics.json").read_text())
+        assert metrics["model"] == "forces" and "model_path" not in metrics
+        assert str(tmp_path) not in (staged / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(("dataset", "shown"), [("/data/me/springs/", "org/d"), ("/data/you/springs", "springs")])
+def test_results_are_of_the_data_set_that_was_evaluated(make_run, stage, dataset, shown):
+    """Two folders can have one last name; the published data set is that of the training."""
+    folder = make_run()
+    TestEvaluations.change(folder, dataset=dataset)
+    staged, text = stage(folder, datasets=["org/d"])
+    data = ModelCard.load(staged / "README.md").data
+    assert data.datasets == ["org/d"] and {result.dataset_name for result in data.eval_results} == {shown}
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_the_validation_split_flatters_where_it_chose(make_run, stage, best):
+    folder = make_run(evaluated=False)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"load_best_model_at_end": best}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    trained = json.loads((folder / "training_metrics.json").read_text())
+    _, text = stage(folder)
+    assert ("which chose the checkpoint, so its errors flatter" in text) == best
+    assert "the test split, looked at once" in text
+    only_test = {name: value for name, value in trained.items() if not name.startswith("eval_")}
+    (folder / "training_metrics.json").write_text(json.dumps(only_test))
+    _, text = stage(folder)
+    assert "(`training_metrics.json`): the test split, looked at once." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "message"),
+    [
+        (
+            "training_metrics.json",
+            {"eval_force_mae_mev_per_ang": "12"},
+            "eval_force_mae_mev_per_ang is '12', no number",
+        ),
+        ("recipe.yaml", {"dataset": 5}, "dataset is no text"),
+        ("run.json", {"parts": 3}, "parts is no list of records"),
+        ("run.json", {"parts": [{"structures": [800]}]}, "structures is"),
+        ("trainer_state.json", {"log_history": [{"train_runtime": "long"}]}, "train_runtime is no number"),
+        ("evaluation/metrics.json", {"by_config_type": [1]}, "by_config_type holds no groups"),
+        ("evaluation/metrics.json", {"num_structures": 4.5}, "num_structures is 4.5, no number"),
+    ],
+)
+def test_records_that_were_edited_are_one_line(make_run, stage, name, record, message):
+    folder = make_run()
+    (folder / name).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"{name.split('/')[-1]} cannot be read: {message}") as caught:
+        stage(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_network_that_counts_places_needs_its_feature_extractor(make_run, stage):
+    folder = make_run("mlp")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match="has no preprocessor_config.json, without which nobody knows in which order"):
+        stage(folder)

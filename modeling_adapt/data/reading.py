@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from ..errors import InputError
-from ..hub_errors import hub_problem, no_such_repository
+from ..hub.errors import hub_problem, no_such_repository
 from ..locations import HUB_DATASETS, is_local
 from .structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from .validation import require_valid_rows

@@ -1,5 +1,8 @@
 """Which errors stand in a table, of the terminal and of the model card."""
 
+from collections.abc import Mapping
+from typing import Any
+
 # (heading, metric, format); a column whose metric no line has is left out.
 COLUMNS = {
     "forces": [
@@ -18,3 +21,20 @@ COLUMNS = {
         ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
     ],
 }
+
+
+def error_cells(lines: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[list[str], list[list[str]]]:
+    """
+    Args:
+        lines: what each line is called, and its metrics.
+        kind: `"forces"` or `"energy"`.
+
+    Returns:
+        The headings of the columns that have a value somewhere, and per line its name and these values, "-" for none.
+    """
+    columns = [column for column in COLUMNS[kind] if any(column[1] in line for line in lines.values())]
+    rows = [
+        [name, *(format(line[metric], style) if metric in line else "-" for _, metric, style in columns)]
+        for name, line in lines.items()
+    ]
+    return [heading for heading, _, _ in columns], rows

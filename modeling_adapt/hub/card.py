@@ -1,21 +1,20 @@
 """README.md of a model: its header for the Hub, and a text in which every number comes from a file beside it."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..errors import InputError, one_line
+from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from .card_text import PublishedModel, card_body
+from .records import read_record
 from .staging import ENERGY
 
 _RESULTS = (
     ("force_mae_mev_per_ang", "mae", "Force MAE (meV/Å)"),
     ("force_rmse_mev_per_ang", "rmse", "Force RMSE (meV/Å)"),
-    ("near_defect_mae_mev_per_ang", "mae", "Force MAE within 5 Å of a defect (meV/Å)"),
+    ("near_defect_mae_mev_per_ang", "mae", f"Force MAE within {NEAR_DEFECT_RADIUS:g} Å of a defect (meV/Å)"),
     ("energy_mae_mev_per_atom", "mae", "Energy MAE (meV/atom)"),
     ("energy_rmse_mev_per_atom", "rmse", "Energy RMSE (meV/atom)"),
 )
@@ -26,8 +25,8 @@ def write_model_card(
     folder: Path,
     repository: str,
     *,
-    license: str = "mit",
-    dataset: str | None = None,
+    license: str = "unknown",
+    datasets: Sequence[str | None] = (),
     revision: str | None = None,
 ) -> str:
     """Writes `README.md` into a staged folder, from nothing but the files there.
@@ -35,7 +34,7 @@ def write_model_card(
     Args:
         repository: `organisation/name` that the code in it loads.
         license: identifier of the Hub for the weights.
-        dataset: Hub id of the data set that the model was trained on, where there is one.
+        datasets: per model the Hub id of the data set that it was trained on, None where there is none.
         revision: tag or branch to recommend.
 
     Returns:
@@ -48,19 +47,21 @@ def write_model_card(
     if (folder / ENERGY / "config.json").is_file():
         models.append(_published(folder / ENERGY, ENERGY))
     name = repository.split("/")[-1]
-    results = [result for model in models for result in _results(model, dataset)]
+    trained_on = [*datasets, *[None] * len(models)][: len(models)]
+    named = list(dict.fromkeys(one for one in trained_on if one is not None))
+    results = [result for pair in zip(models, trained_on, strict=True) for result in _results(*pair)]
     header = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="other",  # of the tasks that the Hub knows; the pipeline's own name is among the tags
         tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "mlp" else []), *_elements(models)],
-        datasets=None if dataset is None else [dataset],
+        datasets=named or None,
         model_name=name,
         eval_results=results or None,
     )
     if not results:
         header.pop("model_name")
-    body = card_body(models, repository, license=license, dataset=dataset, revision=revision)
+    body = card_body(models, repository, license=license, datasets=named, revision=revision)
     text = f"---\n{header.to_yaml()}\n---\n\n{body.rstrip()}\n"
     _require_readable(text, results)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -68,21 +69,14 @@ def write_model_card(
 
 
 def _published(folder: Path, name: str = "") -> PublishedModel:
-    def read(file: str) -> dict[str, Any]:
-        path = folder / file
-        if not path.is_file():
-            return {}
-        text = path.read_text(encoding="utf-8")
-        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-
     return PublishedModel(
         name=name,
-        config=read("config.json"),
-        example=read("example.json"),
-        recipe=read("recipe.yaml"),
-        run=(read("run.json").get("parts") or [{}])[-1],
-        metrics=read("metrics.json"),
-        training_metrics=read("training_metrics.json"),
+        config=read_record(folder / "config.json"),
+        example=read_record(folder / "example.json"),
+        recipe=read_record(folder / "recipe.yaml"),
+        run=(read_record(folder / "run.json").get("parts") or [{}])[-1],
+        metrics=read_record(folder / "metrics.json"),
+        training_metrics=read_record(folder / "training_metrics.json"),
         figures=[path.name for path in sorted(folder.glob("*.png"))],
     )
 
@@ -90,15 +84,17 @@ def _published(folder: Path, name: str = "") -> PublishedModel:
 def _results(model: PublishedModel, dataset: str | None) -> Iterator[EvalResult]:
     """Of the evaluation; without one those of the training, which are of the split that is named in the table too."""
     source, prefix, split = model.headline()
-    local = str(source.get("dataset") or model.recipe.get("dataset") or "unknown")
+    measured_on = str(source.get("dataset") or model.recipe.get("dataset") or "unknown")
+    if dataset is not None and (not model.metrics or model.metrics.get("data_set_of_the_training")):
+        measured_on = dataset
     where = f" of {model.name}/" if model.name else ""
     for key, kind, title in _RESULTS:
         if prefix + key in source:
             yield EvalResult(
                 task_type="other",
                 task_name="Forces and energies of atoms",
-                dataset_type=dataset or local,
-                dataset_name=dataset or local,
+                dataset_type=measured_on,
+                dataset_name=measured_on,
                 dataset_split=split,
                 metric_type=kind,
                 metric_name=title + where,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..evaluation.columns import COLUMNS
+from ..evaluation.columns import error_cells
 from ..tables import markdown_table
 from .card_use import use
 
@@ -56,23 +56,28 @@ class PublishedModel:
         prefix = "test_" if any(name.startswith("test_") for name in self.training_metrics) else "eval_"
         return self.training_metrics, prefix, self.split("test" if prefix == "test_" else "validation")
 
+    @property
+    def chose_a_checkpoint(self) -> bool:
+        """Whether errors on the validation split decided which weights these are."""
+        return bool(self.recipe.get("load_best_model_at_end"))
+
     def split(self, role: str) -> str:
         return str(self.recipe.get(f"{role}_split") or role)
 
 
 def card_body(
-    models: Sequence[PublishedModel], repository: str, *, license: str, dataset: str | None, revision: str | None
+    models: Sequence[PublishedModel], repository: str, *, license: str, datasets: Sequence[str], revision: str | None
 ) -> str:
     """What stands below the header, as Markdown."""
     first = models[0]
     parts = [f"# {repository.split('/')[-1]}", _what(first)]
     parts += [f"The folder `{model.name}/` holds a second model: {_what(model)}" for model in models[1:]]
-    parts += use(repository, [(model.name, model.kind) for model in models], revision, bool(first.example))
+    parts += use(repository, [(model.name, model.kind) for model in models], revision)
     for model in models:
         parts += _of_model(model)
     parts += ["## Limits", "\n".join(f"- {line}" for line in _limits(models))]
     parts += ["## Licence", f"Weights: {license}. Code: MIT, see LICENSE."]
-    if dataset is not None:
+    for dataset in datasets:
         parts[-1] += f" Data: as [{dataset}](https://huggingface.co/datasets/{dataset}) says."
     return "\n\n".join([*parts, *_citation()])
 
@@ -137,10 +142,12 @@ def _errors(model: PublishedModel) -> list[str]:
         lines = {name or "(none)": group for name, group in kinds.items()} | {"all": model.metrics}
         where = f"split `{model.metrics.get('split')}` of `{model.metrics.get('dataset')}`"
         note = f"By `evaluate.py` on the {where} (`metrics.json`)."
+        if model.metrics.get("dataset") != model.recipe.get("dataset"):
+            return [note, *_tables("config_type", lines)]  # splits of another data set only share the names of ours
         if model.metrics.get("split") == model.split("train"):
             note += " These structures were trained on: the errors say nothing about structures that were not."
-        elif model.metrics.get("split") == model.split("validation"):
-            note += " This split chose among checkpoints and settings, so the errors flatter."
+        elif model.metrics.get("split") == model.split("validation") and model.chose_a_checkpoint:
+            note += " This split chose among checkpoints, so the errors flatter."
         return [note, *_tables("config_type", lines)]
     found = {
         role: {name[5:]: value for name, value in model.training_metrics.items() if name.startswith(prefix)}
@@ -150,28 +157,27 @@ def _errors(model: PublishedModel) -> list[str]:
     note = "It has not been evaluated by kind of structure."
     if not lines:
         return [f"{note} No errors were measured in training either: do not rely on it."]
-    said = "the validation split, which chose the checkpoint, so its errors flatter"
-    said += ", and the test split, looked at once" if len(lines) > 1 else ""
-    return [f"{note} From the training (`training_metrics.json`): {said}.", *_tables("split", lines)]
+    chose = ", which chose the checkpoint, so its errors flatter" if model.chose_a_checkpoint else ""
+    said = {"validation": f"the validation split{chose}", "test": "the test split, looked at once"}
+    parts = [said[role] for role, values in found.items() if "num_structures" in values]
+    return [f"{note} From the training (`training_metrics.json`): {', and '.join(parts)}.", *_tables("split", lines)]
 
 
 def _tables(what: str, lines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Forces and energies apart, each beside its trivial baseline."""
     found = []
     for key, unit in (("forces", "Forces in meV/Å"), ("energy", "Energies in meV per atom")):
-        columns = [column for column in COLUMNS[key] if any(column[1] in line for line in lines.values())]
-        if len(columns) > 1:
-            rows = [
-                (name, *(format(line[metric], style) if metric in line else "-" for _, metric, style in columns))
-                for name, line in lines.items()
-            ]
-            found += [f"{unit}:", markdown_table((what, *(heading for heading, _, _ in columns)), rows)]
+        headings, rows = error_cells(lines, key)
+        if len(headings) > 1:
+            found += [f"{unit}:", markdown_table((what, *headings), rows)]
     return found
 
 
 def _symmetry(model: PublishedModel) -> list[str]:
+    energies_alone = model.kind == "mlp" or (model.kind == "pooled" and model.config.get("force_weight") == 0)
+    scale = "composition-only error" if energies_alone else "RMS force component"
     rows = [
-        (f"deviation under {what}, relative", f"{model.training_metrics[name]:.1e}")
+        (f"RMS deviation under {what}, in units of the {scale}", f"{model.training_metrics[name]:.1e}")
         for name, what in (
             ("eval_octahedral_error", "the symmetries of the cube"),
             ("eval_rotation_error", "random rotations"),
@@ -201,7 +207,7 @@ def _training(model: PublishedModel, title: str) -> list[str]:
         ("started from", model.recipe.get("initial_model")),
         *((name, model.recipe.get(name)) for name in _SETTINGS),
         ("hardware", f"{run['device']}, processes: {run.get('processes')}" if "device" in run else None),
-        ("time (h)", f"{run['training_seconds'] / 3600:.2f}" if "training_seconds" in run else None),
+        (f"time{_of_part(run)} (h)", f"{run['training_seconds'] / 3600:.2f}" if "training_seconds" in run else None),
         ("versions", ", ".join(f"{name} {value}" for name, value in run.get("versions", {}).items())),
         ("revision of the code", run.get("git_revision")),
     ]
@@ -212,6 +218,11 @@ def _training(model: PublishedModel, title: str) -> list[str]:
         f"`train.py` reads [recipe.yaml]({where}recipe.yaml) again.",
         markdown_table(("", ""), shown),
     ]
+
+
+def _of_part(run: Mapping[str, Any]) -> str:
+    """A training that was broken off and went on has a time per part, of which that of the last one is known."""
+    return f" of part {run['part']}, the last one" if run.get("part", 1) != 1 else ""
 
 
 def _limits(models: Sequence[PublishedModel]) -> list[str]:

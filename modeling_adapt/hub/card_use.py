@@ -34,19 +34,17 @@ print(atoms.get_forces())
 """
 
 
-def use(repository: str, models: Sequence[tuple[str, str]], revision: str | None, example: bool) -> list[str]:
+def use(repository: str, models: Sequence[tuple[str, str]], revision: str | None) -> list[str]:
     """
     Args:
         models: subfolder and kind (forces, pooled, mlp) of each model.
         revision: tag or branch that the code names.
-        example: whether there is an example.json.
     """
     kind = models[0][1]
     names = {"repository": repository, "revision": "" if revision is None else f', revision="{revision}"'}
     answers = {"forces": "forces", "pooled": "energy and the forces", "mlp": "energy"}
     parts = ["## Use", "With `pip install torch transformers`; the model brings its code along:"]
-    if example:
-        parts.append(_block(_EXAMPLE, **names, answers=answers[kind]))
+    parts.append(_block(_EXAMPLE, **names, answers=answers[kind]))
     if kind != "mlp":
         parts.append(_block(_PIPELINE, **names))
     for subfolder, one in models:

@@ -1,17 +1,17 @@
 """What of a data set folder is published: the parquet files as they are, and its card without local names."""
 
+import re
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
 from ..data.parquet_files import parquet_splits
 from ..errors import InputError, one_line
 from .private import publishable, publishable_text, require_png
+from .rows import require_publishable_rows
 
-_PATH = r"^/|//|^~|^[A-Za-z]:[\\/]"
+_FIGURES = ("figures/forces.png", "figures/distance.png", "figures/kinds.png")  # that write_card draws
+_MEASURED = ("dataset_info", "configs", "license", "tags", "task_categories", "size_categories")
 
 
 def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str, Path]:
@@ -19,20 +19,20 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
 
     Raises:
         [`InputError`]: `folder` is no data set of structures, has no card or an old one, or its rows name folders of
-            this machine.
+            this machine, or hold more than ours.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().absolute()
     splits = parquet_splits(folder)
     paths = sum(splits.values(), [])
     for path in paths:
-        _require_no_local_names(path)
+        require_publishable_rows(path)
     card = folder / "README.md"
     if not card.is_file():
         raise InputError(f"{folder} has no card; write it with data_scripts/describe_dataset.py {folder}")
     target.mkdir(parents=True, exist_ok=True)
     (target / "README.md").write_text(_card(card, paths, repository), encoding="utf-8")
-    files = {path.resolve().relative_to(folder.resolve()).as_posix(): path for path in paths}
-    figures = {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
+    files = {_name(path, folder): path for path in paths}
+    figures = {name: folder / name for name in _FIGURES if (folder / name).is_file()}
     for path in figures.values():
         require_png(path)
     return files | figures | {"README.md": target / "README.md"}
@@ -40,7 +40,15 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
 
 def is_of_dataset(name: str) -> bool:
     """Whether a file in a data set repository is one that an upload writes, and may take away again."""
-    return name.endswith(".parquet") or (name.startswith("figures/") and name.endswith(".png"))
+    return name in _FIGURES or re.fullmatch(r"data/[^/]+\.parquet", name) is not None
+
+
+def _name(path: Path, folder: Path) -> str:
+    """As it is called in the folder; in the cache of the Hub it is a link to a file that bears a hash."""
+    for base in (folder, folder.resolve()):
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    raise InputError(f"{path} is not in {folder}; copy the data set into a folder of its own")
 
 
 def _card(path: Path, files: list[Path], repository: str) -> str:
@@ -48,27 +56,14 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
         card = DatasetCard.load(path, ignore_metadata_errors=False)
     except Exception as error:  # the YAML library raises many types
         raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
-    described = (card.data.to_dict().get("dataset_info") or {}).get("download_size")
-    if described is not None and described != sum(file.stat().st_size for file in files):
+    described = card.data.to_dict().get("dataset_info") or {}
+    size = described.get("download_size") if isinstance(described, dict) else -1
+    if size is not None and size != sum(file.stat().st_size for file in files):
         raise InputError(
             f"{path} is of other files; write it anew with data_scripts/describe_dataset.py {path.parent}"
         )
     for name, value in list(card.data.to_dict().items()):
-        if name in ("provenance", "pretty_name"):
+        if name not in _MEASURED:
             card.data[name] = publishable(value, name)
     text = publishable_text(card.text.replace("path/of/this/folder", repository))
     return f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n"
-
-
-def _require_no_local_names(path: Path) -> None:
-    try:
-        table = pq.read_table(path, columns=["source", "trajectory"])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged: {one_line(error)}") from error
-    for name in table.column_names:
-        found = pc.filter(table[name], pc.match_substring_regex(pc.fill_null(table[name], ""), _PATH))
-        if len(found):
-            raise InputError(
-                f"{path.name}: the column {name} names a folder of this machine ({found[0]}); import the files again "
-                "with their names alone"
-            )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from ase.build import bulk
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..data.parquet_files import parquet_splits
 from ..data.structures import atoms_from_row
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of, gives_forces
 
@@ -23,16 +24,18 @@ _ROWS = 1000  # of which the smallest structure is taken
 
 def example_structure(dataset: str | Path | None) -> dict[str, Any]:
     """
-    The smallest of the first structures of a data set, of its validation split where it has one; without a data set
-    8 atoms of silicon off their sites, which show that a copy computes the same and nothing more.
+    The smallest of the first structures of a data set that is published too, of its validation split where that has
+    any; without a data set 8 atoms of silicon off their sites, which show that a copy computes the same and nothing
+    more.
+
+    Raises:
+        [`InputError`]: `dataset` is no data set of structures, or has none.
     """
     if dataset is None:
         atoms, source = bulk("Si", cubic=True), "silicon off its lattice sites, not from the training data"
         atoms.rattle(0.05, seed=0)
     else:
-        splits = parquet_splits(dataset)
-        files = splits.get("validation") or next(iter(splits.values()))
-        table = next(pq.ParquetFile(files[0]).iter_batches(_ROWS, columns=_COLUMNS))
+        table = _first_rows(dataset)
         sizes = [len(numbers) for numbers in table["atomic_numbers"]]
         row = table.slice(int(np.argmin(sizes)), 1).to_pylist()[0]
         atoms, source = atoms_from_row(row), row["source"]
@@ -44,6 +47,18 @@ def example_structure(dataset: str | Path | None) -> dict[str, Any]:
         "source": source,
         "units": {"positions": "Å", "forces": "eV/Å", "energy": "eV"},
     }
+
+
+def _first_rows(dataset: str | Path) -> pa.RecordBatch:
+    splits = parquet_splits(dataset)
+    try:
+        for path in [*splits.get("validation", []), *sum(splits.values(), [])]:
+            for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=_COLUMNS):
+                if len(batch):
+                    return batch
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+    raise InputError(f"{dataset} holds no structures")
 
 
 def with_answer(

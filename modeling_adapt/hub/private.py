@@ -1,5 +1,6 @@
 """What must not leave this machine with a file that is published: where folders lie here, and secrets."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ _WHOLE_PATH = re.compile(_START)
 _PATH_IN_TEXT = re.compile(rf"(?<![^\s=,:;'\"`(\[{{|]){_START}[^\s,;:'\"`)\]}}|<>]*")
 _SECRET_NAME = re.compile(r"(^|[_-])(token|password|passwd|secret|credentials?|api[_-]?key)$", re.IGNORECASE)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}\b")
+_NO_TEXTS = (".safetensors", ".parquet", ".png")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NAMES_OF_FOLDERS = ("dataset", "initial_model", "model", "output_dir", "logging_dir", "resumed_from")
 
@@ -30,11 +32,13 @@ def publishable_text(text: str) -> str:
 
 def publishable(value: Any, name: str = "") -> Any:
     """
-    Values of JSON or YAML with each local path in them reduced to its last name, and without what is named like a
-    secret. `name` is the key of `value`; a folder that is named by a relative path is told from a Hub id by it.
+    Values of JSON or YAML with each local path in them, keys included, reduced to its last name, and without what is
+    named like a secret. `name` is the key of `value`; a folder that is named by a relative path is told from a Hub id
+    by it.
     """
     if isinstance(value, Mapping):
-        return {key: publishable(one, str(key)) for key, one in value.items() if not _SECRET_NAME.search(str(key))}
+        kept = {key: one for key, one in value.items() if not _SECRET_NAME.search(str(key))}
+        return {_publishable_key(key): publishable(one, str(key)) for key, one in kept.items()}
     if isinstance(value, list | tuple):
         return [publishable(one) for one in _without_secret_options(list(value))]
     if not isinstance(value, str):
@@ -45,6 +49,10 @@ def publishable(value: Any, name: str = "") -> Any:
     if _WHOLE_PATH.match(rest) and "\n" not in rest:  # its names may have spaces, which end a path within a text
         return publishable_text(option + equals + last_name(rest))
     return publishable_text(value)
+
+
+def _publishable_key(key: Any) -> Any:
+    return publishable(key) if isinstance(key, str) else key
 
 
 def _without_secret_options(words: list[Any]) -> list[Any]:
@@ -60,15 +68,44 @@ def _without_secret_options(words: list[Any]) -> list[Any]:
     return kept
 
 
-def require_nothing_private(files: Iterable[tuple[str, Path]], secrets: Iterable[str]) -> None:
-    """The last look at what goes out; raises [`InputError`] where a text file holds one of `secrets` or any token."""
+def require_nothing_private(
+    files: Iterable[tuple[str, Path]], folders: Iterable[str], secrets: Iterable[str] = ()
+) -> None:
+    """The last look at what goes out. What is still there was not understood, so it is not rewritten but refused.
+
+    Args:
+        files: name in the repository and file; pictures and numbers are not looked at.
+        folders: of this machine, absolute or as somebody named them. A single name, which tells nothing, is left out.
+        secrets: what must not be in any text, such as the token.
+
+    Raises:
+        [`InputError`]: a text has one of them, or any token.
+    """
+    whole = [folder for folder in folders if folder]
+    # Of a name with a space, which ends a path within a text, cleaning takes the first half alone.
+    halves = [publishable_text(folder) for folder in whole if re.search(r"\s", folder)]
+    paths = [os.path.normpath(_on_one_line(folder)) for folder in [*whole, *halves]]
+    named = [re.escape(path) for path in paths if len(Path(path).parts) > 1]
+    at_home = re.compile(rf"(?<![\w.-])(?:{'|'.join(named)})(?![\w-])") if named else None
     wanted = [secret for secret in secrets if len(secret) > 1]
     for name, path in files:
-        if path.suffix not in (".json", ".yaml", ".md"):
+        if path.suffix in _NO_TEXTS:
             continue
-        text = path.read_text(encoding="utf-8")
+        text = _on_one_line(path.read_text(encoding="utf-8"))
         if _TOKEN.search(text) or any(secret in text for secret in wanted):
-            raise InputError(f"{name} would publish a token or a folder of this machine; remove it from {path.name}")
+            raise InputError(f"{name} would publish a token; remove it from {path.name}")
+        found = at_home.search(text) if at_home is not None else None
+        if found is not None:
+            raise InputError(
+                f"{name} would publish a folder of this machine ({found.group()}); remove it from what it was made of"
+            )
+
+
+def _on_one_line(text: str) -> str:
+    """As it was before YAML folded a line, or JSON, YAML or Markdown escaped a character."""
+    for escaped, plain in (("\\\\", "\\"), ("\\|", "|"), ("''", "'")):
+        text = text.replace(escaped, plain)
+    return " ".join(text.split())
 
 
 def require_png(path: Path) -> None:

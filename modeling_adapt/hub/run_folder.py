@@ -1,15 +1,16 @@
 """What the folder of a trained model says of itself: the checkpoint, and the records beside it."""
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import InputError, one_line
+from ..errors import InputError
+from ..locations import HUB_DATASETS
+from .evaluations import evaluation_folder, evaluation_of
+from .records import read_record
 
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "scaler.pt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".msgpack")
@@ -30,28 +31,37 @@ class RunFolder:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        return _read(self.run / "recipe.yaml")
+        return read_record(self.run / "recipe.yaml")
 
     @cached_property
-    def surroundings(self) -> dict[str, Any]:
-        """Versions, device and data of the last part of the training."""
-        parts = _read(self.run / "run.json").get("parts") or [{}]
-        return parts[-1]
+    def parts(self) -> list[dict[str, Any]]:
+        """Versions, device and data of each part of a training that was broken off and went on."""
+        return read_record(self.run / "run.json").get("parts") or []
 
     @cached_property
     def training_metrics(self) -> dict[str, Any]:
-        return _read(self.run / "training_metrics.json")
+        return read_record(self.run / "training_metrics.json")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        return {} if self.evaluation is None else _read(self.evaluation / "metrics.json")
+        return {} if self.evaluation is None else read_record(self.evaluation / "metrics.json")
 
     @cached_property
     def training_seconds(self) -> float | None:
         """Of the last part of the training; `Trainer` logs it at the end."""
-        log = _read(self.run / "trainer_state.json").get("log_history") or []
+        log = read_record(self.run / "trainer_state.json").get("log_history") or []
         times = [entry["train_runtime"] for entry in log if "train_runtime" in entry]
         return times[-1] if times else None
+
+    @property
+    def dataset(self) -> str | None:
+        """What it was trained on, as the recipe has it; a Hub id without its prefix."""
+        return _plain(self.recipe.get("dataset"))
+
+    @property
+    def evaluated_on_its_data(self) -> bool:
+        """Whether the evaluation is of the data set of the training: by the whole name, not by the last part of it."""
+        return self.dataset is not None and self.dataset == _plain(self.metrics.get("dataset"))
 
 
 def open_run(folder: str | Path, evaluations: Sequence[str | Path] = ()) -> RunFolder:
@@ -62,7 +72,7 @@ def open_run(folder: str | Path, evaluations: Sequence[str | Path] = ()) -> RunF
             looked for where one would put it: in the run, or beside the model.
 
     Raises:
-        [`InputError`]: there is no model in safetensors, or a record is damaged.
+        [`InputError`]: there is no model in safetensors, a record is damaged, or an evaluation is not of one model.
     """
     run = Path(folder).expanduser()
     if not run.is_dir():
@@ -81,45 +91,12 @@ def open_run(folder: str | Path, evaluations: Sequence[str | Path] = ()) -> RunF
         raise InputError(f"{folder} holds no weights: there is no model.safetensors")
     if model.name == "final" and not (model / "recipe.yaml").is_file():
         run = model.parent
-    return RunFolder(model, run, _evaluation(model, run, [Path(one).expanduser() for one in evaluations]))
-
-
-def _evaluation(model: Path, run: Path, given: Sequence[Path]) -> Path | None:
-    for folder in given:
-        if not (folder / "metrics.json").is_file():
-            raise InputError(f"{folder} holds no metrics.json; name a folder that evaluate.py wrote")
     nearby = [run / "evaluation", run, run.absolute().parent / "evaluation"]
-    return next((folder for folder in [*given, *nearby] if _is_of(folder, model, run)), None)
+    return RunFolder(model, run, evaluation_of(model, [evaluation_folder(one) for one in evaluations], nearby))
 
 
-def _is_of(evaluation: Path, model: Path, run: Path) -> bool:
-    """Whether its metrics are of this model: what `evaluate.py` was given leads there, or has its name."""
-    metrics = _read(evaluation / "metrics.json")
-    if not isinstance(metrics.get("model"), str):
-        return False
-    recorded = Path(metrics["model"]).expanduser() / metrics.get("subfolder", "")
-    ours = (model.resolve(), run.resolve())
-    return recorded.resolve() in ours if recorded.exists() else recorded.name in {path.name for path in ours}
-
-
-def require_all_used(evaluations: Sequence[str | Path], runs: Sequence[RunFolder]) -> None:
-    """Raises [`InputError`] for an evaluation of another model: its numbers must not stand beside this one."""
-    used = [run.evaluation for run in runs]
-    for folder in evaluations:
-        if Path(folder).expanduser() not in used:
-            name = _read(Path(folder).expanduser() / "metrics.json").get("model")
-            raise InputError(f"{folder} is an evaluation of {name}, not of this model; run evaluate.py on this one")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A mapping of JSON or YAML; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} cannot be read: it holds no names with values")
-    return found
+def _plain(name: str | None) -> str | None:
+    """A name that two records of one data set share: Hub ids bare, folders without `./` and `/` at the end."""
+    if name is None or name.startswith(HUB_DATASETS):
+        return None if name is None else name.removeprefix(HUB_DATASETS)
+    return os.path.normpath(os.path.expanduser(name))

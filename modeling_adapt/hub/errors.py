@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_IN_CACHE = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)  # the last is that of datasets
 
 
 def hub_problem(error: BaseException, name: str, kind: str = "model", revision: str | None = None) -> str | None:
@@ -30,13 +31,13 @@ def hub_problem(error: BaseException, name: str, kind: str = "model", revision: 
         `str` or `None`: a line that names the repository and the remedy; None where the Hub is not what failed.
     """
     causes = list(_chain(error))
-    if any(isinstance(cause, OSError) and cause.errno in _NO_SPACE for cause in causes):
+    if any(is_full_disk(cause) for cause in causes):
         return f"no space is left for {name} in {constants.HF_HOME}: make room, or name another folder with HF_HOME"
     for cause in causes:
         if isinstance(cause, HfHubHTTPError) and not isinstance(cause, RemoteEntryNotFoundError):
             return _refusal(cause, name, kind, revision)
     if constants.HF_HUB_OFFLINE:
-        if any(isinstance(cause, OfflineModeIsEnabled | LocalEntryNotFoundError | OSError) for cause in causes):
+        if any(isinstance(cause, _NOT_IN_CACHE) or _names_a_file_that_is_missing(cause) for cause in causes):
             which = name if revision is None else f"{name} at revision {revision}"
             return (
                 f"{which} is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
@@ -44,13 +45,31 @@ def hub_problem(error: BaseException, name: str, kind: str = "model", revision: 
             )
         return None
     for cause in causes:
-        # httpx or httpx2, as huggingface_hub has it: this is their name for all that happens below HTTP.
-        if isinstance(cause, ConnectionError) or "TransportError" in (base.__name__ for base in type(cause).__mro__):
+        if is_broken_connection(cause):
             return (
                 f"{name} cannot be fetched from {constants.ENDPOINT} ({' '.join(str(cause).split())}): "
                 "check the network, then run the same again"
             )
     return None
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether it says that a file system has no space left; the writer of safetensors has only words for it."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    return any(f"(os error {number})" in str(error) for number in _NO_SPACE)
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether no answer came, or only a part of one."""
+    # httpx or httpx2, as huggingface_hub has it: this is their name for all that happens below HTTP.
+    names = [base.__name__ for base in type(error).__mro__]
+    return isinstance(error, ConnectionError) or "TransportError" in names
+
+
+def _names_a_file_that_is_missing(error: BaseException) -> bool:
+    """What transformers raises, without a cause, where the weights are not among the files in the cache."""
+    return type(error) is OSError and error.errno is None and "does not appear to have a file named" in str(error)
 
 
 def no_such_repository(name: str, kind: str) -> str:
@@ -99,4 +118,4 @@ def _existing_revisions(name: str, kind: str) -> str:
     return f"; it has {', '.join(ref.name for ref in (*refs.branches, *refs.tags))}"
 
 
-__all__ = ["hub_problem", "no_such_repository"]
+__all__ = ["hub_problem", "is_broken_connection", "is_full_disk", "no_such_repository"]

@@ -1,0 +1,103 @@
+"""The records beside a model, read so that one that is damaged or edited is one line and no traceback."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, one_line
+from ..evaluation.columns import COLUMNS
+
+_SHOWN = {metric for columns in COLUMNS.values() for _, metric, _ in columns}
+_NAMES = ("dataset", "initial_model", "train_split", "validation_split", "test_split")
+_PARTS: dict[str, Any] = {
+    "data": Mapping | str,
+    "structures": Mapping,
+    "versions": Mapping,
+    "training_seconds": float | int,
+    "command": list,
+}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A mapping of JSON or YAML; empty where there is no such file.
+
+    Raises:
+        [`InputError`]: it cannot be read, or what the card shows of it has another type than we write.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} cannot be read: it holds no names with values")
+    check = _CHECKS.get(path.name)
+    problem = None if check is None else check(found)
+    if problem is not None:
+        raise InputError(f"{path} cannot be read: {problem}; write it again, or correct it")
+    return found
+
+
+def _problem_of_recipe(recipe: Mapping[str, Any]) -> str | None:
+    wrong = [name for name in _NAMES if not isinstance(recipe.get(name), str | None)]
+    if not isinstance(recipe.get("train_subset", 100), int | float):
+        return "train_subset is no number"
+    return f"{wrong[0]} is no text" if wrong else None
+
+
+def _problem_of_run(run: Mapping[str, Any]) -> str | None:
+    parts = run.get("parts", [])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return "parts is no list of records"
+    for part in parts:
+        for name, kind in _PARTS.items():
+            if name in part and part[name] is not None and not isinstance(part[name], kind):
+                return f"{name} is {part[name]!r}"
+    return None
+
+
+def _problem_of_training(metrics: Mapping[str, Any]) -> str | None:
+    return _no_number({name: value for name, value in metrics.items() if name.startswith(("eval_", "test_"))})
+
+
+def _problem_of_evaluation(metrics: Mapping[str, Any]) -> str | None:
+    groups = metrics.get("by_config_type", {})
+    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+        return "by_config_type holds no groups"
+    for group in (metrics, *groups.values()):
+        problem = _no_number({name: value for name, value in group.items() if name in _SHOWN})
+        if problem is not None:
+            return problem
+    wrong = [name for name in ("model", "dataset", "split") if not isinstance(metrics.get(name), str | None)]
+    return f"{wrong[0]} is no text" if wrong else None
+
+
+def _problem_of_state(state: Mapping[str, Any]) -> str | None:
+    log = state.get("log_history", [])
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        return "log_history is no list of records"
+    wrong = [entry for entry in log if not isinstance(entry.get("train_runtime", 0.0), float | int)]
+    return "train_runtime is no number" if wrong else None
+
+
+def _no_number(values: Mapping[str, Any]) -> str | None:
+    """The first value that is no number, where a table prints numbers; counts are whole ones."""
+    for name, value in values.items():
+        kind: Any = int if name.endswith("num_structures") else int | float
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"{name} is {value!r}, no number"
+    return None
+
+
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "recipe.yaml": _problem_of_recipe,
+    "run.json": _problem_of_run,
+    "training_metrics.json": _problem_of_training,
+    "metrics.json": _problem_of_evaluation,
+    "trainer_state.json": _problem_of_state,
+}
