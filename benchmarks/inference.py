@@ -8,7 +8,6 @@ matrices in float32 at that moment; the share of that rate is by the multiplicat
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
+from memory import forget_peak, peak_megabytes
 from published_stack import PublishedStack
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -37,6 +37,7 @@ from modeling_adapt.training.arguments import preset_config
 
 PUBLISHED_STACK = "published stack"
 MODELS = (PUBLISHED_STACK, "published-small", "fourier-small", "pairwise-small", "pairwise-energy")
+BESIDE = "side by side"
 MODES = ("float32", "bfloat16", "compiled", "float64")
 ATOMS, BATCHES = 217, (1, 16, 64)
 SIZES = (1000, 2000, 4000, 10_000)
@@ -52,6 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.measure:
         model, mode, atoms, batch = arguments.measure.split(",")
+        if model == BESIDE:
+            print(json.dumps(side_by_side(int(atoms), int(batch), arguments.repeats, arguments.threads)))
+            return
         print(json.dumps(measure(model, mode, int(atoms), int(batch), arguments.repeats, arguments.threads)))
         return
 
@@ -71,6 +75,12 @@ def main(argv: list[str] | None = None) -> None:
             rows.append(("MACE 64x0e", "float32", str(ATOMS), str(batch), *numbers))
     header = ("model", "mode", "atoms", "batch", "ms/structure", "structures/s", "memory (MB)", "of sgemm")
     print(format_table(header, rows))
+    turns = []
+    for batch in BATCHES:
+        result = in_own_process(BESIDE, "float32", ATOMS, batch, 3 * arguments.repeats, arguments.threads)
+        turns.append((str(batch), f"{result['stack']:.1f}", f"{result['ours']:.1f}", f"{result['ratio']:.2f}"))
+    print(format_table(("batch", "published stack (ms)", "published-small (ms)", "times as fast"), turns))
+    print("the two by turns in one process, where the machine is as fast for both; median of the ratios")
     print(f"forces, {arguments.threads} threads, medians of {arguments.repeats}; memory over the loaded model")
 
 
@@ -83,13 +93,14 @@ def measure(name: str, mode: str, num_atoms: int, batch: int, repeats: int, thre
     with torch.no_grad():
         forces([structures[0][:8]])
         matrix_rate()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        forget_peak()
+        before = peak_megabytes()
         for _ in range(repeats + 1):
             began = time.perf_counter()
             forces(structures)
             times.append((time.perf_counter() - began) / batch)
             rates.append(matrix_rate())
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        grown = peak_megabytes() - before
         seconds = float(np.median(times[1:]))
         share = None
         # Compiled graphs, gradients and the fast path of nn.MultiheadAttention hide their products from the counter.
@@ -98,6 +109,25 @@ def measure(name: str, mode: str, num_atoms: int, batch: int, repeats: int, thre
                 forces(structures[:1])
             share = counter.get_total_flops() / seconds / float(np.median(rates))
     return {"ms": 1000 * seconds, "mb": grown, "share": share}
+
+
+def side_by_side(num_atoms: int, batch: int, repeats: int, threads: int) -> dict[str, float]:
+    """Milliseconds per structure of the published stack and of `published-small`, and the median of their ratios."""
+    torch.set_num_threads(threads)
+    structures = [rattled_silicon(num_atoms)] * batch
+    both = [forces_by(name, "float32") for name in (PUBLISHED_STACK, "published-small")]
+    pairs = []
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            pair = []
+            for forces in both:
+                began = time.perf_counter()
+                forces(structures)
+                pair.append(1000 * (time.perf_counter() - began) / batch)
+            pairs.append(pair)
+    times = np.array(pairs[1:])
+    stack, ours = np.median(times, axis=0).tolist()
+    return {"stack": stack, "ours": ours, "ratio": float(np.median(times[:, 0] / times[:, 1]))}
 
 
 def forces_by(name: str, mode: str) -> Callable[[list[Atoms]], object]:

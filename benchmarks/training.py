@@ -9,7 +9,6 @@ count. The last table holds what the batch loader takes of the time of a step.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.build import bulk
+from memory import forget_peak, peak_megabytes
 from published_stack import PublishedStack
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -170,12 +170,13 @@ def measure_forces(network: str, atoms: int, repeats: int) -> tuple[float, float
     times = []
     with torch.no_grad():
         work(50)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        forget_peak()
+        before = peak_megabytes()
         for _ in range(repeats + 1 if atoms < 4000 else 3):
             began = time.perf_counter()
             work(atoms)
             times.append(time.perf_counter() - began)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_megabytes() - before
     return float(np.median(times[1:])), grown
 
 
