@@ -357,8 +357,9 @@ def test_a_data_set_of_the_hub_is_named_as_the_hub_does(run_folder, tmp_path, re
         ),
     ],
 )
-def test_errors_without_an_answer_of_the_hub(error, message):
+def test_errors_without_an_answer_of_the_hub(error, message, monkeypatch):
     """Each says what it is; none of them is None, and a missing file is no broken connection."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the tests run offline, an upload does not
     with (
         pytest.raises(type(error) if message is None else InputError, match=message),
         answers("org/x", "model", "it is as it was"),
