@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow bench results clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
@@ -22,6 +22,16 @@ lint: $(READY)
 # The tests that take minutes.
 slow: $(READY)
 	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q -m slow
+
+# Times of training and of forces beside the published layer stack; wants an otherwise idle machine.
+bench: $(READY)
+	$(PYTHON) benchmarks/training.py
+	$(PYTHON) benchmarks/inference.py
+
+# All experiments and docs/results.md: says first how long it will take, and goes on where it was. DFT=DATASET adds real data.
+results: $(READY)
+	HF_HUB_OFFLINE=1 $(PYTHON) -m modeling_adapt.evaluation.experiments all --output results --page docs/results.md \
+		$(if $(DFT),--dft $(DFT))
 
 # Removes caches and build products; the environment, data sets and runs stay.
 clean:

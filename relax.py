@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int | None:
         compiled=arguments.compile,
         revision=arguments.revision,
         energy_subfolder=arguments.energy_subfolder or "",
+        energy_revision=arguments.energy_revision,
     )
     host = read_host(arguments, calculator)
     for name, atoms in structures.items():
@@ -225,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
     parser.add_argument("--energy-subfolder", metavar="NAME", help="where in --energy-model it is, such as energy")
     parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
+    parser.add_argument("--energy-revision", metavar="REVISION", help="that of --energy-model (default: --revision)")
     parser.add_argument(
         "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 
 from modeling_adapt.command_line import run_command
-from modeling_adapt.data.reading import NoSuchSplitError, read_split
+from modeling_adapt.data.reading import NoSuchSplitError, pinned_revision, read_split
 from modeling_adapt.data.structures import Target
 from modeling_adapt.data.subsets import select_subset
 from modeling_adapt.errors import InputError
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     config, data, training = parse_arguments(argv)
     processes = describe_processes(training)
     checkpoint = checkpoint_to_resume(training)
+    data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
     rows = read_rows(data, target_of(config))
     if "validation" not in rows:
         training.eval_strategy = "no"
@@ -63,12 +64,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def read_rows(data: RunArguments, target: Target) -> dict[str, datasets.Dataset]:
     """The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named."""
-    rows = {"train": select_subset(read_split(data.dataset, data.train_split, target), data.train_subset)}
+    revision = data.dataset_revision
+    train = read_split(data.dataset, data.train_split, target, revision)
+    rows = {"train": select_subset(train, data.train_subset)}
     for name, split in (("validation", data.validation_split), ("test", data.test_split)):
         if split is None:
             continue
         try:
-            rows[name] = read_split(data.dataset, split, target)
+            rows[name] = read_split(data.dataset, split, target, revision)
         except NoSuchSplitError as error:
             raise InputError(
                 f"{error}; name another with --{name}_split, go without with --{name}_split null, or divide the data "

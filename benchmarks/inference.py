@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
-from memory import forget_peak, peak_megabytes
 from published_stack import PublishedStack
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from modeling_adapt.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.device import on_device
 from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.experiments.memory import forget_peak, peak_megabytes
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.modeling_adapt import forces_of

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.build import bulk
-from memory import forget_peak, peak_megabytes
 from published_stack import PublishedStack
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.experiments.memory import forget_peak, peak_megabytes
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
 

@@ -1,16 +1,27 @@
 """ADAPT model configuration."""
 
+import dataclasses
 import difflib
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+
+from .versions_adapt import ADAPT_VERSION, FORMAT_VERSION, UNITS, require_our_units, require_readable, upgraded
 
 # What transformers itself hands to a configuration beside its fields, on construction or from a saved config.json.
 _TRANSFORMERS_KEYS = frozenset(
     "_attn_implementation_internal _commit_hash _experts_implementation_internal _name_or_path attn_implementation "
     "auto_map custom_pipelines experts_implementation model_type name_or_path num_labels output_attentions "
     "per_layer_config quantization_config torch_dtype use_cache".split()
+)
+
+# What a token can say of its element: the columns after x, y and z, in their order, and the atomic number itself.
+DESCRIPTORS = (
+    *("group", "period", "pauling_electronegativity", "covalent_radius_pm", "valence_electrons"),
+    *("first_ionization_energy_ev", "electron_affinity_kj_mol", "atomic_radius_ang", "molar_volume_cm3_mol"),
+    "atomic_number",
 )
 
 
@@ -33,6 +44,11 @@ class ADAPTConfig(PreTrainedConfig):
             lattice planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.
         num_descriptors (`int`, defaults to 9):
             Element descriptors per token, after x, y and z.
+        descriptors (`tuple[str, ...]`, *optional*):
+            Names of those that the model reads, and `"atomic_number"` for Z / 10; `None`: all nine, as published.
+        element_embedding_size (`int`, defaults to 0):
+            Width of a learned vector per element, read beside the descriptors; a linear layer behind it makes it the
+            same as a one-hot code.
         embedding_sizes (`tuple[int, ...]`, defaults to `(128, 256)`):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
@@ -60,6 +76,9 @@ class ADAPTConfig(PreTrainedConfig):
             The published normalisation.
         training_domain (`dict`, *optional*):
             What the model was trained on (elements, closest distances, largest force, ...), written by `train.py`.
+        format_version (`int`), units (`dict`), adapt_version (`str`, *optional*):
+            Of the checkpoint, see `versions_adapt.py`: its format, its units, and the version of the package that
+            wrote it. Nobody sets them; older formats are upgraded when they are loaded.
     """
 
     model_type = "adapt"
@@ -67,6 +86,8 @@ class ADAPTConfig(PreTrainedConfig):
     geometry: str = "cartesian"
     fourier_wave_numbers: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 24)
     num_descriptors: int = 9
+    descriptors: list[str] | tuple[str, ...] | None = None
+    element_embedding_size: int = 0
     embedding_sizes: list[int] | tuple[int, ...] = (128, 256)
     hidden_size: int = 256
     num_hidden_layers: int = 8
@@ -90,8 +111,26 @@ class ADAPTConfig(PreTrainedConfig):
     rescale_factor: float = 0.3
     normalization_eps: float = 1e-6
     training_domain: dict | None = None
+    format_version: int = FORMAT_VERSION
+    units: dict = dataclasses.field(default_factory=lambda: dict(UNITS))
+    adapt_version: str | None = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers; every way of loading a `config.json` comes through here, where it is upgraded."""
+        return super().from_dict(upgraded(config_dict), **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file):
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, which does the same with its own version."""
+        return super().to_dict() | {"adapt_version": ADAPT_VERSION}
 
     def __post_init__(self, **kwargs):
+        require_readable(self.format_version)
+        require_our_units(self.units)
         for name in kwargs:
             if name not in _TRANSFORMERS_KEYS:
                 nearest = difflib.get_close_matches(name, list(self.__dataclass_fields__), n=1, cutoff=0.0)[0]
@@ -132,6 +171,8 @@ class ADAPTConfig(PreTrainedConfig):
             )
         if self.num_descriptors != 9:
             raise ValueError(f"num_descriptors must be 9, which the element table has, not {self.num_descriptors}")
+        if self.element_embedding_size < 0:
+            raise ValueError(f"element_embedding_size must be at least 0, not {self.element_embedding_size}")
         if self.attention_radius is not None and self.attention_radius <= 0:
             raise ValueError(f"attention_radius must be positive or None, not {self.attention_radius}")
         if self.attention_radius is not None and self.geometry == "pairwise":
@@ -139,6 +180,13 @@ class ADAPTConfig(PreTrainedConfig):
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)}")
+
+    def validate_descriptors(self):
+        for name in self.descriptors or ():
+            if name not in DESCRIPTORS:
+                raise ValueError(f"there is no descriptor {name!r}; there are {', '.join(DESCRIPTORS)}")
+        if self.descriptors is not None and not self.descriptors and not self.element_embedding_size:
+            raise ValueError("without descriptors the elements need an element_embedding_size of at least 1")
 
     def validate_statistics(self):
         lengths = {"feature": self.num_features, "force": 3}

@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
 
+from configuration.versions_adapt import upgraded
+
+from .configuration_adapt import ADAPTConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub.errors import hub_problem
@@ -53,7 +56,8 @@ def load_model(
 
     Raises:
         [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many; it
-            cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`.
+            cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`; it
+            was written by a later version, in a format or units that this one does not read.
     """
     local, config_file = is_local(model), Path(model) / subfolder / "config.json"
     if local and not config_file.is_file():
@@ -62,9 +66,11 @@ def load_model(
         raise InputError(f"{model} is a folder, which has no revision {revision}; revisions are of Hub repositories")
     try:
         if not local:
-            revision = _commit_of(model, subfolder, revision)  # all files from one, whatever is pushed meanwhile
+            revision = _commit_of(model, revision, subfolder)  # all files from one, whatever is pushed meanwhile
         config_dict, _ = PreTrainedConfig.get_config_dict(model, subfolder=subfolder, revision=revision)
         model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
+        if str(model_type).startswith(ADAPTConfig.model_type):
+            upgraded(config_dict)  # a later format, which may have models that are not known here, is said to be one
         found = HEADS.get(str(model_type))
         if found is None:
             raise InputError(f"{model} is no ADAPT checkpoint: its model_type is {model_type!r}")
@@ -98,7 +104,22 @@ def require_forces(model: PreTrainedModel) -> None:
         raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
 
 
-def _commit_of(model: str | Path, subfolder: str, revision: str | None) -> str | None:
+def pinned_revision(model: str | Path, revision: str | None = None) -> str | None:
+    """
+    The commit that a branch or tag of a Hub repository names now (by default main), so that what is loaded later is of
+    the same one. A folder has none, and what was given comes back, for [`load_model`] to refuse.
+    """
+    if is_local(model):
+        return revision
+    try:
+        return _commit_of(model, revision)
+    except InputError:
+        raise
+    except Exception as error:
+        _refuse(error, model, revision)
+
+
+def _commit_of(model: str | Path, revision: str | None, subfolder: str = "") -> str | None:
     """The commit that a branch or tag of a repository names now; without the Hub, when it was last asked."""
     file = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)
     if file is None:

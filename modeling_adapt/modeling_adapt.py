@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from .elements_adapt import SYMBOLS
+from .elements_adapt import DESCRIPTOR_NAMES, SYMBOLS
 from .geometry_adapt import GEOMETRIES, ADAPTNormalizer, pair_distances
 from .pairwise_adapt import ADAPTPairs, ADAPTPairwiseLayer, ADAPTVectorHead
 
@@ -78,6 +78,34 @@ class ADAPTEnergyOutput(ModelOutput):
     forces: torch.Tensor | None = None
 
 
+class ADAPTElementFeatures(nn.Module):
+    """What a token says of its element: the normalised descriptors that the model reads, and a learned vector."""
+
+    def __init__(self, config: ADAPTConfig):
+        super().__init__()
+        mean, std = config.feature_mean, config.feature_std
+        self.normalizer = ADAPTNormalizer(mean and mean[3:], std and std[3:], config)
+        names = DESCRIPTOR_NAMES if config.descriptors is None else config.descriptors
+        self.columns = [DESCRIPTOR_NAMES.index(name) for name in names if name in DESCRIPTOR_NAMES]
+        self.reads_number = len(self.columns) < len(names)
+        self.num_features = len(names) + config.element_embedding_size
+        self.embedding = (
+            nn.Embedding(len(SYMBOLS), config.element_embedding_size) if config.element_embedding_size else None
+        )
+
+    def forward(self, descriptors: torch.Tensor, atomic_numbers: torch.Tensor | None) -> list[torch.Tensor]:
+        features = [self.normalizer.normalize(descriptors)[..., self.columns]]
+        if not self.reads_number and self.embedding is None:
+            return features
+        if atomic_numbers is None:
+            raise ValueError("this model reads the elements themselves: it needs atomic_numbers")
+        if self.reads_number:
+            features.append(atomic_numbers[..., None].to(descriptors.dtype) / 10)
+        if self.embedding is not None:
+            features.append(self.embedding(atomic_numbers).to(descriptors.dtype))
+        return features
+
+
 class ADAPTEmbeddings(nn.Module):
     """
     Raw atom tokens (B, N, 3 + descriptors) to embeddings (B, N, hidden_size) and, where the geometry has them, pairs.
@@ -88,10 +116,9 @@ class ADAPTEmbeddings(nn.Module):
 
     def __init__(self, config: ADAPTConfig):
         super().__init__()
-        mean, std = config.feature_mean, config.feature_std
         self.geometry = GEOMETRIES[config.geometry](config)
-        self.normalizer = ADAPTNormalizer(mean and mean[3:], std and std[3:], config)
-        sizes = [self.geometry.num_features + config.num_descriptors, *config.embedding_sizes, config.hidden_size]
+        self.elements = ADAPTElementFeatures(config)
+        sizes = [self.geometry.num_features + self.elements.num_features, *config.embedding_sizes, config.hidden_size]
         self.layers = nn.ModuleList(nn.Linear(size, next_size) for size, next_size in pairwise(sizes))
         self.activation_fn = ACT2FN[config.hidden_act]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -102,13 +129,14 @@ class ADAPTEmbeddings(nn.Module):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         cell: torch.Tensor | None = None,
+        atomic_numbers: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ADAPTPairs | None]:
         weight_dtype = self.norm.weight.dtype
         dtype = torch.promote_types(input_features.dtype, torch.float32)
         with torch.autocast(device_type=input_features.device.type, enabled=False):
             positions, descriptors = input_features.to(dtype).split([3, input_features.shape[-1] - 3], dim=-1)
             coordinates, pairs = self.geometry(positions, None if cell is None else cell.to(dtype), attention_mask)
-            embeddings = torch.cat([coordinates, self.normalizer.normalize(descriptors)], dim=-1)
+            embeddings = torch.cat([coordinates, *self.elements(descriptors, atomic_numbers)], dim=-1)
             for index, layer in enumerate(self.layers):
                 embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
                 embeddings = self._linear(layer, embeddings)
@@ -287,12 +315,12 @@ class ADAPTModel(ADAPTPreTrainedModel):
             cell (`torch.FloatTensor` of shape `(B, 3, 3)`, *optional*):
                 Lattice vectors in Å as rows; zero rows along directions that are not periodic.
             atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
-                Not read: the element enters through its descriptors.
+                For models that read them, see `config.descriptors`; others have the elements by their descriptors.
 
         Returns:
             [`ADAPTModelOutput`].
         """
-        hidden_states, pairs = self.embeddings(input_features, attention_mask, cell)
+        hidden_states, pairs = self.embeddings(input_features, attention_mask, cell, atomic_numbers)
         vectors = None
         if pairs is not None:
             vectors = hidden_states.new_zeros(*hidden_states.shape[:2], 3, self.config.num_vector_channels)
@@ -503,7 +531,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         atomic_numbers: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        states = self.adapt(input_features, attention_mask, cell, **kwargs).last_hidden_state
+        states = self.adapt(input_features, attention_mask, cell, atomic_numbers, **kwargs).last_hidden_state
         atomic_energies = self.energy_normalizer.denormalize(self.energy_head(states))[..., 0]
         if attention_mask is not None:
             atomic_energies = atomic_energies * attention_mask

@@ -85,7 +85,7 @@ def test_heads_never_load_as_each_other(saved):
 ROOT = Path(modeling_adapt.__file__).parents[1]
 NAMES = ("modeling", "pairwise", "geometry", "elements", "feature_extraction", "pipeline")
 REMOTE_CODE = {f"{name}_adapt": ROOT / "modeling_adapt" / f"{name}_adapt.py" for name in NAMES}
-REMOTE_CODE["configuration_adapt"] = ROOT / "configuration" / "configuration_adapt.py"
+REMOTE_CODE |= {name: ROOT / "configuration" / f"{name}.py" for name in ("configuration_adapt", "versions_adapt")}
 TRIED = {"ase", "modeling_adapt"}  # inside `try`, where a checkpoint can do without
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import snapshot_download
 
 from ..errors import InputError
-from ..hub.errors import hub_problem, no_such_repository
+from ..hub.errors import hub_problem
 from ..locations import HUB_DATASETS, is_local
 from .structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from .validation import require_valid_rows
@@ -19,7 +19,7 @@ class NoSuchSplitError(InputError):
     """The data set has other splits."""
 
 
-def read_split(dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
+def read_split(dataset: str | Path, split: str, target: Target | None = None, revision: str | None = None) -> Dataset:
     """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
 
     Args:
@@ -27,12 +27,14 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None) ->
             `hf://datasets/organisation/name` always does.
         split: such as `"train"`.
         target: keep only the rows that carry this label, or both. None keeps all.
+        revision: branch, tag or commit of a Hub repository.
 
     Raises:
         InputError: one line for a missing folder, a folder without data set, an unknown split (the existing ones are
-            named), missing columns, a split in which no row has the wanted label, or a row that is no valid structure.
+            named), missing columns, a split in which no row has the wanted label, a row that is no valid structure,
+            or a folder with a revision.
     """
-    splits = load_splits(dataset)
+    splits = load_splits(dataset, revision)
     if split not in splits:
         raise NoSuchSplitError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
     rows = splits[split]
@@ -73,29 +75,57 @@ def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
 
-def load_splits(dataset: str | Path) -> DatasetDict:
+def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:
+    """
+    The commit that a branch or tag of a Hub repository names now (by default main), so that what is read later is of
+    the same one; without the Hub, when it was last asked. None for a folder, which has none.
+
+    Raises:
+        InputError: as [`read_split`].
+    """
+    folder = _folder_of(str(dataset), revision)
+    return None if is_local(dataset) else folder.name
+
+
+def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict:
     """All splits as `datasets` loads them, not yet checked; [`InputError`] where it cannot."""
     dataset = str(dataset)
-    path, local = Path(dataset).expanduser(), is_local(dataset)
-    if local and not path.exists():
-        raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
-    if local and not path.is_dir():
-        raise InputError(f"{dataset} is a file; give the folder of a data set")
-    if local and not any(path.rglob("*.parquet")):
+    folder = _folder_of(dataset, revision)
+    if not any(folder.rglob("*.parquet")):
         raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
-    repository = dataset.removeprefix(HUB_DATASETS)
     try:
-        return load_dataset(str(path) if local else dataset)
-    except DatasetNotFoundError as error:  # datasets drops what the Hub said
-        raise InputError(no_such_repository(repository, "dataset")) from error
-    except Exception as error:  # damaged parquet, no network, no such repository: datasets raises many types
-        problem = None if local else hub_problem(error, repository, "dataset")
+        return load_dataset(str(folder))
+    except Exception as error:  # damaged parquet, a full disk: datasets raises many types
+        problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
         if problem is not None:
             raise InputError(problem) from error
         cause = error.__cause__ or error
         raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)
+
+
+def _folder_of(dataset: str, revision: str | None) -> Path:
+    """The folder itself, or that of the commit in the cache of the Hub."""
+    if is_local(dataset):
+        folder = Path(dataset).expanduser()
+        if not folder.exists():
+            raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
+        if not folder.is_dir():
+            raise InputError(f"{dataset} is a file; give the folder of a data set")
+        if revision is not None:
+            raise InputError(f"{dataset} is a folder, which has no revision {revision}: leave that out")
+        return folder
+    repository, _, also = dataset.removeprefix(HUB_DATASETS).partition("@")
+    if also:
+        raise InputError(f"{dataset}: name the data set as {repository}, and {also} as its revision")
+    try:
+        # Not by `load_dataset`, which without the Hub takes what it loaded last, whatever revision that was.
+        patterns = ["*.parquet", "README.md"]
+        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except Exception as error:  # no network, no such repository, a bad name
+        problem = hub_problem(error, repository, "dataset", revision)
+        raise InputError(problem or f"{dataset} cannot be loaded: {type(error).__name__}: {error}") from error

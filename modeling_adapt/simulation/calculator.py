@@ -129,6 +129,7 @@ class ADAPTCalculator(Calculator):
         revision: str | None = None,
         subfolder: str = "",
         energy_subfolder: str = "",
+        energy_revision: str | None = None,
     ) -> "ADAPTCalculator":
         """
         ```python
@@ -144,6 +145,7 @@ class ADAPTCalculator(Calculator):
             outside_domain, num_images, dtype, compiled: as above.
             revision (`str`, *optional*): branch, tag or commit of every Hub repository that is named; folders are
                 taken as they are.
+            energy_revision (`str`, *optional*): that of `energy_model`, where it is another one.
             subfolder, energy_subfolder (`str`): where in `model` and in `energy_model` the checkpoint is.
 
         Raises:
@@ -151,16 +153,20 @@ class ADAPTCalculator(Calculator):
                 are only folders; no such device.
         """
         names = [model] if isinstance(model, str | Path) else list(model)
-        if revision is not None and all(is_local(name) for name in (*names, energy_model) if name is not None):
+        pinned = names if energy_model is None or energy_revision is not None else [*names, energy_model]
+        if revision is not None and all(map(is_local, pinned)):
             raise InputError(f"{names[0]} is a folder, which has no revision {revision}")
+        if energy_revision is not None and energy_model is None:
+            raise InputError(f"the energy revision {energy_revision} is of an energy model, and none is named")
 
-        def load(name: str | Path, folder: str, head: type[PreTrainedModel] | None = None) -> Any:
-            return load_model(name, head, folder, None if is_local(name) else revision)
+        def at(name: str | Path) -> str | None:
+            return None if is_local(name) else revision
 
         energy, extractor = None, None
         if energy_model is not None:
-            energy, extractor = load(energy_model, energy_subfolder, ADAPTForEnergy)
-        models = [load(name, subfolder)[0] for name in names]
+            where = (energy_subfolder, energy_revision or at(energy_model))
+            energy, extractor = load_model(energy_model, ADAPTForEnergy, *where)
+        models = [load_model(name, None, subfolder, at(name))[0] for name in names]
         return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled)
 
     @property

@@ -14,7 +14,10 @@ from ..command_line import require_empty_folder, write_whole
 from ..errors import InputError
 
 RECORD = "relax.json"
-_OPTIONS = ("model", "energy_model", "revision", "energy_subfolder", "fmax", "steps", "num_images", "dtype")
+_OPTIONS = (
+    *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
+    *("fmax", "steps", "num_images", "dtype"),
+)
 # A ranking is made anew each time, so it may have another host.
 _OF_THE_RANKING = ("host", "chemical_potentials")
 

@@ -19,7 +19,7 @@ import configuration
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.augmentation import STEPS, augmentation_steps
 from ..errors import InputError, one_line
-from ..loading import load_model
+from ..loading import load_model, pinned_revision
 
 PRESETS = Path(configuration.__file__).parent / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
@@ -39,10 +39,12 @@ FITTED_FIELDS = {
     *("feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std"),
     *("element_energies", "training_domain"),
 }
+# Fields in which a checkpoint says what it is; nobody sets them either.
+RECORDED_FIELDS = {"format_version", "units", "adapt_version"}
 MODEL_FIELDS = [
     field.name
     for field in fields(ADAPTEnergyConfig)
-    if field.name not in {base.name for base in fields(PreTrainedConfig)} | FITTED_FIELDS
+    if field.name not in {base.name for base in fields(PreTrainedConfig)} | FITTED_FIELDS | RECORDED_FIELDS
 ]
 
 
@@ -53,7 +55,15 @@ class RunArguments:
     dataset: str = field(metadata={"help": "folder or Hub id of a structure data set"})
     model: str | None = field(default=None, metadata={"help": "preset or JSON file; see configuration/models/"})
     initial_model: str | None = field(
-        default=None, metadata={"help": "checkpoint to go on from: its model, weights and statistics are kept"}
+        default=None,
+        metadata={"help": "checkpoint or Hub id to go on from: its model, weights and statistics are kept"},
+    )
+    initial_revision: str | None = field(
+        default=None,
+        metadata={"help": "branch, tag or commit of an initial_model on the Hub; a run keeps the commit"},
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of a dataset on the Hub; a run keeps the commit"}
     )
     refit_statistics: bool = field(
         default=False, metadata={"help": "with initial_model: fit the normalisation statistics on the new data"}
@@ -95,9 +105,11 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         # Null in a recipe, "null" on the command line.
-        self.validation_split, self.test_split = (
-            None if name in ("null", "none", "") else name for name in (self.validation_split, self.test_split)
-        )
+        for name in ("validation_split", "test_split", "initial_revision", "dataset_revision"):
+            if getattr(self, name) in ("null", "none", ""):
+                setattr(self, name, None)
+        if self.initial_revision is not None and self.initial_model is None:
+            raise ValueError("initial_revision goes with initial_model, and there is none")
         if self.refit_statistics and self.initial_model is None:
             raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -183,9 +195,12 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     if namespace.output_dir is None:
         raise InputError("no output folder: add --output_dir RUN")
 
-    config = _model_config(namespace)
     try:
         run = RunArguments(**{f.name: getattr(namespace, f.name) for f in fields(RunArguments)})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{recipe_path or 'command line'}: {error}") from error
+    config = _model_config(namespace, run)
+    try:
         names = [f.name for f in fields(ADAPTTrainingArguments) if f.init]
         training = ADAPTTrainingArguments(**{name: getattr(namespace, name) for name in names})
     except (ValueError, TypeError) as error:
@@ -231,14 +246,17 @@ def _read_recipe(path: str, actions: dict[str, argparse.Action]) -> dict[str, An
     return recipe
 
 
-def _model_config(namespace: argparse.Namespace) -> ADAPTConfig:
+def _model_config(namespace: argparse.Namespace, run: RunArguments) -> ADAPTConfig:
+    """Of the preset or the checkpoint, which is pinned: its weights are loaded later."""
     overrides = {name: getattr(namespace, name) for name in MODEL_FIELDS if hasattr(namespace, name)}
-    if (namespace.model is None) == (namespace.initial_model is None):
+    if (run.model is None) == (run.initial_model is None):
         raise InputError("name either a model (a preset or JSON file) or an initial_model (a checkpoint)")
-    if namespace.initial_model is not None:
-        config = load_model(namespace.initial_model)[0].config
-        return _validated(type(config), config.to_dict() | overrides)
-    return preset_config(namespace.model, overrides)
+    if run.model is not None:
+        return preset_config(run.model, overrides)
+    assert run.initial_model is not None
+    run.initial_revision = pinned_revision(run.initial_model, run.initial_revision)
+    config = load_model(run.initial_model, revision=run.initial_revision)[0].config
+    return _validated(type(config), config.to_dict() | overrides)
 
 
 def preset_config(name: str, overrides: dict[str, Any] | None = None) -> ADAPTConfig:

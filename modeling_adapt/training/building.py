@@ -53,7 +53,8 @@ def build_trainer(
         torch.manual_seed(training.seed)
         model, feature_extractor = HEADS[config.model_type](config), _feature_extractor(config)
     else:
-        model, feature_extractor = load_model(run.initial_model, HEADS[config.model_type], config=config)
+        head, revision = HEADS[config.model_type], run.initial_revision
+        model, feature_extractor = load_model(run.initial_model, head, revision=revision, config=config)
     task = _task(config, train_rows)
     _choose_metric(training, task, validation_rows)
     if task.target == "energy_and_forces" and config.geometry != "pairwise":
@@ -140,6 +141,8 @@ def _identity(
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "sampling": str(training.train_sampling_strategy),
+        "dataset_revision": run.dataset_revision,
+        "initial_revision": run.initial_revision,
     }
 
 

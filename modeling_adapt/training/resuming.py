@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from configuration.versions_adapt import upgraded
+
 from ..command_line import require_empty_folder
 from ..errors import InputError
 from .arguments import FITTED_FIELDS, MODEL_FIELDS, ADAPTTrainingArguments
@@ -70,7 +72,10 @@ def require_same_run(checkpoint: Path, trainer: ADAPTTrainer) -> None:
             detail = "" if name == "data" else f": {there.get(name)} there and {here[name]} here"
             remedy = "resume as that run was, or start a new one from it with --initial_model"
             raise InputError(f"{checkpoint} {fault}{detail}; {remedy}")
-    saved, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    try:
+        saved = upgraded(PreTrainedConfig.get_config_dict(checkpoint)[0])
+    except ValueError as error:
+        raise InputError(f"{checkpoint} cannot be resumed: {error}") from error
     config = trainer.model.config.to_dict()
     for field in ("model_type", *MODEL_FIELDS, *sorted(FITTED_FIELDS - {"training_domain"})):
         before, now = (_plain(one.get(field)) for one in (saved, config))

@@ -1,0 +1,87 @@
+"""Does an atom have to see the whole cell?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cells import ERRORS, FAR, MAE, NEAR, change, error_cells, far_error
+from .drawing import curves
+from .experiment import Experiment, Row, Training, Verdict
+from .lab import Lab
+
+RADIUS, GEOMETRY, INCREASE = "radius (Å)", "geometry", "increase"
+EVERYTHING = "all atoms"
+FOURIER = (3.0, 5.0, 8.0)  # Å
+PAIRWISE, PRESET = (3.0, 4.0, 5.0, 6.5), 5.0
+
+
+class AttentionRadius(Experiment):
+    name = "attention-radius"
+    title = "Attention within a radius"
+    question = "How much do errors grow when atoms may attend only to atoms within a radius?"
+    paper = "errors grow when attention is restricted, so global attention is needed"
+    columns = {GEOMETRY: "", RADIUS: "", **ERRORS, FAR: ".1f", INCREASE: "+.0%"}
+
+    def trainings(self, lab: Lab) -> Iterator[Training]:
+        yield from (training for variants in _variants().values() for training in variants.values())
+
+    def measure(self, lab: Lab) -> list[dict[str, Any]]:
+        rows = []
+        for geometry, variants in _variants().items():
+            found = {radius: lab.errors(training) for radius, training in variants.items()}
+            widest = list(found.values())[-1]["force_mae_mev_per_ang"]
+            for radius, metrics in found.items():
+                increase = metrics["force_mae_mev_per_ang"] / widest - 1
+                cells = error_cells(metrics) | {FAR: far_error(metrics), INCREASE: increase}
+                rows.append({GEOMETRY: geometry, RADIUS: radius, **cells})
+        return rows
+
+    def draw(self, rows: Sequence[Row], path: Path) -> None:
+        series = {}
+        for geometry in ("fourier", "pairwise"):
+            bounded = [row for row in rows if row[GEOMETRY] == geometry and row[RADIUS] != EVERYTHING]
+            series[geometry] = [float(row[RADIUS]) for row in bounded], [row[MAE] for row in bounded]
+        (everything,) = (row[MAE] for row in rows if row[RADIUS] == EVERYTHING)
+        level = ("fourier, all atoms", everything)
+        curves(series, path, "radius (Å)", "force MAE (meV/Å)", logarithmic=False, level=level)
+
+    def reading(self, rows: Sequence[Row]) -> str:
+        parts = []
+        for geometry, what in (("fourier", "attention"), ("pairwise", "the cutoff")):
+            own = [row for row in rows if row[GEOMETRY] == geometry]
+            first, last = own[0], own[-1]
+            best = min(own, key=lambda row: row[MAE])
+            parts.append(
+                f"With {geometry} geometry, {what} of {first[RADIUS]} Å gives {first[MAE]:.1f} meV/Å where "
+                f"{_named(last)} gives {last[MAE]:.1f} ({change(last[MAE], first[MAE])}; near the defect "
+                f"{change(last[NEAR], first[NEAR])}, far from it {change(last[FAR], first[FAR])}). "
+                f"The best is {_named(best)}."
+            )
+        return " ".join(parts)
+
+    def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
+        own = [row for row in rows if row[GEOMETRY] == "fourier"]
+        everything, restricted = own[-1], own[:-1]
+        worse = [row for row in restricted if row[MAE] > 1.03 * everything[MAE]]
+        if len(worse) == len(restricted):
+            return "reproduced", "every radius is worse than all atoms by more than 3 %, with coordinates as tokens"
+        return (
+            "not reproduced",
+            f"of {len(restricted)} radii {len(worse)} are worse than all atoms by more than 3 %: at this size of data "
+            "atoms that read coordinates gain little from far ones",
+        )
+
+
+def _named(row: Row) -> str:
+    return "attention to all atoms" if row[RADIUS] == EVERYTHING else f"{row[RADIUS]} Å"
+
+
+def _variants() -> dict[str, dict[str, Training]]:
+    """By geometry and radius, the widest last."""
+    fourier = {f"{radius:g}": Training("fourier-small", {"attention_radius": radius}, cost=2) for radius in FOURIER}
+    pairwise = {
+        f"{cutoff:g}": Training("pairwise-small", {"pairwise_cutoff": cutoff}, cost=(cutoff / 5) ** 2)
+        for cutoff in PAIRWISE
+    }
+    pairwise[f"{PRESET:g}"] = Training("pairwise-small")
+    return {"fourier": fourier | {EVERYTHING: Training("fourier-small")}, "pairwise": pairwise}

@@ -1,0 +1,73 @@
+"""Which element descriptors does a token need?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from configuration.configuration_adapt import DESCRIPTORS
+
+from .cells import ERRORS, MAE, change, error_cells
+from .drawing import bars
+from .experiment import SMALL_CELLS, Experiment, Row, Training, Verdict
+from .lab import Lab
+
+TOKENS, CHANGE = "what a token says of its element", "change"
+NINE = [name for name in DESCRIPTORS if name != "atomic_number"]
+ALL, NUMBER, EMBEDDED = "all nine descriptors", "atomic number only", "a learned vector (one-hot)"
+NOISE = 0.05  # by which errors differ between trainings that differ in nothing but chance
+
+
+class Descriptors(Experiment):
+    name = "descriptors"
+    title = "Element descriptors"
+    question = "What do the nine descriptors bring beside the atomic number, and is any one of them missed?"
+    paper = "tokens of coordinates and nine descriptors; the question of what each brings is left open"
+    columns = {TOKENS: "", **ERRORS, CHANGE: "+.0%"}
+
+    def trainings(self, lab: Lab) -> Iterator[Training]:
+        yield from (_training(options) for options in _variants().values())
+
+    def measure(self, lab: Lab) -> list[dict[str, Any]]:
+        rows, reference = [], lab.errors(_training({}))["force_mae_mev_per_ang"]
+        for label, options in _variants().items():
+            cells = error_cells(lab.errors(_training(options)))
+            rows.append({TOKENS: label, **cells, CHANGE: cells[MAE] / reference - 1})
+        return rows
+
+    def draw(self, rows: Sequence[Row], path: Path) -> None:
+        bars({row[TOKENS]: {"all atoms": row[MAE]} for row in rows}, path, "force MAE (meV/Å)")
+
+    def reading(self, rows: Sequence[Row]) -> str:
+        named = {row[TOKENS]: row for row in rows}
+        everything, number, learned = (named[label] for label in (ALL, NUMBER, EMBEDDED))
+        without = [row for label, row in named.items() if label.startswith("without")]
+        worst, best = max(without, key=lambda row: row[MAE]), min(without, key=lambda row: row[MAE])
+        return (
+            f"On silicon with carbon in cells of 64 atoms, all nine descriptors give {everything[MAE]:.1f} meV/Å, the "
+            f"atomic number alone {number[MAE]:.1f} ({change(everything[MAE], number[MAE])}) and a learned vector "
+            f"{learned[MAE]:.1f} ({change(everything[MAE], learned[MAE])}). Leaving out one descriptor changes the "
+            f"error by {change(everything[MAE], best[MAE])} ({best[TOKENS]}) to {change(everything[MAE], worst[MAE])} "
+            f"({worst[TOKENS]}). Each of them tells two elements apart, so with two elements they can only differ in "
+            "how fast they are learned from; what they are for, elements that the training has few of, is not tested."
+        )
+
+    def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
+        largest = max(abs(row[CHANGE]) for row in rows)
+        small = (
+            "none differs"
+            if largest < NOISE
+            else f"the largest difference is {100 * largest:.0f} %, and none is expected"
+        )
+        return "not comparable", f"the paper has tens of elements, these data two: {small} beyond chance"
+
+
+def _variants() -> dict[str, dict[str, Any]]:
+    variants: dict[str, dict[str, Any]] = {ALL: {}, NUMBER: {"descriptors": ["atomic_number"]}}
+    variants[EMBEDDED] = {"descriptors": [], "element_embedding_size": 8}
+    for left_out in NINE:
+        variants[f"without {left_out}"] = {"descriptors": [name for name in NINE if name != left_out]}
+    return variants
+
+
+def _training(options: dict[str, Any]) -> Training:
+    return Training("pairwise-small", options, SMALL_CELLS)

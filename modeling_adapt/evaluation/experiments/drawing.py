@@ -1,0 +1,71 @@
+"""The two kinds of figures that experiments need."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...figures import BLUE, GREY, ORANGE, new_figure, save_figure
+
+COLOURS = (BLUE, ORANGE, GREY, "#3a8f5c", "#8d5aa6", "#b8493f")
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    x: str,
+    y: str,
+    logarithmic: bool = True,
+    level: tuple[str, float] | None = None,
+    floor: float | None = 0.0,
+) -> None:
+    """
+    Lines with points.
+
+    Args:
+        series: name -> values along x and y.
+        path: image file.
+        x, y: what stands along the axes, with the unit.
+        logarithmic: on both axes.
+        level (*optional*): name and value of a horizontal line to hold the curves against.
+        floor (*optional*): where a linear axis along y begins; None: below the lowest value.
+    """
+    figure, (axes,) = new_figure(6.0, 4.0)
+    for colour, (name, (along, up)) in zip(COLOURS, series.items(), strict=False):
+        axes.plot(along, up, color=colour, linewidth=1.2, marker="o", markersize=4, label=name)
+    if level is not None:
+        axes.axhline(level[1], color=GREY, linewidth=0.8, linestyle="--", label=level[0])
+    if logarithmic:
+        axes.set(xscale="log", yscale="log")
+    elif floor is not None:
+        axes.set_ylim(bottom=floor)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str, logarithmic: bool = False) -> None:
+    """
+    Horizontal bars.
+
+    Args:
+        groups: what stands beside each group of bars -> name of each bar -> its length.
+        path: image file.
+        x: what the length is, with the unit.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    figure, (axes,) = new_figure(6.0, 1.0 + 0.3 * sum(map(len, groups.values())))
+    thickness = 0.8 / len(names)
+    for number, name in enumerate(names):
+        places = [place for place, group in enumerate(groups.values()) if name in group]
+        lengths = [group[name] for group in groups.values() if name in group]
+        offset = (number - (len(names) - 1) / 2) * thickness
+        colour = COLOURS[number % len(COLOURS)]
+        axes.barh([place + offset for place in places], lengths, height=0.9 * thickness, color=colour, label=name)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
+    if logarithmic:
+        axes.set_xscale("log")
+    if len(names) > 1:
+        axes.legend(frameon=False)
+    save_figure(figure, path)

@@ -1,0 +1,105 @@
+"""What an experiment is: models to train, what is measured on them, and what the numbers then say."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+Row = Mapping[str, Any]  # heading -> text, number, or None where there is nothing to say
+Verdict = Literal["reproduced", "not reproduced", "not comparable", "new here"]
+DEFECTS, SMALL_CELLS, KINDS, REAL = "defects", "small-cells", "kinds", "dft"
+
+# Of every training: the schedule that learns most in a few minutes. The same number of steps whatever the amount of
+# data, so that runs differ in one thing only.
+_COMMON = {
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 50,
+    "max_grad_norm": 3.0,
+    "per_device_train_batch_size": 4,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "validation_split": "null",
+    "logging_steps": 50,
+    "seed": 0,
+}
+_RATES = {"pairwise-small": 3e-3, "pairwise-energy": 2e-3, "fourier-small": 1e-3, "published-small": 3e-4}
+# Processor seconds of a training step per structure of 216 atoms, measured on one core (`benchmarks/training.py` tells
+# the same of other machines).
+_SECONDS = {"pairwise-small": 0.06, "pairwise-energy": 0.18, "fourier-small": 0.035, "published-small": 0.16}
+_ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60}
+STEPS = 600
+
+
+@dataclass(frozen=True)
+class Training:
+    """
+    A model that an experiment needs.
+
+    Attributes:
+        model: preset of `configuration/models/`.
+        options: what differs from the others, as options of `train.py`.
+        dataset: one of the names above, or the name of a part of one, such as `"kinds without vacancy"`.
+        steps: of the optimiser, at scale 1.
+        cost: how much longer a step takes than one of the preset.
+    """
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = DEFECTS
+    steps: int = STEPS
+    cost: float = 1.0
+
+    def arguments(self, scale: float) -> dict[str, Any]:
+        """All options of `train.py` but the folders."""
+        known = {"model": self.model, "learning_rate": _RATES[self.model], "max_steps": round(self.steps * scale)}
+        return _COMMON | known | dict(self.options)
+
+    def seconds(self, scale: float) -> float:
+        """Processor time that it is expected to take on one core."""
+        arguments = self.arguments(scale)
+        passes = arguments["max_steps"] * arguments["per_device_train_batch_size"]
+        atoms = _ATOMS[self.dataset.split(" without ")[0]]
+        return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
+
+
+class Experiment(ABC):
+    """
+    One question to the method, as a command.
+
+    Attributes:
+        name, title, question: for the command line, and as heading and first sentence of its section.
+        paper: what the paper (arXiv 2509.24115) reports.
+        columns: heading -> how its numbers are written, a format such as `".1f"`; `""` for text.
+        minutes: what measuring takes at scale 1 beside the trainings.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    question: ClassVar[str]
+    paper: ClassVar[str]
+    columns: ClassVar[Mapping[str, str]]
+    minutes: ClassVar[float] = 0.5
+
+    @abstractmethod
+    def trainings(self, lab: "Lab") -> Iterator[Training]:
+        """The models that [`measure`] asks for."""
+
+    @abstractmethod
+    def measure(self, lab: "Lab") -> list[dict[str, Any]]:
+        """The table, with the headings of `columns`."""
+
+    @abstractmethod
+    def draw(self, rows: Sequence[Row], path: Path) -> None:
+        """The figure, from the table alone."""
+
+    @abstractmethod
+    def reading(self, rows: Sequence[Row]) -> str:
+        """A paragraph made from the numbers of the table."""
+
+    @abstractmethod
+    def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
+        """Whether the numbers bear out what the paper reports, and why one may say so."""

@@ -1,0 +1,77 @@
+"""How large does the model have to be?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cells import ERRORS, MAE, NEAR, error_cells
+from .drawing import curves
+from .experiment import Experiment, Row, Training, Verdict
+from .lab import Lab
+
+SIZE, PARAMETERS, MINUTES = "width x layers", "parameters", "minutes"
+SIZES = ((32, 1), (32, 2), (64, 2), (64, 4), (128, 2))
+OURS = (64, 2)  # what the preset has
+
+
+class ModelSize(Experiment):
+    name = "model-size"
+    title = "Size of the model"
+    question = "How do errors depend on width and depth?"
+    paper = "a small model is sufficient, and a large one overfits"
+    columns = {SIZE: "", PARAMETERS: ",d", **ERRORS, MINUTES: ".1f"}
+
+    def trainings(self, lab: Lab) -> Iterator[Training]:
+        yield from (_training(size) for size in SIZES)
+
+    def measure(self, lab: Lab) -> list[dict[str, Any]]:
+        rows = []
+        for width, layers in SIZES:
+            training = _training((width, layers))
+            model, _ = lab.model(training)
+            count = sum(weight.numel() for weight in model.parameters())
+            minutes = lab.processor_seconds(training) / 60
+            cells = error_cells(lab.errors(training))
+            rows.append({SIZE: f"{width} x {layers}", PARAMETERS: count, **cells, MINUTES: minutes})
+        return rows
+
+    def draw(self, rows: Sequence[Row], path: Path) -> None:
+        rows = sorted(rows, key=lambda row: row[PARAMETERS])
+        sizes = [row[PARAMETERS] for row in rows]
+        series = {
+            "all atoms": (sizes, [row[MAE] for row in rows]),
+            "near the defect": (sizes, [row[NEAR] for row in rows]),
+        }
+        curves(series, path, "parameters", "force MAE (meV/Å)")
+
+    def reading(self, rows: Sequence[Row]) -> str:
+        best, ours = min(rows, key=lambda row: row[MAE]), next(row for row in rows if row[SIZE] == "64 x 2")
+        smallest = min(rows, key=lambda row: row[PARAMETERS])
+        return (
+            f"From {smallest[PARAMETERS]:,d} parameters ({smallest[SIZE]}) to {best[PARAMETERS]:,d} ({best[SIZE]}, "
+            f"the best) the error goes from {smallest[MAE]:.1f} to {best[MAE]:.1f} meV/Å; the preset ({ours[SIZE]}, "
+            f"{ours[PARAMETERS]:,d}) has {ours[MAE]:.1f}. All learn for the same number of steps; minutes are of a "
+            "training beside another one."
+        )
+
+    def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
+        largest, best = max(rows, key=lambda row: row[PARAMETERS]), min(rows, key=lambda row: row[MAE])
+        ours = next(row for row in rows if row[SIZE] == "64 x 2")
+        if ours[MAE] < 1.05 * best[MAE]:
+            return "reproduced", "the preset is within 5 % of the best size"
+        how = "the largest is the best" if best is largest else f"{best[SIZE]} is the best"
+        return "not reproduced", f"{how}, and the preset is {100 * (ours[MAE] / best[MAE] - 1):.0f} % above it"
+
+
+def _training(size: tuple[int, int]) -> Training:
+    width, layers = size
+    if size == OURS:
+        return Training("pairwise-small")
+    options = {
+        "hidden_size": width,
+        "embedding_sizes": [width],
+        "intermediate_size": 2 * width,
+        "num_vector_channels": width // 2,
+        "num_hidden_layers": layers,
+    }
+    return Training("pairwise-small", options, cost=(width / 64) * layers / 2)

@@ -1,0 +1,79 @@
+"""The files of one experiment: its table as CSV and Markdown, its figure, and what is read from them."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...command_line import finished_folder, write_whole
+from ...errors import InputError
+from ...tables import markdown_table
+from .experiment import Experiment, Row
+
+TABLE, FIGURE = "table.csv", "figure.png"
+
+
+def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Any) -> None:
+    """Writes the folder of an experiment, whole or not at all; `made_of` says from which models."""
+    with finished_folder(folder) as unfinished:
+        (unfinished / TABLE).write_text(to_csv(experiment.columns, rows), encoding="utf-8")
+        rows = read_table(experiment, unfinished / TABLE)  # what is said is said of what stands in the file
+        (unfinished / "table.md").write_text(to_markdown(experiment.columns, rows) + "\n", encoding="utf-8")
+        (unfinished / "reading.md").write_text(reading(experiment, rows) + "\n", encoding="utf-8")
+        experiment.draw(rows, unfinished / FIGURE)
+        write_whole(unfinished / "made_of.json", json.dumps(made_of, indent=2, sort_keys=True) + "\n")
+
+
+def is_made_of(folder: Path, made_of: Any) -> bool:
+    """Whether the folder holds an outcome from the same models."""
+    file = folder / "made_of.json"
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(made_of))
+
+
+def reading(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """The paragraph with the verdict."""
+    verdict, why = experiment.verdict(rows)
+    return f"{experiment.reading(rows)}\n\nThe paper: {experiment.paper}. **{verdict.capitalize()}**: {why}."
+
+
+def to_csv(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """Numbers to six digits, which is more than any of them is good for; nothing where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_plain(row[heading], style) for heading, style in columns.items()])
+    return text.getvalue()
+
+
+def read_table(experiment: Experiment, path: Path) -> list[dict[str, Any]]:
+    """The rows that [`to_csv`] wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    if lines and list(lines[0]) != list(experiment.columns):
+        raise InputError(f"{path} has other columns than {experiment.name} writes; run the experiment again")
+    return [{heading: _value(line[heading], style) for heading, style in experiment.columns.items()} for line in lines]
+
+
+def to_markdown(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """The table, with numbers as the experiment wants them written."""
+    cells = [[_cell(row[heading], style) for heading, style in columns.items()] for row in rows]
+    return markdown_table(list(columns), cells)
+
+
+def _plain(value: Any, style: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if style and not style.endswith("d") else str(value)
+
+
+def _value(text: str, style: str) -> Any:
+    if not style:
+        return text
+    return None if text == "" else int(text) if style.endswith("d") else float(text)
+
+
+def _cell(value: Any, style: str) -> str:
+    return "-" if value is None else format(value, style) if style else str(value)
