@@ -9,7 +9,7 @@ import sys
 import numpy as np
 from ase import units
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from tqdm import trange
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     atoms.calc = calculator
     # Half of the kinetic energy of a crystal that starts at its minimum becomes potential energy.
     rng = np.random.default_rng(0)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * arguments.temperature, rng=rng)
+    thermalize_momenta(atoms, temperature_K=2 * arguments.temperature, rng=rng)
     Stationary(atoms)
     dynamics = VelocityVerlet(atoms, TIME_STEP * units.fs)
     times, energies, temperatures = [], [], []

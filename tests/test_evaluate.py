@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ase import Atoms
@@ -18,8 +19,10 @@ from modeling_adapt.data.structures import atoms_from_row, structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
-from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline
-from modeling_adapt.evaluation.plots import parity_plot, training_curve
+from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline, fit_mean_baseline
+from modeling_adapt.evaluation.physical_checks import CHECKS
+from modeling_adapt.evaluation.plots import error_profile, parity_plot, training_curve
+from modeling_adapt.simulation.domain import fit_domain
 
 
 def _structure(rng: np.random.Generator, kind: str, energy: float | None = None) -> dict:
@@ -54,6 +57,8 @@ def folders(tmp_path_factory):
         ),
         "small": ADAPTForEnergy(ADAPTEnergyConfig(max_atoms=3, energy_hidden_sizes=(8,))),
     }
+    models["silicon"] = ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), **sizes))
+    models["silicon"].config.training_domain = fit_domain([rows["validation"][0]]).to_dict()
     for name, model in models.items():
         model.save_pretrained(root / name)
         ADAPTFeatureExtractor().save_pretrained(root / name)
@@ -84,6 +89,20 @@ def test_force_figures_equal_a_loop_over_single_structures(folders):
         assert "near_defect_mae_mev_per_ang" in metrics["by_config_type"]["carbon"]
         assert "near_defect_mae_mev_per_ang" not in metrics["by_config_type"]["bulk"]
         assert 1000 * np.abs(evaluation.predicted - evaluation.reference).mean() == pytest.approx(mae, rel=1e-5)
+        carbon = np.concatenate([np.array(row["atomic_numbers"]) == 6 for row in rows])
+        error = 1000 * np.concatenate(errors)[carbon]
+        assert metrics["by_element"]["C"]["force_mae_mev_per_ang"] == pytest.approx(error.mean(), rel=1e-5)
+        assert metrics["by_element"]["C"]["force_max_error_mev_per_ang"] == pytest.approx(error.max(), rel=1e-5)
+        # The defect is the carbon atom, whose site is where it was before the cell was rattled.
+        shells = metrics["by_defect_distance"]
+        atoms = sum(len(row["positions"]) for row in rows if row["config_type"] == "carbon")
+        assert (
+            sum(group["num_atoms"] for group in shells.values())
+            == atoms
+            == np.isfinite(evaluation.nearest_defect).sum()
+        )
+        close = np.abs(evaluation.predicted - evaluation.reference).reshape(-1, 3)[evaluation.nearest_defect < 3]
+        assert shells["0-3 Å"]["force_mae_mev_per_ang"] == pytest.approx(1000 * close.mean(), rel=1e-5)
 
 
 def test_energy_figures_equal_a_loop_over_single_structures(folders):
@@ -95,7 +114,18 @@ def test_energy_figures_equal_a_loop_over_single_structures(folders):
             (model(**feature_extractor(atoms_from_row(row))).energy.item() - row["energy"]) / len(row["positions"])
             for row in rows
         ]
-    evaluation = evaluate_energy(model, feature_extractor, rows, 2, progress=False, baseline=fit_baseline(train))
+    evaluation = evaluate_energy(
+        *(model, feature_extractor, rows, 2, False),
+        baseline=fit_baseline(train),
+        mean_baseline=fit_mean_baseline(train),
+    )
+    sizes, truth = np.array([len(row["positions"]) for row in rows]), np.array(rows["energy"])
+    mean = np.mean([row["energy"] / len(row["positions"]) for row in train])
+    assert evaluation.metrics["mean_baseline_mae_mev_per_atom"] == pytest.approx(
+        1000 * np.abs(mean - truth / sizes).mean()
+    )
+    whole = 1000 * np.abs(np.array(errors) * sizes).mean()
+    assert evaluation.metrics["energy_mae_mev_per_structure"] == pytest.approx(whole, rel=1e-4)
     assert evaluation.metrics["energy_mae_mev_per_atom"] == pytest.approx(1000 * np.abs(errors).mean(), rel=1e-4)
 
     def counts(rows):
@@ -132,20 +162,34 @@ def _run(*argv) -> int:
 
 def test_command_on_forces(folders, tmp_path, capsys):
     output = tmp_path / "new" / "results"
-    assert _run(folders / "forces", folders / "dataset", "--output", output, "--batch-size", 2) == 0
+    assert _run(folders / "forces", folders / "dataset", "--output", output, "--batch-size", 2, "--checks", 1) == 0
     metrics = json.loads((output / "metrics.json").read_text())
     required = {"force_mae_mev_per_ang", "force_rmse_mev_per_ang", "zero_force_mae_mev_per_ang", "by_config_type"}
     assert required <= metrics.keys()
     assert set(metrics["by_config_type"]) == {"bulk", "carbon"}
     assert metrics["split"] == "test"
     assert (output / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert {"error_by_distance.png", "error_by_force.png"} <= {path.name for path in output.iterdir()}
     assert {path.name for path in output.parent.iterdir()} == {"results"}
+    assert set(metrics["by_element"]) == {"C", "Si"} and "0-3 Å" in metrics["by_defect_distance"]
+    checks = metrics["physical_checks"]
+    applicable = set(CHECKS) - {"energy_gradient_mae_mev_per_ang", "perfect_crystal_force_mev_per_ang"}
+    assert set(checks) <= applicable and checks["net_force_per_atom_mev_per_ang"] > 0
+    assert all(np.isfinite(value) and value >= 0 for value in checks.values())
     table = capsys.readouterr().out
     for word in ("bulk", "carbon", "all", "MAE", "zero-force", f"{metrics['force_mae_mev_per_ang']:.1f}"):
         assert word in table
+    for word in ("slope", "max error", "element", "distance to the defect", "0-3 Å", "Newton's third law"):
+        assert word in table
 
 
-def test_it_records_which_weights_it_is_of(folders, tmp_path):
+@pytest.fixture
+def no_figures(monkeypatch):
+    """They take a second or two."""
+    monkeypatch.setattr("modeling_adapt.evaluation.report._draw_forces", lambda forces, folder: None)
+
+
+def test_it_records_which_weights_it_is_of(folders, tmp_path, no_figures):
     """By their hash, so that a folder that is renamed is known again, and one that has other weights is not."""
     content = (folders / "forces" / "model.safetensors").read_bytes()
     shutil.copytree(folders / "forces", tmp_path / "shards")
@@ -155,22 +199,38 @@ def test_it_records_which_weights_it_is_of(folders, tmp_path):
     for number, (folder, expected) in enumerate(
         ((folders / "forces", content), (tmp_path / "shards", b"".join(path.read_bytes() for path in shards)))
     ):
-        assert _run(folder, folders / "dataset", "--output", tmp_path / str(number)) == 0
+        assert _run(folder, folders / "dataset", "--output", tmp_path / str(number), "--checks", 0) == 0
         metrics = json.loads((tmp_path / str(number) / "metrics.json").read_text())
         assert metrics["weights_sha256"] == hashlib.sha256(expected).hexdigest()
-        assert metrics["model_path"] == str(folder)
+        assert metrics["model_path"] == str(folder) and "physical_checks" not in metrics
     assert len(shards) > 1
 
 
 def test_command_on_energies(folders, tmp_path, capsys):
     assert _run(folders / "energy", folders / "dataset", "--output", tmp_path / "out") == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["energy_mae_mev_per_atom"] > 0 and metrics["composition_baseline_mae_mev_per_atom"] > 0
-    assert "composition-only" in capsys.readouterr().out
+    for name in ("energy_mae", "composition_baseline_mae", "mean_baseline_mae"):
+        assert metrics[f"{name}_mev_per_atom"] > 0
+    table = capsys.readouterr().out
+    assert "composition-only" in table and "mean-energy" in table and "MAE per structure" in table
+
+
+def test_command_holds_forces_against_the_gradient_of_an_energy(folders, tmp_path, make_energy_model, no_figures):
+    model = make_energy_model(architecture="pooled", geometry="pairwise", num_vector_channels=8)
+    model.save_pretrained(tmp_path / "pooled")
+    ADAPTFeatureExtractor().save_pretrained(tmp_path / "pooled")
+    options = ("--checks", 1, "--energy-model", tmp_path / "pooled", "--output", tmp_path / "out")
+    assert _run(folders / "forces", folders / "dataset", *options) == 0
+    checks = json.loads((tmp_path / "out" / "metrics.json").read_text())["physical_checks"]
+    rows, forces = read_split(folders / "dataset", "test"), _load(ADAPTForForces, folders / "forces")[0].double()
+    inputs = ADAPTFeatureExtractor()(atoms_from_row(rows[0]), dtype="float64")
+    with torch.no_grad():
+        difference = forces(**inputs).forces[0] - model.double()(**inputs, compute_forces=True).forces[0]
+    assert checks["energy_gradient_mae_mev_per_ang"] == pytest.approx(1000 * difference.abs().mean().item(), rel=1e-6)
 
 
 def test_command_says_that_training_structures_prove_nothing(folders, capsys):
-    assert _run(folders / "forces", folders / "dataset", "--split", "train") == 0
+    assert _run(folders / "forces", folders / "dataset", "--split", "train", "--checks", 0) == 0
     assert "trained on" in capsys.readouterr().out
 
 
@@ -194,6 +254,21 @@ def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, capsys):
         folders / "energy", folders / "dataset", "--split", "validation", *output
     )
     assert "no device" in fails_with(*good, "--device", "nonsense", *output)
+    for number, no_rows in enumerate((lambda writer, table: writer.write(table[:0]), lambda writer, table: None)):
+        empty = shutil.copytree(folders / "dataset", tmp_path / f"empty{number}")
+        file = next(empty.rglob("test-*.parquet"))
+        table = pq.read_table(file)
+        with pq.ParquetWriter(file, table.schema) as writer:
+            no_rows(writer, table)
+        assert str(empty) in fails_with(folders / "forces", empty, *output)
+    others = fails_with(folders / "silicon", folders / "dataset", *output)
+    assert "row 1 (made#carbon): atom 1 is C, but" in others and "trained on Si only" in others
+    assert "row 1 (made#carbon)" in fails_with(*good, "--ensemble", folders / "silicon", *output)
+    assert "--energy-model" in fails_with(*good, "--energy-model", folders / "energy", *output)
+    assert "--checks 0" in fails_with(*good, "--energy-model", folders / "energy", "--checks", "0", *output)
+    assert "gives no forces" in fails_with(
+        folders / "energy", folders / "dataset", "--energy-model", folders / "energy", *output
+    )
     small = fails_with(folders / "small", folders / "dataset", *output)
     assert "at most 3" in small and "rows 0 to 4" in small
     assert "'0' is not a whole number" in fails_with(*good, "--batch-size", "0", *output)
@@ -214,6 +289,15 @@ def test_parity_plot_of_few_and_many_points(tmp_path, count):
     reference = np.random.default_rng(0).normal(size=count)
     parity_plot(reference + 0.1, reference, tmp_path / "parity.png", caption="MAE 100.0 meV/Å")
     assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_error_profile_leaves_out_what_is_not_known(tmp_path, count):
+    quantity = np.where(np.arange(count) % 3, np.nan, np.arange(count, dtype=float) + 1)
+    forces = np.random.default_rng(0).normal(size=(count, 3))
+    for logarithmic in (False, True):
+        error_profile(quantity, forces + 0.1, forces, tmp_path / "profile.png", "distance (Å)", logarithmic)
+        assert (tmp_path / "profile.png").stat().st_size > 10_000
 
 
 def test_training_curve_of_forces_energies_and_of_a_run_without_evaluation(tmp_path):
@@ -271,13 +355,18 @@ class TestCalibration:
     def test_command(self, folders, tmp_path, capsys):
         model, data = str(folders / "forces"), str(folders / "dataset")
         output = tmp_path / "out"
-        assert run_command(lambda: command.main([model, data, "--num-images", "6", "--output", str(output)])) in (
+        assert run_command(
+            lambda: command.main([model, data, "--num-images", "6", "--checks", "0", "--output", str(output)])
+        ) in (
             0,
             None,
         )
         assert "spread of the forces on an atom" in capsys.readouterr().out
-        assert {path.name for path in output.iterdir()} == {"metrics.json", "parity.png", "calibration.png"}
+        assert {path.name for path in output.iterdir()} == {
+            *("metrics.json", "parity.png", "calibration.png", "error_by_distance.png", "error_by_force.png"),
+        }
         assert json.loads((output / "metrics.json").read_text())["num_images"] == 6
+        assert "by_element" in json.loads((output / "metrics.json").read_text())
         assert run_command(lambda: command.main([model, data, "--num-images", "49"])) == 2
         assert run_command(lambda: command.main([model, data, "--ensemble", str(folders / "energy")])) == 2
         assert "but ADAPTForForces is needed here" in capsys.readouterr().err

@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
+from scipy.stats import linregress
 
+from modeling_adapt.evaluation.breakdown import SHELLS, ForceBreakdown
+from modeling_adapt.evaluation.columns import error_cells
 from modeling_adapt.evaluation.metrics import (
     NEAR_DEFECT_RADIUS,
     SMALL_FORCE,
     CompositionBaseline,
     EnergyMetrics,
     ForceMetrics,
+    MeanBaseline,
     compositions,
 )
 
@@ -67,6 +72,8 @@ def test_force_metrics_equal_plain_numpy_for_any_batching(batch_size):
         "near_defect_mae_mev_per_ang": 1000 * np.abs(error[near]).mean(),
         "zero_force_mae_mev_per_ang": 1000 * np.abs(labels).mean(),
         "zero_force_rmse_mev_per_ang": 1000 * np.sqrt((labels**2).mean()),
+        "force_slope": np.linalg.lstsq(labels.reshape(-1, 1), forces.ravel(), rcond=None)[0][0],
+        "force_max_error_mev_per_ang": 1000 * np.abs(error).max(),
         "zero_force_near_defect_mae_mev_per_ang": 1000 * np.abs(labels[near]).mean(),
         "num_structures": len(SIZES),
         "num_atoms": sum(SIZES),
@@ -77,6 +84,7 @@ def test_force_metrics_equal_plain_numpy_for_any_batching(batch_size):
     assert list(groups) == ["bulk", "surface", "vacancy"]
     vacancy = np.concatenate([structures[i]["forces"] - structures[i]["labels"] for i in (0, 2)])
     assert groups["vacancy"]["force_mae_mev_per_ang"] == pytest.approx(1000 * np.abs(vacancy).mean(), rel=1e-12)
+    assert groups["vacancy"]["force_max_error_mev_per_ang"] == pytest.approx(1000 * np.abs(vacancy).max(), rel=1e-12)
     assert groups["vacancy"]["num_atoms"] == 10
 
 
@@ -111,6 +119,107 @@ def test_predicting_zero_forces_is_the_zero_force_baseline():
     assert result["force_cosine"] == 0
 
 
+class TestPlantedModels:
+    """Models whose errors are known."""
+
+    labels = np.random.default_rng(3).normal(size=(4, 500, 3))
+
+    def metrics(self, forces) -> dict:
+        metrics = ForceMetrics()
+        metrics.update(forces, self.labels)
+        return metrics.compute()
+
+    def test_perfect(self):
+        found = self.metrics(self.labels)
+        assert found["force_mae_mev_per_ang"] == found["force_max_error_mev_per_ang"] == 0
+        assert found["force_slope"] == pytest.approx(1) and found["force_cosine"] == pytest.approx(1)
+
+    def test_zero(self):
+        found = self.metrics(np.zeros_like(self.labels))
+        assert found["force_slope"] == 0
+        assert found["force_max_error_mev_per_ang"] == 1000 * np.abs(self.labels).max()
+
+    def test_too_soft(self):
+        found = self.metrics(0.7 * self.labels)
+        assert found["force_slope"] == pytest.approx(0.7) and found["force_cosine"] == pytest.approx(1)
+        assert found["force_mae_mev_per_ang"] == pytest.approx(300 * np.abs(self.labels).mean())
+
+    def test_turned(self):
+        """By an angle about the z axis forces in the plane keep its cosine, and so much of their slope."""
+        self.labels = self.labels * (1, 1, 0)
+        turned = self.labels @ Rotation.from_euler("z", 50, degrees=True).as_matrix()
+        found = self.metrics(turned)
+        assert found["force_cosine"] == pytest.approx(np.cos(np.radians(50)))
+        assert found["force_slope"] == pytest.approx(np.cos(np.radians(50)))
+        assert found["force_norm_ratio"] == pytest.approx(1)
+
+    def test_noisy(self):
+        sigma = 0.05
+        noise = np.random.default_rng(4).normal(scale=sigma, size=self.labels.shape)
+        found = self.metrics(0.8 * self.labels + noise)
+        line = linregress(self.labels.ravel(), (0.8 * self.labels + noise).ravel())
+        assert found["force_slope"] == pytest.approx(line.slope, abs=1e-3)
+        found = self.metrics(self.labels + noise)
+        # A sample of 6000: the mean of |error| is within four of its standard errors, 0.6 sigma / sqrt(6000).
+        assert found["force_mae_mev_per_ang"] == pytest.approx(1000 * sigma * np.sqrt(2 / np.pi), rel=0.04)
+        assert found["force_rmse_mev_per_ang"] == pytest.approx(1000 * sigma, rel=0.04)
+
+
+def test_breakdown_equals_plain_numpy_on_the_atoms_of_a_group():
+    structures = _structures()
+    rng = np.random.default_rng(5)
+    for one in structures:
+        one["numbers"] = rng.choice([6, 14], size=len(one["labels"]))
+        one["nearest"] = rng.uniform(0, 12, size=len(one["labels"]))
+    structures[1]["nearest"][:] = np.inf
+    breakdown = ForceBreakdown()
+    for batch in (structures[:3], structures[3:]):
+        breakdown.update(
+            _padded([s["forces"] for s in batch], 7.0),
+            _padded([s["labels"] for s in batch], -100),
+            _padded([s["numbers"] for s in batch], 0),
+            _padded([s["nearest"] for s in batch], np.inf),
+        )
+    found = breakdown.compute()
+    forces, labels, numbers, nearest = (
+        np.concatenate([s[name] for s in structures]) for name in ("forces", "labels", "numbers", "nearest")
+    )
+    assert list(found["by_element"]) == ["C", "Si"] and list(found["by_defect_distance"]) == list(SHELLS)
+    groups = {("by_element", "C"): numbers == 6, ("by_element", "Si"): numbers == 14}
+    groups |= {
+        ("by_defect_distance", "0-3 Å"): nearest < 3,
+        ("by_defect_distance", "3-5 Å"): (3 <= nearest) & (nearest < 5),
+    }
+    groups[("by_defect_distance", "8 Å and more")] = (8 <= nearest) & np.isfinite(nearest)
+    for (kind, name), atoms in groups.items():
+        group, error = found[kind][name], forces[atoms] - labels[atoms]
+        assert group["force_mae_mev_per_ang"] == pytest.approx(1000 * np.abs(error).mean())
+        assert group["force_rmse_mev_per_ang"] == pytest.approx(1000 * np.sqrt((error**2).mean()))
+        assert group["force_max_error_mev_per_ang"] == pytest.approx(1000 * np.abs(error).max())
+        assert group["zero_force_mae_mev_per_ang"] == pytest.approx(1000 * np.abs(labels[atoms]).mean())
+        slope = (forces[atoms] * labels[atoms]).sum() / (labels[atoms] ** 2).sum()
+        assert group["force_slope"] == pytest.approx(slope)
+        assert group["num_atoms"] == atoms.sum()
+        assert group["num_structures"] == sum(
+            bool(part.any()) for part in np.split(atoms, np.cumsum([len(s["labels"]) for s in structures])[:-1])
+        )
+
+
+def test_no_breakdown_by_distance_where_no_defect_is_known():
+    breakdown = ForceBreakdown()
+    labels = np.ones((1, 4, 3))
+    breakdown.update(labels, labels, np.full((1, 4), 14), np.full((1, 4), np.inf))
+    assert set(breakdown.compute()) == {"by_element"}
+
+
+def test_table_shows_the_slope_and_the_largest_error():
+    metrics = ForceMetrics()
+    metrics.update(np.full((1, 2, 3), 0.5), np.ones((1, 2, 3)))
+    headings, ((_, *cells),) = error_cells({"all": metrics.compute()}, "forces")
+    line = dict(zip(headings, cells, strict=True))
+    assert (line["slope"], line["max error"], line["MAE"]) == ("0.500", "500.0", "500.0")
+
+
 def test_no_near_defect_error_where_no_structure_has_a_defect():
     metrics = ForceMetrics()
     labels = np.ones((1, 4, 3))
@@ -137,6 +246,8 @@ def test_energy_metrics_equal_plain_numpy():
     assert result["energy_mae_mev_per_atom"] == pytest.approx(1000 * np.abs(per_atom).mean())
     assert result["energy_rmse_mev_per_atom"] == pytest.approx(1000 * np.sqrt((per_atom**2).mean()))
     assert result["energy_mae_ev"] == pytest.approx(np.abs(energies - labels).mean())
+    assert result["energy_mae_mev_per_structure"] == pytest.approx(1000 * np.abs(energies - labels).mean())
+    assert "mean_baseline_mae_mev_per_atom" not in result
     known = np.delete(0.5 / num_atoms, 2)
     assert result["composition_baseline_mae_mev_per_atom"] == pytest.approx(1000 * known.mean())
 
@@ -149,3 +260,12 @@ def test_composition_baseline_recovers_energies_that_are_sums_over_elements():
     assert baseline.predict(counts) == pytest.approx([-19, -10, -14])
     assert baseline.predict(compositions([[6, 6]])) == pytest.approx([-18])
     assert np.isnan(baseline.predict(compositions([[14, 28]]))).all()
+
+
+def test_mean_baseline_is_the_mean_energy_per_atom():
+    num_atoms, energies = np.array([2, 4, 8]), np.array([-10.0, -24.0, -32.0])
+    baseline = MeanBaseline.fit(num_atoms, energies)
+    assert baseline.energy_per_atom == pytest.approx(-5)
+    metrics = EnergyMetrics()
+    metrics.update(energies, energies, num_atoms, mean_baseline=baseline.predict(num_atoms))
+    assert metrics.compute()["mean_baseline_mae_mev_per_atom"] == pytest.approx(1000 * 2 / 3)

@@ -164,6 +164,10 @@ def test_reading_names_splits_columns_and_damage(tmp_path, caplog):
     (tmp_path / "half" / "train.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be loaded: ArrowInvalid"):
         read_split(tmp_path / "half", "train")
+    rows = read_split(tmp_path / "set", "train")
+    rows.select(range(0)).to_parquet(str(tmp_path / "set" / "data" / "test-00000-of-00001.parquet"))
+    with pytest.raises(InputError, match="test-00000-of-00001.parquet has no rows: a split needs some"):
+        read_split(tmp_path / "set", "test")
     assert not caplog.records  # datasets would log the same once more
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import snapshot_download
 
@@ -102,10 +103,23 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
         problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
         if problem is not None:
             raise InputError(problem) from error
+        if (empty := _file_without_rows(folder)) is not None:
+            raise InputError(f"{empty} has no rows: a split needs some; remove the file, or write it again") from error
         cause = error.__cause__ or error
         raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)
+
+
+def _file_without_rows(folder: Path) -> Path | None:
+    """`datasets` says nothing of use about a split that is empty."""
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            if pq.read_metadata(file).num_rows == 0:
+                return file
+        except (OSError, pa.ArrowException):  # damaged: that is what the error is about
+            return None
+    return None
 
 
 def _folder_of(dataset: str, revision: str | None) -> Path:

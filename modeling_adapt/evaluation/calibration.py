@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 
 from ..data.loader import StructureDataset
 from ..data.structures import atoms_from_row
+from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..figures import BLUE, GREY, new_figure, save_figure
 from ..simulation.prediction import predict
-from .evaluate import Evaluation
+from .breakdown import ForceBreakdown
+from .evaluate import Evaluation, describe_row
 from .metrics import ForceMetrics
 
 BINS = 12
@@ -49,21 +51,30 @@ def calibrate(
     num_images: int = 1,
     progress: bool = True,
 ) -> Calibration:
-    """Mean forces and spread of `models` over `num_images` symmetry images, on every row; see [`predict`]."""
-    metrics, structures = ForceMetrics(), StructureDataset(rows)
-    predicted, reference, spread = [], [], []
+    """Mean forces and spread of `models` over `num_images` symmetry images, on every row; see [`predict`].
+
+    Raises:
+        [`InputError`]: a prediction is not finite; the message names the row.
+    """
+    metrics, breakdown, structures = ForceMetrics(), ForceBreakdown(), StructureDataset(rows)
+    predicted, reference, spread, nearest_defect = [], [], [], []
     for index in tqdm(range(len(rows)), desc="predicting", disable=None if progress else True, leave=False):
         row, item = rows[index], structures[index]
         prediction = predict(models, feature_extractor, atoms_from_row(row), num_images)
         if prediction.forces_std is None:
             raise ValueError("one model and one image have no spread")
+        if not np.isfinite(prediction.forces).all():
+            raise InputError(f"{describe_row(rows, index)}: the models predict forces that are not finite")
         near, labels = item["nearest_defect"][None], item["forces"][None]
         metrics.update(prediction.forces[None], labels, near, [row["config_type"]])
+        breakdown.update(prediction.forces[None], labels, item["atomic_numbers"][None], near)
+        nearest_defect.append(item["nearest_defect"])
         predicted.append(prediction.forces)
         reference.append(item["forces"])
         spread.append(prediction.forces_std)
     mean, truth = np.concatenate(predicted), np.concatenate(reference)
-    evaluation = Evaluation(metrics.compute(), mean.ravel(), truth.ravel())
+    figures = metrics.compute() | breakdown.compute()
+    evaluation = Evaluation(figures, mean.ravel(), truth.ravel(), np.concatenate(nearest_defect))
     return Calibration(evaluation, np.concatenate(spread), np.linalg.norm(mean - truth, axis=1))
 
 

@@ -10,6 +10,8 @@ COLUMNS = {
         ("MAE", "force_mae_mev_per_ang", ".1f"),
         ("RMSE", "force_rmse_mev_per_ang", ".1f"),
         ("cosine", "force_cosine", ".3f"),
+        ("slope", "force_slope", ".3f"),
+        ("max error", "force_max_error_mev_per_ang", ".1f"),
         ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
         ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
         ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
@@ -18,6 +20,8 @@ COLUMNS = {
         ("structures", "num_structures", "d"),
         ("MAE per atom", "energy_mae_mev_per_atom", ".2f"),
         ("RMSE per atom", "energy_rmse_mev_per_atom", ".2f"),
+        ("MAE per structure", "energy_mae_mev_per_structure", ".1f"),
+        ("mean-energy MAE per atom", "mean_baseline_mae_mev_per_atom", ".2f"),
         ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
     ],
 }

@@ -7,16 +7,19 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import torch
+from ase.data import atomic_numbers, chemical_symbols
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..data.columns import list_column
+from ..data.columns import list_column, tables
 from ..data.loader import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import IGNORE_INDEX, forces_of
-from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, as_float64, compositions
+from ..simulation.domain import TrainingDomain
+from .breakdown import ForceBreakdown
+from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, MeanBaseline, as_float64, compositions
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ class Prediction:
 class Evaluation:
     """
     Attributes:
-        metrics: plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
+        metrics: plain JSON; see [`ForceMetrics`], [`ForceBreakdown`] and [`EnergyMetrics`].
         predicted, reference: every force component in eV/Å, or every energy per atom in eV, for a parity plot.
+        nearest_defect: of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
     """
 
     metrics: dict[str, Any]
     predicted: np.ndarray
     reference: np.ndarray
+    nearest_defect: np.ndarray | None = None
 
 
 def evaluate_forces(
@@ -55,15 +60,19 @@ def evaluate_forces(
     progress: bool = True,
 ) -> Evaluation:
     """Force errors of `model` on every row of `dataset`, beside those of predicting zero forces."""
-    metrics = ForceMetrics()
-    predicted, reference = [], []
+    metrics, breakdown = ForceMetrics(), ForceBreakdown()
+    predicted, reference, nearest_defect = [], [], []
     for prediction in predict(model, feature_extractor, dataset, "forces", batch_size, progress):
         labels = prediction.batch["labels"].numpy()
-        metrics.update(prediction.values, labels, prediction.batch["nearest_defect"], prediction.config_types)
+        near = prediction.batch["nearest_defect"].numpy()
+        metrics.update(prediction.values, labels, near, prediction.config_types)
+        breakdown.update(prediction.values, labels, prediction.batch["atomic_numbers"].numpy(), near)
         known = labels != IGNORE_INDEX
         predicted.append(prediction.values[known].astype(np.float32))
         reference.append(labels[known])
-    return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
+        nearest_defect.append(near[known.all(axis=-1)])
+    arrays = map(np.concatenate, (predicted, reference, nearest_defect))
+    return Evaluation(metrics.compute() | breakdown.compute(), *arrays)
 
 
 def evaluate_energy(
@@ -73,8 +82,9 @@ def evaluate_energy(
     batch_size: int = 16,
     progress: bool = True,
     baseline: CompositionBaseline | None = None,
+    mean_baseline: MeanBaseline | None = None,
 ) -> Evaluation:
-    """Energy errors of `model` on every row of `dataset`, beside those of `baseline` (see [`fit_baseline`])."""
+    """Energy errors of `model` on every row of `dataset`, beside those of the baselines (see [`fit_baseline`])."""
     metrics = EnergyMetrics()
     predicted, reference = [], []
     for prediction in predict(model, feature_extractor, dataset, "energy", batch_size, progress):
@@ -82,7 +92,8 @@ def evaluate_energy(
         counts = compositions(prediction.batch["atomic_numbers"])
         num_atoms = counts.sum(axis=1)
         trivial = None if baseline is None else baseline.predict(counts)
-        metrics.update(prediction.values, labels, num_atoms, trivial, prediction.config_types)
+        mean = None if mean_baseline is None else mean_baseline.predict(num_atoms)
+        metrics.update(prediction.values, labels, num_atoms, trivial, prediction.config_types, mean)
         predicted.append(prediction.values / num_atoms)
         reference.append(labels / num_atoms)
     return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
@@ -90,8 +101,40 @@ def evaluate_energy(
 
 def fit_baseline(train: datasets.Dataset) -> CompositionBaseline:
     """Fits the composition-only baseline on a training split; its rows must have energies."""
-    table = train.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
-    return CompositionBaseline.fit(compositions(list_column(table, "atomic_numbers")), table["energy"].to_numpy())
+    return CompositionBaseline.fit(*_energies(train))
+
+
+def fit_mean_baseline(train: datasets.Dataset) -> MeanBaseline:
+    """Likewise the mean energy per atom."""
+    counts, energies = _energies(train)
+    return MeanBaseline.fit(counts.sum(axis=1), energies)
+
+
+def _energies(rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Compositions (structures, elements) and total energies (structures,) in eV."""
+    table = rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
+    return compositions(list_column(table, "atomic_numbers")), table["energy"].to_numpy()
+
+
+def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name: str) -> None:
+    """
+    Checks that the training of the model called `name` had every element of `rows`, where its checkpoint says.
+
+    Raises:
+        [`InputError`]: naming the first row with another element.
+    """
+    if model.config.training_domain is None:
+        return
+    elements = TrainingDomain.from_dict(model.config.training_domain).elements
+    known = [atomic_numbers[symbol] for symbol in elements if symbol in atomic_numbers]
+    for start, table in tables(rows.select_columns("atomic_numbers")):
+        for row, numbers in enumerate(list_column(table, "atomic_numbers"), start):
+            assert numbers is not None  # a row without atoms is no valid row
+            if len(others := np.flatnonzero(~np.isin(numbers, known))):
+                raise InputError(
+                    f"{describe_row(rows, row)}: atom {others[0]} is {chemical_symbols[numbers[others[0]]]}, but "
+                    f"{name} was trained on {', '.join(elements)} only; evaluate a model that knows the element"
+                )
 
 
 def predict(
@@ -135,6 +178,11 @@ def _require_finite(values: np.ndarray, attention_mask: np.ndarray, dataset: dat
         bad = bad.any(axis=-1) & (attention_mask == 1)
     rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
     if len(rows):
-        row = first + int(rows[0])
-        source = dataset[row]["source"]
-        raise InputError(f"row {row} ({source or 'source unknown'}): the model predicts values that are not finite")
+        raise InputError(
+            f"{describe_row(dataset, first + int(rows[0]))}: the model predicts values that are not finite"
+        )
+
+
+def describe_row(rows: datasets.Dataset, row: int) -> str:
+    """How an error names a row."""
+    return f"row {row} ({rows[row]['source'] or 'source unknown'})"

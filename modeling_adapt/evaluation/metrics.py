@@ -22,8 +22,10 @@ Sums = dict[str, float]
 
 class ForceMetrics:
     """
-    Accumulates force errors. MAE and RMSE are over Cartesian components, the cosine over atoms whose reference force
-    is above `SMALL_FORCE`; the norm ratio is the mean length of the predicted forces over that of the reference.
+    Accumulates force errors. MAE, RMSE and the largest error are of Cartesian components, the cosine is over atoms
+    whose reference force is above `SMALL_FORCE`; the norm ratio is the mean length of the predicted forces over that
+    of the reference. The slope is that of the least-squares line through the origin of predicted on reference
+    components, sum(p r) / sum(r r): below 1 the model is too soft (arXiv 2405.07105).
 
     ```python
     >>> metrics = ForceMetrics()
@@ -54,6 +56,8 @@ class ForceMetrics:
         error = np.where(known, forces - labels, 0.0)
         reference = np.where(known, labels, 0.0)
         sums = _structure_sums(error, reference, known)
+        sums["largest_error"] = np.abs(error).max(axis=(1, 2), initial=0.0)
+        sums["predicted_times_reference"] = (reference * (reference + error)).sum(axis=(1, 2))
 
         atoms = known.all(axis=-1)
         size = np.linalg.norm(reference, axis=-1)
@@ -100,7 +104,10 @@ def _force_errors(sums: Sums) -> dict[str, float]:
         "force_rmse_mev_per_ang": 1000 * _ratio(sums["squared_error"], components) ** 0.5,
         "zero_force_mae_mev_per_ang": 1000 * _ratio(sums["absolute_force"], components),
         "zero_force_rmse_mev_per_ang": 1000 * _ratio(sums["squared_force"], components) ** 0.5,
+        "force_max_error_mev_per_ang": 1000 * sums["largest_error"],
     }
+    if squared := sums["squared_force"]:
+        metrics["force_slope"] = sums["predicted_times_reference"] / squared
     if directed := sums["directed"]:
         metrics["force_cosine"] = sums["cosine"] / directed
     if length := sums["length"]:
@@ -112,7 +119,7 @@ def _force_errors(sums: Sums) -> dict[str, float]:
 
 
 class EnergyMetrics:
-    """Accumulates errors of total energies, per atom and per structure, beside a composition-only baseline."""
+    """Accumulates errors of total energies, per atom and per structure, beside baselines that see no geometry."""
 
     def __init__(self) -> None:
         self._groups = _Groups(_energy_errors)
@@ -124,6 +131,7 @@ class EnergyMetrics:
         num_atoms: Any,
         baseline: Any | None = None,
         config_types: Sequence[str] | None = None,
+        mean_baseline: Any | None = None,
     ) -> None:
         """
         Args:
@@ -132,6 +140,7 @@ class EnergyMetrics:
             num_atoms (`torch.Tensor` or `np.ndarray`, (B,)): number of atoms of each structure.
             baseline (*optional*, (B,)): energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
             config_types (*optional*, B names): the group of each structure in `by_config_type`.
+            mean_baseline (*optional*, (B,)): energies in eV by [`MeanBaseline`].
         """
         labels, num_atoms = as_float64(labels), as_float64(num_atoms)
         error = as_float64(energies) - labels
@@ -142,10 +151,11 @@ class EnergyMetrics:
             "error_per_atom": np.abs(error / num_atoms),
             "squared_error_per_atom": np.square(error / num_atoms),
         }
-        if baseline is not None:
-            baseline_error = np.abs(as_float64(baseline) - labels) / num_atoms
-            sums["baseline_structures"] = np.isfinite(baseline_error)
-            sums["baseline_error_per_atom"] = np.nan_to_num(baseline_error)
+        for name, trivial in (("baseline", baseline), ("mean_baseline", mean_baseline)):
+            if trivial is not None:
+                trivial_error = np.abs(as_float64(trivial) - labels) / num_atoms
+                sums[f"{name}_structures"] = np.isfinite(trivial_error)
+                sums[f"{name}_error_per_atom"] = np.nan_to_num(trivial_error)
         self._groups.add(sums, config_types)
 
     def compute(self) -> dict[str, Any]:
@@ -159,9 +169,12 @@ def _energy_errors(sums: Sums) -> dict[str, float]:
         "energy_mae_mev_per_atom": 1000 * _ratio(sums["error_per_atom"], structures),
         "energy_rmse_mev_per_atom": 1000 * _ratio(sums["squared_error_per_atom"], structures) ** 0.5,
         "energy_mae_ev": _ratio(sums["error"], structures),
+        "energy_mae_mev_per_structure": 1000 * _ratio(sums["error"], structures),
     }
     if count := sums.get("baseline_structures"):
         metrics["composition_baseline_mae_mev_per_atom"] = 1000 * sums["baseline_error_per_atom"] / count
+    if count := sums.get("mean_baseline_structures"):
+        metrics["mean_baseline_mae_mev_per_atom"] = 1000 * sums["mean_baseline_error_per_atom"] / count
     return metrics | {"num_structures": int(structures), "num_atoms": int(sums["atoms"])}
 
 
@@ -193,6 +206,26 @@ class CompositionBaseline:
         return contributions.sum(axis=-1)
 
 
+@dataclass(frozen=True)
+class MeanBaseline:
+    """The same energy per atom for every structure: what is known without even its elements.
+
+    Attributes:
+        energy_per_atom (`float`): eV; the mean over the structures of a training split.
+    """
+
+    energy_per_atom: float
+
+    @classmethod
+    def fit(cls, num_atoms: np.ndarray, energies: np.ndarray) -> "MeanBaseline":
+        """Of numbers of atoms (structures,) and total energies (structures,) in eV."""
+        return cls(float((as_float64(energies) / as_float64(num_atoms)).mean()))
+
+    def predict(self, num_atoms: np.ndarray) -> np.ndarray:
+        """Energies (structures,) in eV."""
+        return as_float64(num_atoms) * self.energy_per_atom
+
+
 def compositions(atomic_numbers: Any, num_elements: int = 119) -> np.ndarray:
     """Counts of each atomic number (B, `num_elements`) from B lists of atomic numbers, where 0 is padding."""
     counts = np.stack([np.bincount(np.asarray(numbers), minlength=num_elements) for numbers in atomic_numbers])
@@ -201,7 +234,10 @@ def compositions(atomic_numbers: Any, num_elements: int = 119) -> np.ndarray:
 
 
 class _Groups:
-    """Sums by group name, turned into metrics by one function; the total is the sum over the groups."""
+    """Sums by group name, turned into metrics by one function; the total is the sum over the groups.
+
+    Of what is called `largest_...` the largest is kept instead.
+    """
 
     def __init__(self, metrics: Callable[[Sums], dict[str, float]]) -> None:
         self._metrics = metrics
@@ -212,7 +248,7 @@ class _Groups:
         for index, name in enumerate(names if names is not None else [""] * count):
             group = self._sums[name]
             for key, values in sums.items():
-                group[key] += float(values[index])
+                group[key] = _together(key, group[key], float(values[index]))
 
     def compute(self) -> dict[str, Any]:
         if not self._sums:
@@ -220,9 +256,13 @@ class _Groups:
         total: Sums = defaultdict(float)
         for group in self._sums.values():
             for key, value in group.items():
-                total[key] += value
+                total[key] = _together(key, total[key], value)
         by_config_type = {name: self._metrics(group) for name, group in sorted(self._sums.items())}
         return self._metrics(total) | {"by_config_type": by_config_type}
+
+
+def _together(key: str, one: float, other: float) -> float:
+    return max(one, other) if key.startswith("largest") else one + other
 
 
 def as_float64(values: Any) -> np.ndarray:

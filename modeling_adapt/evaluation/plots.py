@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 
 from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
 
+BINS = 12  # of atoms, equally wide on the axis
 DENSE = 5_000  # points; beyond this a cloud of dots hides its density and hexagons are drawn
 
 # What the training curve shows: metric, its trivial baseline, name of the axis, name of the baseline.
@@ -53,6 +54,45 @@ def parity_plot(
     axes.set_xlabel(f"reference {quantity} ({unit})")
     axes.set_ylabel(f"predicted {quantity} ({unit})")
     axes.text(0.04, 0.96, caption, transform=axes.transAxes, va="top", linespacing=1.5)
+    save_figure(figure, path)
+
+
+def error_profile(
+    quantity: np.ndarray,
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    path: str | Path,
+    label: str,
+    logarithmic: bool = False,
+) -> None:
+    """
+    Draws the mean length of the force errors, and of the forces, which is the error of zero forces, against what is
+    known of the atoms.
+
+    Args:
+        quantity (A,): what the axis called `label` shows; atoms for which it is not finite are left out.
+        predicted, reference (A, 3): forces in eV/Å.
+        path: image file.
+    """
+    known = np.flatnonzero(np.isfinite(quantity))
+    shown = np.log(quantity[known]) if logarithmic else quantity[known]
+    bins = np.digitize(shown, np.linspace(shown.min(), shown.max(), BINS + 1)[1:-1])
+    groups = [known[bins == number] for number in np.unique(bins)]
+    places = [float(np.mean(quantity[group])) for group in groups]
+    figure, (axes,) = new_figure(6.0, 4.0)
+    for values, color, style, name in (
+        (predicted - reference, BLUE, "-", "model"),
+        (reference, ORANGE, "--", "zero forces"),
+    ):
+        sizes = 1000 * np.linalg.norm(values, axis=1)
+        means = [float(sizes[group].mean()) for group in groups]
+        axes.plot(places, means, color=color, linestyle=style, linewidth=1.2, marker="o", markersize=3, label=name)
+    axes.set_yscale("log")
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean |ΔF| of an atom (meV/Å)")
+    axes.legend(frameon=False)
     save_figure(figure, path)
 
 

@@ -1,0 +1,208 @@
+"""Several models on the same structures in one table, ours beside those of others."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from tqdm import tqdm
+
+from ..command_line import write_whole
+from ..data.labelling import load_calculator
+from ..data.loader import StructureDataset
+from ..data.structures import atoms_from_row
+from ..device import on_device
+from ..errors import InputError, one_line
+from ..loading import load_model, require_forces
+from ..locations import HUB_DATASETS, is_local
+from ..simulation.frame import FrameFinder
+from ..simulation.prediction import predict
+from ..tables import format_table
+from .breakdown import ForceBreakdown
+from .evaluate import describe_row, require_known_elements
+from .metrics import EnergyMetrics, ForceMetrics
+
+ZERO_FORCES = "zero forces"
+
+# (heading, metric, format), as in `columns.py`, but for models side by side.
+COLUMNS = [
+    ("MAE", "force_mae_mev_per_ang", ".1f"),
+    ("RMSE", "force_rmse_mev_per_ang", ".1f"),
+    ("cosine", "force_cosine", ".3f"),
+    ("slope", "force_slope", ".3f"),
+    ("max error", "force_max_error_mev_per_ang", ".1f"),
+    ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
+    ("energy MAE per atom", "energy_mae_mev_per_atom", ".2f"),
+    ("ms/structure", "ms_per_structure", ".1f"),
+]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    Attributes:
+        name: as it was given.
+        predict: from a structure of N atoms to its forces (N, 3) in eV/Å, and its energy in eV or None.
+        check: raises [`InputError`] for rows that the model cannot know.
+    """
+
+    name: str
+    predict: Callable[[Atoms], tuple[np.ndarray, float | None]]
+    check: Callable[[datasets.Dataset], None] = lambda rows: None
+
+
+def load_contender(name: str, device: torch.device, revision: str | None = None, subfolder: str = "") -> Contender:
+    """
+    A checkpoint folder or Hub id of ours, a MACE file that ends in .model, or an ASE calculator as `module:factory`.
+
+    Raises:
+        [`InputError`]: there is no such thing, it gives no forces, or mace-torch is not installed. A MACE file is a
+            pickle, which runs code: open none that you would not run.
+    """
+    if name.endswith(".model") and not Path(name).is_dir():
+        return _of_calculator(name, _mace(name, device))
+    if ":" in name and not name.startswith(HUB_DATASETS) and not Path(name).exists():
+        return _of_calculator(name, load_calculator(name))
+    model, feature_extractor = load_model(name, None, subfolder, None if is_local(name) else revision)
+    require_forces(model)
+    model = on_device(model, device)
+    finder = FrameFinder(None)  # as in `evaluate_forces`: structures as they are
+
+    def forces_and_energy(atoms: Atoms) -> tuple[np.ndarray, float | None]:
+        found = predict([model], feature_extractor, atoms, finder=finder)
+        return found.forces, found.energy
+
+    return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))
+
+
+def zero_forces() -> Contender:
+    """What costs nothing."""
+    return Contender(ZERO_FORCES, lambda atoms: (np.zeros((len(atoms), 3)), None))
+
+
+def compare(contenders: Sequence[Contender], rows: datasets.Dataset, progress: bool = True) -> dict[str, Any]:
+    """
+    Predicts one structure after the other, as a relaxation does, neighbour lists and all.
+
+    Args:
+        rows: with forces; energies are looked at where there are any.
+
+    Returns:
+        By name the metrics of [`ForceMetrics`], [`ForceBreakdown`] and, of those that give energies,
+        [`EnergyMetrics`], and `ms_per_structure`, the median time in ms.
+
+    Raises:
+        [`InputError`]: a model does not know an element, fails or predicts values that are not finite; the message
+            names the row. All elements are looked at before anything is predicted.
+    """
+    for contender in contenders:
+        contender.check(rows)
+    return {contender.name: _evaluate(contender, rows, progress) for contender in contenders}
+
+
+def _evaluate(contender: Contender, rows: datasets.Dataset, progress: bool) -> dict[str, Any]:
+    metrics, breakdown, energies = ForceMetrics(), ForceBreakdown(), EnergyMetrics()
+    structures, times, has_energy = StructureDataset(rows), [], False
+    for index in tqdm(
+        range(len(rows)), desc=contender.name, unit=" structures", disable=None if progress else True, leave=False
+    ):
+        item, atoms = structures[index], atoms_from_row(rows[index])
+        if index == 0:
+            _predict(contender, rows, index, atoms)  # warms up
+        began = time.perf_counter()
+        forces, energy = _predict(contender, rows, index, atoms)
+        times.append(1000 * (time.perf_counter() - began))
+        labels, near, kinds = item["forces"][None], item["nearest_defect"][None], [rows[index]["config_type"]]
+        metrics.update(forces[None], labels, near, kinds)
+        breakdown.update(forces[None], labels, item["atomic_numbers"][None], near)
+        if energy is not None and np.isfinite(item["energy"]):
+            has_energy = True
+            energies.update([energy], [item["energy"]], [len(atoms)], None, kinds)
+    found = _energy_errors(energies) if has_energy else {}
+    return found | metrics.compute() | breakdown.compute() | {"ms_per_structure": float(np.median(times))}
+
+
+def _energy_errors(energies: EnergyMetrics) -> dict[str, float]:
+    return {name: value for name, value in energies.compute().items() if name.startswith("energy_")}
+
+
+def _predict(
+    contender: Contender, rows: datasets.Dataset, index: int, atoms: Atoms
+) -> tuple[np.ndarray, float | None]:
+    """One structure; whatever a calculator raises, the error names the row."""
+    try:
+        forces, energy = contender.predict(atoms)
+    except Exception as error:
+        where, kind = describe_row(rows, index), type(error).__name__
+        raise InputError(f"{where}: {contender.name} fails on it: {kind}: {one_line(error)}") from error
+    if forces.shape != (len(atoms), 3) or not np.isfinite(forces).all() or not np.isfinite(energy or 0.0):
+        raise InputError(f"{describe_row(rows, index)}: {contender.name} predicts values that are not finite")
+    return forces, energy
+
+
+def comparison_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line per model, in meV/Å, meV and ms."""
+    columns = [column for column in COLUMNS if any(column[1] in metrics for metrics in found.values())]
+    lines = [
+        [name, *(format(metrics[metric], style) if metric in metrics else "-" for _, metric, style in columns)]
+        for name, metrics in found.items()
+    ]
+    return format_table(["model", *(heading for heading, _, _ in columns)], lines)
+
+
+def write_comparison(folder: Path, found: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> None:
+    """Writes comparison.json with all metrics, and comparison.csv with those of the table; units are in the names."""
+    models = [{"model": name, **metrics} for name, metrics in found.items()]
+    text = json.dumps({**record, "models": models}, indent=2, ensure_ascii=False)
+    write_whole(folder / "comparison.json", text + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["model", *(metric for _, metric, _ in COLUMNS)], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(models)
+    write_whole(folder / "comparison.csv", table.getvalue())
+
+
+def _of_calculator(name: str, calculator: Calculator) -> Contender:
+    gives_energy = "energy" in calculator.implemented_properties
+
+    def forces_and_energy(atoms: Atoms) -> tuple[np.ndarray, float | None]:
+        calculator.reset()
+        forces = np.array(calculator.get_forces(atoms), dtype=np.float64)
+        return forces, float(calculator.get_potential_energy(atoms)) if gives_energy else None
+
+    return Contender(name, forces_and_energy)
+
+
+def _mace(name: str, device: torch.device) -> Calculator:
+    if not Path(name).is_file():
+        raise InputError(f"{name}: no such file; name a MACE model, or a folder of ours")
+    try:
+        with _same_dtype():
+            torch.serialization.add_safe_globals([slice])  # for the constants that e3nn loads when it is imported
+            from mace.calculators import MACECalculator
+
+            return MACECalculator(model_paths=name, device=str(device), default_dtype="float32")
+    except ImportError as error:
+        raise InputError(f"{name} is a MACE model, which needs mace-torch: pip install mace-torch") from error
+    except Exception as error:  # of a damaged pickle, anything
+        raise InputError(f"{name} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+
+
+@contextmanager
+def _same_dtype() -> Iterator[None]:
+    """MACE sets the default dtype of torch for the whole process."""
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -1,0 +1,78 @@
+"""What `evaluate.py` prints and writes of an evaluation: tables, metrics.json and figures."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..command_line import write_whole
+from ..tables import format_table
+from .columns import error_cells
+from .evaluate import Evaluation
+from .plots import error_profile, parity_plot
+
+
+def error_tables(evaluation: Evaluation, kind: str) -> str:
+    """
+    Tables by config_type and, of forces, by element where there are several, and by distance to the defect.
+
+    Args:
+        kind: `"forces"` or `"energy"`.
+    """
+    metrics = evaluation.metrics
+    groups = {name or "(none)": group for name, group in metrics["by_config_type"].items()} | {"all": metrics}
+    parts = [_table("config_type", groups, kind)]
+    if len(elements := metrics.get("by_element", {})) > 1:
+        parts.append(_table("element", elements, kind))
+    if shells := metrics.get("by_defect_distance"):
+        parts.append(_table("distance to the defect", shells, kind))
+    parts.append("energies in meV" if kind == "energy" else "forces in meV/Å, of components")
+    return "\n".join(parts)
+
+
+def write_evaluation(folder: Path, evaluations: Mapping[str, Evaluation], record: Mapping[str, Any]) -> None:
+    """
+    Writes metrics.json and the figures.
+
+    Args:
+        evaluations: `"forces"`, `"energy"` or both.
+        record: what stands in metrics.json besides the errors.
+    """
+    record, groups = dict(record), dict[str, dict[str, Any]]()
+    for evaluation in evaluations.values():
+        record |= {name: value for name, value in evaluation.metrics.items() if name not in record}
+        for name, group in evaluation.metrics["by_config_type"].items():
+            groups[name] = groups.get(name, {}) | group
+    text = json.dumps(record | {"by_config_type": groups}, indent=2, ensure_ascii=False)
+    write_whole(folder / "metrics.json", text + "\n")
+    if "forces" in evaluations:
+        _draw_forces(evaluations["forces"], folder)
+    if "energy" in evaluations:
+        energy = evaluations["energy"]
+        path = folder / ("energy_parity.png" if "forces" in evaluations else "parity.png")
+        caption = f"MAE {energy.metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
+        parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
+
+
+def _draw_forces(forces: Evaluation, folder: Path) -> None:
+    caption = (
+        f"MAE {forces.metrics['force_mae_mev_per_ang']:.1f} meV/Å\n"
+        f"zero forces {forces.metrics['zero_force_mae_mev_per_ang']:.1f} meV/Å"
+    )
+    parity_plot(forces.predicted, forces.reference, folder / "parity.png", caption=caption)
+    predicted, reference = forces.predicted.reshape(-1, 3), forces.reference.reshape(-1, 3)
+    sizes = np.linalg.norm(reference, axis=1)
+    if (sizes > 0).any():
+        sizes = np.where(sizes > 0, sizes, np.nan)  # no place on a logarithmic axis
+        error_profile(sizes, predicted, reference, folder / "error_by_force.png", "reference |F| (eV/Å)", True)
+    distances = forces.nearest_defect
+    if distances is not None and np.isfinite(distances).any():
+        label = "distance to the nearest defect site (Å)"
+        error_profile(distances, predicted, reference, folder / "error_by_distance.png", label)
+
+
+def _table(what: str, lines: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    headings, rows = error_cells(lines, kind)
+    return format_table([what, *headings], rows)
