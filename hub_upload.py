@@ -27,11 +27,11 @@ from modeling_adapt.hub.example import example_structure
 from modeling_adapt.hub.licenses import require_license
 from modeling_adapt.hub.private import require_nothing_private
 from modeling_adapt.hub.refs import require_ref_name
-from modeling_adapt.hub.repository import Upload, is_private, upload
+from modeling_adapt.hub.repository import Publication, Upload, look, make, send
 from modeling_adapt.hub.run_folder import RunFolder, open_run
 from modeling_adapt.hub.staging import ENERGY, LICENSE, enough_space, is_ours, stage_model, staged_files
 from modeling_adapt.hub.stranger import check_as_stranger
-from modeling_adapt.hub.trained_on import hub_dataset, learned_from
+from modeling_adapt.hub.trained_on import hub_dataset, learned_from, published_dataset
 from modeling_adapt.locations import is_local
 
 EXAMPLE = """\
@@ -61,22 +61,24 @@ def main(argv: list[str] | None = None) -> int | None:
         runs.append(open_run(arguments.energy, arguments.evaluation))
     require_all_used(arguments.evaluation, [run.evaluation for run in runs])
     token = None if arguments.dry_run else _token()
+    api = None if token is None else HfApi(token=token)
+    logging.set_verbosity_error()  # it says each new try on a line of its own; what stays wrong is one line
     with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
         with enough_space(Path(scratch)):
             data = {}
             if arguments.dataset is not None:
                 data = stage_dataset(arguments.dataset, Path(scratch) / "data", data_repository(arguments.repository))
-            model = _stage(arguments, runs, Path(scratch) / "model")
+            model = _stage(arguments, runs, Path(scratch) / "model", api)
         files = [*model.items(), *data.items()]
         require_nothing_private(files, _folders(arguments, runs), [token or get_token() or ""])
         subfolders = ["", ENERGY][: len(runs)]
         found = check_as_stranger(Path(scratch) / "model", subfolders)
         deviation = f"at most {max(found.values()):.1e} eV/Å or eV"
         print(f"loads with transformers alone; deviation from the example: {deviation}")
-        if arguments.dry_run:
+        if api is None:
             _show(arguments, model, data)
             return 0
-        _send(arguments, HfApi(token=token), model, data)
+        _send(arguments, api, model, data)
     return 0
 
 
@@ -124,7 +126,9 @@ def _token() -> str:
     return token
 
 
-def _stage(arguments: argparse.Namespace, runs: list[RunFolder], folder: Path) -> dict[str, Path]:
+def _stage(
+    arguments: argparse.Namespace, runs: list[RunFolder], folder: Path, api: HfApi | None = None
+) -> dict[str, Path]:
     """The folder of the model with its card; name in the repository -> file."""
     structure = example_structure(arguments.dataset)
     models = [stage_model(run, structure, folder, name) for run, name in zip(runs, ("", ENERGY), strict=False)]
@@ -134,16 +138,16 @@ def _stage(arguments: argparse.Namespace, runs: list[RunFolder], folder: Path) -
         raise InputError(f"{arguments.model} is an energy model itself; --energy stands beside a force model")
     if LICENSE.is_file():
         (folder / "LICENSE").write_bytes(LICENSE.read_bytes())
-    datasets = [_dataset_of(arguments, run, model.config) for run, model in zip(runs, models, strict=True)]
+    datasets = [_dataset_of(arguments, run, model.config, api) for run, model in zip(runs, models, strict=True)]
     revision = arguments.tag or arguments.revision
     write_model_card(folder, arguments.repository, license=arguments.license, datasets=datasets, revision=revision)
     return staged_files(folder)
 
 
-def _dataset_of(arguments: argparse.Namespace, run: RunFolder, config: ADAPTConfig) -> str | None:
-    """Hub id of what a model was trained on, where it has one."""
+def _dataset_of(arguments: argparse.Namespace, run: RunFolder, config: ADAPTConfig, api: HfApi | None) -> str | None:
+    """Hub id of what a model was trained on, where it has one; a dry run takes the recipe's word for it."""
     if arguments.dataset is None:
-        return hub_dataset(run)
+        return hub_dataset(run) if api is None else published_dataset(run, api)
     if learned_from(run, config, arguments.dataset):
         return data_repository(arguments.repository)
     print(
@@ -183,16 +187,21 @@ def _show(arguments: argparse.Namespace, model: dict[str, Path], data: dict[str,
 
 
 def _send(arguments: argparse.Namespace, api: HfApi, model: dict[str, Path], data: dict[str, Path]) -> None:
-    """The data set first, so that no card names one that is not there."""
+    """What can be refused is asked of both repositories before anything goes up; then the data set is first, so that
+    no card names one that is not there."""
     if sys.stderr.isatty():
         enable_progress_bars()
-    logging.set_verbosity_error()  # it says each new try on a line of its own; what stays wrong is one line
     options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
+    wanted = Publication(arguments.repository, model, ours=is_ours, untested=ENERGY, **options)
+    found = look(api, wanted)
+    todo = [(wanted, found, "Upload ADAPT model")]
     if data:
-        name, hidden = data_repository(arguments.repository), is_private(api, arguments.repository)
-        options_of_data = options | {"private_if_new": hidden, "ours": is_of_dataset}
-        _say(upload(api, name, data, "Upload data set", kind="dataset", **options_of_data))
-    _say(upload(api, arguments.repository, model, "Upload ADAPT model", ours=is_ours, untested=ENERGY, **options))
+        name = data_repository(arguments.repository)
+        rows = Publication(name, data, "dataset", ours=is_of_dataset, private_if_new=found.private, **options)
+        todo.append((rows, look(api, rows), "Upload data set"))
+    todo = [(one, make(api, one, state), message) for one, state, message in todo]
+    for one, state, message in reversed(todo):
+        _say(send(api, one, state, message))
 
 
 def _say(done: Upload) -> None:

@@ -18,7 +18,7 @@ class AtomForcesPipeline(Pipeline):
 
     ```python
     >>> from transformers import pipeline
-    >>> forces = pipeline("atom-forces", model="runs/silicon")
+    >>> forces = pipeline("atom-forces", model="organisation/adapt-si")
     >>> forces(atoms)["forces"].shape
     (216, 3)
     >>> [result["energy"] for result in forces(["a.cif", "b.cif"])]

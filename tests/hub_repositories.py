@@ -85,7 +85,10 @@ class Repository:
 
     def info(self, commit: Commit) -> dict[str, Any]:
         siblings = [{"rfilename": path, "size": len(content)} for path, content in sorted(commit.files.items())]
-        card = front_matter(commit.files.get("README.md", b"").decode("utf-8", "replace"))
+        try:
+            card = front_matter(commit.files.get("README.md", b"").decode("utf-8", "replace"))
+        except (yaml.YAMLError, TypeError):  # pushed with git, past the check of the metadata
+            card = {}
         return {
             "id": self.name,
             "modelId": self.name,

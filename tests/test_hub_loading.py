@@ -280,6 +280,31 @@ result = [rows["positions"][:] for rows in plain] + [[row["positions"] for row i
         expected = read_split(springs, "train")["positions"][:]
         assert client.run(code) == [expected] * 3
 
+    def test_a_local_folder_goes_before_an_id(self, client, shared_hub, springs):
+        code = """
+import shutil
+from pathlib import Path
+from modeling_adapt.data.reading import read_split
+from modeling_adapt.errors import InputError
+shutil.copytree({springs!r}, "org/springs")
+shutil.rmtree("org/springs/figures", ignore_errors=True)
+next(Path("org/springs").rglob("validation*.parquet")).unlink()
+Path("org/springs/README.md").unlink(missing_ok=True)
+result = []
+try:
+    result.append(len(read_split("org/springs", "train")))
+    for name in ("org/springs", "org/none"):
+        try:
+            read_split(name, "validation")
+        except InputError as error:
+            result.append(str(error))
+finally:
+    shutil.rmtree("org")
+"""
+        count, *refusals = client.run(code.format(springs=springs))
+        assert count == 16 and not shared_hub.requests
+        assert "org/springs has no split 'validation'" in refusals[0] and "org/none: no such folder" in refusals[1]
+
     def test_training(self, client, recipe, tmp_path):
         path = recipe(max_steps=2, eval_strategy="no")
         arguments = [path, "--dataset", "hf://datasets/org/springs", "--output_dir", str(tmp_path / "run")]

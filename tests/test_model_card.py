@@ -14,6 +14,7 @@ from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
+from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.hub.evaluations import require_all_used
 from modeling_adapt.hub.example import example_structure
@@ -164,10 +165,15 @@ def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
     pairs = dict(pair.rsplit(" ", 1) for pair in shown["closest distances (Å)"].split(", "))
     assert pairs == {pair: f"{value:.3f}" for pair, value in domain["closest_distances"].items()}
 
-    symmetry = dict(tables(text, "Errors")[1][1:])
+    symmetry = {row[0]: row[1] for row in tables(text, "Physical checks")[0][1:]}
     net = np.abs(np.sum(json.loads((staged / "example.json").read_text())["forces"], axis=0)).max()
-    assert "RMS deviation under random rotations, in units of the RMS force component" in symmetry
-    assert list(symmetry.values()) == ["1.3e-05", "2.5e-05", f"{net:.1e}"]
+    assert list(symmetry) == [
+        "RMS deviation under the symmetries of the cube, in training",
+        "RMS deviation under random rotations, in training",
+        "net force on the example",
+    ]
+    scale = "of the RMS force component"
+    assert list(symmetry.values()) == [f"1.3e-05 {scale}", f"2.5e-05 {scale}", f"{net:.1e} eV/Å"]
     training = dict(tables(text, "Training")[0][1:])
     assert training["data"] == "springs" and training["structures"] == "train 800" and training["seed"] == "7"
     assert (
@@ -179,6 +185,68 @@ def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
     data = ModelCard.load(staged / "README.md").data
     assert data.license == "cc-by-4.0" and data.datasets == ["org/adapt-si-data"]
     assert text.count('revision="v1"') == text.count('"org/adapt-si"') == 5 and "10.48550/arXiv.2509.24115" in text
+
+
+class TestPhysicalChecks:
+    """Those of the evaluation stand in the card, each beside what it should be; none of them is made up."""
+
+    @staticmethod
+    def measured(folder, **changes) -> dict:
+        checks = {name: 0.1234567 * 10**power for power, name in enumerate(CHECKS, -5)} | changes
+        TestEvaluations.change(folder, physical_checks=checks)
+        return checks
+
+    def test_all(self, make_run, stage):
+        checks = self.measured(folder := make_run())
+        staged, text = stage(folder)
+        assert json.loads((staged / "metrics.json").read_text())["physical_checks"] == checks
+        (table,) = tables(text, "Physical checks")  # what was measured in training is not needed
+        assert len(table) == 1 + len(CHECKS)
+        for row, (name, (words, ideal)) in zip(table[1:], CHECKS.items(), strict=True):
+            value, *unit = row[1].split()
+            assert (row[0], row[2]) == (words, ideal) and row[3], name
+            assert unit == (["meV/Å"] if name.endswith("_mev_per_ang") else [])
+            assert float(value) == pytest.approx(checks[name], rel=0.05)
+
+    def test_training_and_example_stand_in_for_what_is_missing(self, make_run, stage):
+        names = ("octahedral_error_mev_per_ang", "scan_jump_mev_per_ang")
+        TestEvaluations.change(folder := make_run(), physical_checks=dict.fromkeys(CHECKS) | dict.fromkeys(names, 0.5))
+        _, text = stage(folder)
+        shown = [row[0] for row in tables(text, "Physical checks")[0][1:]]
+        assert shown == [
+            *(CHECKS[name][0] for name in names),
+            "RMS deviation under random rotations, in training",
+            "net force on the example",
+        ]
+
+    @pytest.mark.parametrize("wrong", ["0.1", True, float("nan"), float("inf"), [1.0]])
+    def test_what_is_no_number(self, make_run, wrong):
+        self.measured(folder := make_run(), jacobian_asymmetry=wrong)
+        with pytest.raises(InputError, match="metrics.json cannot be read: jacobian_asymmetry is .*, no number"):
+            open_run(folder)
+        TestEvaluations.change(folder, physical_checks=wrong)
+        with pytest.raises(InputError, match="physical_checks holds no names with numbers"):
+            open_run(folder)
+
+    def test_a_model_of_energies_is_measured_by_these(self, make_run, stage):
+        _, text = stage(make_run("mlp"))
+        assert "in training | 1.3e-05 of the composition-only error | 0 |  |" in text
+
+
+def test_errors_by_distance_and_element(make_run, stage):
+    folder = make_run()
+    groups = {
+        "by_defect_distance": {"0-3 Å": force_metrics(1), "8 Å and more": force_metrics(2)},
+        "by_element": {"C": force_metrics(3), "Si": force_metrics(4)},
+    }
+    TestEvaluations.change(folder, **groups)
+    for name in ("error_by_distance.png", "error_by_force.png", "secret.png"):
+        (folder / "evaluation" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    staged, text = stage(folder)
+    for lines, table in zip(groups.values(), tables(text, "Errors")[1:], strict=True):
+        require_table(table, "forces", lines)
+    assert "](error_by_distance.png)" in text and "](error_by_force.png)" in text
+    assert {path.name for path in staged.glob("*.png")} == {"error_by_distance.png", "error_by_force.png"}
 
 
 def test_limits_are_those_of_the_kind_of_model(make_run, stage):
@@ -306,6 +374,8 @@ def test_the_validation_split_flatters_where_it_chose(make_run, stage, best):
         ("run.json", {"parts": [{"structures": [800]}]}, "structures is"),
         ("trainer_state.json", {"log_history": [{"train_runtime": "long"}]}, "train_runtime is no number"),
         ("evaluation/metrics.json", {"by_config_type": [1]}, "by_config_type holds no groups"),
+        ("evaluation/metrics.json", {"by_defect_distance": {"0-3 Å": 1}}, "by_defect_distance holds no groups"),
+        ("evaluation/metrics.json", {"by_element": {"C": {"force_slope": "1"}}}, "force_slope is '1', no number"),
         ("evaluation/metrics.json", {"num_structures": 4.5}, "num_structures is 4.5, no number"),
     ],
 )

@@ -49,8 +49,6 @@ def _say(error: BaseException, repository: str, kind: str, state: str) -> str:
         return f"{repository}: the Hub has something of that name ({said}); choose another one; {state}"
     if status == 412:
         return f"somebody else changed {repository} meanwhile; look at it, then run the same again"
-    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return f"the Hub rejects the card of the {kind}: {' '.join(str(error).split()[4:])}"
     if is_broken_connection(error):
         return f"the connection to the Hub broke ({type(error).__name__}: {said}): run the same again; {state}"
     if status is None and isinstance(error, OSError) and error.filename is not None:

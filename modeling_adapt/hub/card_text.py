@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ..evaluation.columns import error_cells
 from ..tables import markdown_table
+from .card_checks import physical_checks
 from .card_use import use
 
 _CITATION = Path(__file__).resolve().parents[2] / "CITATION.cff"
 _FIGURES = {
     "parity.png": "Predictions against references",
     "energy_parity.png": "Predicted energies per atom against references",
+    "error_by_distance.png": "Errors of forces against the distance to the nearest defect site",
+    "error_by_force.png": "Errors of forces against the size of the reference force",
     "training_curve.png": "Errors during training",
 }
 _SETTINGS = (
@@ -101,8 +103,9 @@ def _of_model(model: PublishedModel) -> list[str]:
         *_domain(model, title),
         f"## Errors{title}",
         *_errors(model),
-        *_symmetry(model),
+        *_breakdown(model),
         *(_figure(model, name) for name in _FIGURES if name in model.figures),
+        *_checks(model, title),
         *_training(model, title),
     ]
 
@@ -163,31 +166,31 @@ def _errors(model: PublishedModel) -> list[str]:
     return [f"{note} From the training (`training_metrics.json`): {', and '.join(parts)}.", *_tables("split", lines)]
 
 
+def _breakdown(model: PublishedModel) -> list[str]:
+    """The same errors by where an atom is and what it is; a group counts the structures that have such atoms."""
+    found = []
+    for key, what in (("by_defect_distance", "distance to the nearest defect site"), ("by_element", "element")):
+        groups = model.metrics.get(key, {})
+        headings, rows = error_cells(groups, "forces")
+        if headings and (len(groups) > 1 or key != "by_element"):  # of one element they are those of all atoms
+            found += [f"Forces in meV/Å by {what}:", markdown_table((what, *headings), rows)]
+    return found
+
+
 def _tables(what: str, lines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Forces and energies apart, each beside its trivial baseline."""
     found = []
-    for key, unit in (("forces", "Forces in meV/Å"), ("energy", "Energies in meV per atom")):
+    for key, unit in (("forces", "Forces in meV/Å"), ("energy", "Energies in meV")):
         headings, rows = error_cells(lines, key)
         if len(headings) > 1:
             found += [f"{unit}:", markdown_table((what, *headings), rows)]
     return found
 
 
-def _symmetry(model: PublishedModel) -> list[str]:
+def _checks(model: PublishedModel, title: str) -> list[str]:
     energies_alone = model.kind == "mlp" or (model.kind == "pooled" and model.config.get("force_weight") == 0)
-    scale = "composition-only error" if energies_alone else "RMS force component"
-    rows = [
-        (f"RMS deviation under {what}, in units of the {scale}", f"{model.training_metrics[name]:.1e}")
-        for name, what in (
-            ("eval_octahedral_error", "the symmetries of the cube"),
-            ("eval_rotation_error", "random rotations"),
-        )
-        if name in model.training_metrics
-    ]
-    if "forces" in model.example:
-        net = np.abs(np.sum(model.example["forces"], axis=0)).max()
-        rows.append(("net force on the example (eV/Å)", f"{net:.1e}"))
-    return [] if not rows else ["Symmetry:", markdown_table(("", "measured"), rows)]
+    found = physical_checks(model.metrics, model.training_metrics, model.example, not energies_alone)
+    return [f"## Physical checks{title}", *found] if found else []
 
 
 def _figure(model: PublishedModel, name: str) -> str:

@@ -7,6 +7,8 @@ from huggingface_hub import DatasetCard
 
 from ..data.parquet_files import parquet_splits
 from ..errors import InputError, one_line
+from ..locations import is_local
+from .ownership import OUR_TAG
 from .private import publishable, publishable_text, require_png
 from .rows import require_publishable_rows
 
@@ -21,6 +23,10 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
         [`InputError`]: `folder` is no data set of structures, has no card or an old one, or its rows name folders of
             this machine, or hold more than ours.
     """
+    if not is_local(folder):
+        raise InputError(
+            f"--dataset {folder}: no such folder; what is on the Hub already needs no upload: leave --dataset out"
+        )
     folder = Path(folder).expanduser().absolute()
     splits = parquet_splits(folder)
     paths = sum(splits.values(), [])
@@ -65,5 +71,7 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
     for name, value in list(card.data.to_dict().items()):
         if name not in _MEASURED:
             card.data[name] = publishable(value, name)
+    tags = card.data.to_dict().get("tags") or []
+    card.data["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), OUR_TAG]))
     text = publishable_text(card.text.replace("path/of/this/folder", repository))
     return f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n"

@@ -1,6 +1,7 @@
 """The records beside a model, read so that one that is damaged or edited is one line and no traceback."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import yaml
 
 from ..errors import InputError, one_line
 from ..evaluation.columns import COLUMNS
+from .card_checks import PHYSICAL_CHECKS, checks_of
 
 _SHOWN = {metric for columns in COLUMNS.values() for _, metric, _ in columns}
+_GROUPS = ("by_config_type", "by_defect_distance", "by_element")
 _NAMES = ("dataset", "initial_model", "train_split", "validation_split", "test_split")
 _PARTS: dict[str, Any] = {
     "data": Mapping | str,
@@ -66,15 +69,21 @@ def _problem_of_training(metrics: Mapping[str, Any]) -> str | None:
 
 
 def _problem_of_evaluation(metrics: Mapping[str, Any]) -> str | None:
-    groups = metrics.get("by_config_type", {})
-    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
-        return "by_config_type holds no groups"
-    for group in (metrics, *groups.values()):
-        problem = _no_number({name: value for name, value in group.items() if name in _SHOWN})
-        if problem is not None:
-            return problem
+    lines = [metrics]
+    for key in _GROUPS:
+        groups = metrics.get(key, {})
+        if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+            return f"{key} holds no groups"
+        lines += groups.values()
+    if not isinstance(metrics.get(PHYSICAL_CHECKS), dict | None):
+        return f"{PHYSICAL_CHECKS} holds no names with numbers"
+    checks = checks_of(metrics)
+    shown = [{name: value for name, value in line.items() if name in _SHOWN} for line in lines]
+    problems = [_no_number(line) for line in (*shown, checks)]
+    problems += [f"{name} is {value}, no number" for name, value in checks.items() if not _is_finite(value)]
     wrong = [name for name in ("model", "dataset", "split") if not isinstance(metrics.get(name), str | None)]
-    return f"{wrong[0]} is no text" if wrong else None
+    problems += [f"{name} is no text" for name in wrong]
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def _problem_of_state(state: Mapping[str, Any]) -> str | None:
@@ -92,6 +101,10 @@ def _no_number(values: Mapping[str, Any]) -> str | None:
         if not isinstance(value, kind) or isinstance(value, bool):
             return f"{name} is {value!r}, no number"
     return None
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {

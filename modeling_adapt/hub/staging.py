@@ -29,10 +29,14 @@ from .run_folder import PICKLES, RunFolder
 ENERGY = "energy"  # the folder of a second model
 LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
 MAY_BE_IMPORTED = {"numpy", "torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names  # by published code
-_CODE = ("configuration", "elements", "feature_extraction", "geometry", "modeling", "pairwise", "pipeline")
+_CODE = (
+    *("configuration", "elements", "feature_extraction", "geometry", "modeling", "pairwise", "pipeline", "versions"),
+)
+_OF_EVALUATION = ("parity", "energy_parity", "error_by_distance", "error_by_force")  # its figures
 _OF_A_MODEL = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|preprocessor_config\.json|"
-    r"example\.json|recipe\.yaml|run\.json|training_metrics\.json|metrics\.json|(training_curve|parity|energy_parity)\.png"
+    r"example\.json|recipe\.yaml|run\.json|training_metrics\.json|metrics\.json|training_curve\.png|"
+    rf"({'|'.join(_OF_EVALUATION)})\.png"
 )
 _ALLOWED = re.compile(rf"({ENERGY}/)?({_OF_A_MODEL})|({'|'.join(_CODE)})_adapt\.py|README\.md|LICENSE")
 _SHARD = "2GB"
@@ -85,7 +89,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
     _write(target / "metrics.json", _published_metrics(run))
     figures = [(run.run, "training_curve.png")]
     if run.evaluation is not None:
-        figures += [(run.evaluation, "parity.png"), (run.evaluation, "energy_parity.png")]
+        figures += [(run.evaluation, f"{name}.png") for name in _OF_EVALUATION]
     for source, file in figures:
         if (source / file).is_file():
             require_png(source / file)

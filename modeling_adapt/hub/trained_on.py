@@ -1,6 +1,9 @@
 """Whether a model learned from the data set published beside it: by what it holds, not by what it is called."""
 
+import sys
 from pathlib import Path
+
+from huggingface_hub import HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.content import content_hash
@@ -9,6 +12,7 @@ from ..data.subsets import select_subset
 from ..errors import InputError
 from ..locations import HUB_DATASETS, is_local
 from ..training.tasks import target_of
+from .answers import AS_IT_WAS, answers
 from .run_folder import RunFolder
 
 
@@ -18,6 +22,22 @@ def hub_dataset(run: RunFolder) -> str | None:
     if recorded is None or is_local(recorded):
         return None
     return str(recorded).removeprefix(HUB_DATASETS)
+
+
+def published_dataset(run: RunFolder, api: HfApi) -> str | None:
+    """As [`hub_dataset`], where it is there: a folder named by a relative path looks like an id from anywhere else."""
+    name = hub_dataset(run)
+    if name is None:
+        return None
+    with answers(name, "dataset", AS_IT_WAS):
+        if api.repo_exists(name, repo_type="dataset"):
+            return name
+    print(
+        f"{run.run} was trained on {name}, which is no folder here and no data set of the Hub that you may read: the "
+        "card does not name it",
+        file=sys.stderr,
+    )
+    return None
 
 
 def learned_from(run: RunFolder, config: ADAPTConfig, dataset: str | Path) -> bool:
