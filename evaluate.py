@@ -179,8 +179,8 @@ def _parser() -> argparse.ArgumentParser:
         "--checks",
         metavar="N",
         type=whole_number(0),
-        default=4,
-        help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 4)",
+        default=2,
+        help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 2)",
     )
     parser.add_argument(
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"

@@ -35,8 +35,8 @@ class Block:
 
     @property
     def kind(self) -> str | None:
-        """`python`, `session` (commands behind `$ `, with what they print), `commands`, `script`, `output` of the block
-        before it, `data`; None where it is none of these, and a table has to say what it is."""
+        """`python`, `session` (commands behind `$ `, with what they print), `commands`, `script`, `data`, or `output`
+        of the block before it; None where it is none of these, and a table has to say what it is."""
         if self.language == "python":
             return "python"
         if self.language in _DATA_LANGUAGES:

@@ -29,8 +29,9 @@ VISIBLE += ("train.py", "evaluate.py", "relax.py", "hub_upload.py", "pyproject.t
 
 # What a script gets in addition, as its last options.
 SMALLER = {
-    "train.py": "--max_steps 2 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 --warmup_steps 1 "
-    "--per_device_train_batch_size 2 --per_device_eval_batch_size 4 --train_subset 100 --disable_tqdm true",
+    "train.py": "--max_steps 2 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 "
+    "--warmup_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 4 "
+    "--train_subset 100 --disable_tqdm true",
     "data_scripts/generate_defects.py": "--structures 10 --frames 1 --steps 1 --md-steps 1 --repeat 2 --num-proc 1",
     "relax.py": "--steps 2 --fmax 100",
 }
@@ -204,17 +205,19 @@ def _load() -> None:
     import relax
     import train
 
-    transformers.AutoModel, transformers.AutoFeatureExtractor, transformers.pipeline  # loaded when first named
-    assert all((accelerate, ase, datasets, matplotlib, data_scripts, evaluate, hub_upload, modeling_adapt, relax, train))
+    # Parts of transformers are loaded when they are first named.
+    parts = (transformers.AutoModel, transformers.AutoFeatureExtractor, transformers.pipeline)
+    parts += (accelerate, ase, datasets, matplotlib, data_scripts, evaluate, hub_upload, modeling_adapt, relax, train)
+    assert all(parts)
 
 
 def _answer(connection: socket.socket) -> NoReturn:
     """Becomes the process that is asked for."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     header, files, _, _ = socket.recv_fds(connection, 8, 3)
-    content = b""
-    while len(content) < struct.unpack("!Q", header)[0]:
-        content += connection.recv(1 << 16)
+    (length,), content = struct.unpack("!Q", header), b""
+    while len(content) < length:
+        content += connection.recv(length - len(content))
     request = json.loads(content)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -292,7 +295,7 @@ def _trust_the_folder() -> None:
 
 
 def _accelerate(arguments: list[str]) -> None:
-    """Reads the launch as `accelerate` does, its configuration too; one process then stands for those it would start."""
+    """Reads the launch as `accelerate` does, its configuration too; one process stands for those it would start."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 

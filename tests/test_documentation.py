@@ -24,7 +24,8 @@ from test_import_vasp import vasprun
 
 from modeling_adapt import ADAPTEnergyConfig, ADAPTForEnergy
 
-OUTPUT, OPTIONS = "only its form is looked at", "only the options are read"
+HUB = "https://huggingface.co"  # for which the Hub of the tests stands
+OUTPUT = "only its form is looked at"
 
 # What is not run, or is not told what it is by its fence and its first line -> (how it is checked, why).
 EXCEPTIONS: dict[tuple[str, str], tuple[str, str]] = {
@@ -94,7 +95,7 @@ def write_inputs(folder: Path) -> None:
     for name, count in (("si-dft-train", 10), ("si-dft-valid", 3), ("new-defect", 10)):
         frames = []
         for index in range(count):
-            perfect = bulk("Si", cubic=True).repeat((1 + index % 2, 1, 1))[index % 3 :]
+            perfect = bulk("Si", cubic=True).repeat((1 + index % 2, 1, 1))[1 + index % 3 :]
             atoms = perfect.copy()
             atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
             moved = atoms.positions - perfect.positions
@@ -244,7 +245,7 @@ class Reader:
                     printed += self.runner.shell(command, self.folder, **self.environment).output
             found += [
                 f"{block}: '{step.command}' does not print: {line}\nbut\n{printed}"
-                for line in not_printed(shown, printed, VARIES)
+                for line in not_printed(shown.replace(HUB, self.runner.environment["HF_ENDPOINT"]), printed, VARIES)
             ]
         return found
 
@@ -280,3 +281,86 @@ def read(runner, inputs, prepared, shared_hub, tmp_path) -> Iterator:
 def test_the_blocks_of_a_page_run_and_print_what_they_say(page, read):
     problems = read(page)
     assert not problems, "\n\n".join(problems)
+
+
+def test_every_block_is_of_a_class_and_every_exception_of_a_block():
+    found = [block for page in pages() for block in blocks(ROOT / page, page)]
+    named = {(block.page, block.first_line) for block in found}
+    assert set(EXCEPTIONS) <= named
+    unknown = [
+        str(block) for block in found if block.kind is None and (block.page, block.first_line) not in EXCEPTIONS
+    ]
+    assert not unknown, unknown
+    for page in ("use_a_model", "train_your_own", "share_it", "convert_published_weights"):
+        assert sum(block.page == f"docs/{page}.md" for block in found) > 3
+
+
+PLANTED = {
+    "python evaluate.py runs/silicon datasets/silicon --splitt validation": "unrecognized arguments: --splitt",
+    "python train.py configuration/recipes/demo.yaml --dataset datasets/silicon --learning 1": "no field '--learning'",
+    "python data_scripts/no_such.py": "No such file",
+    "make demonstration": "No rule to make target",
+    "accelerate launch --config_file configuration/accelerate/tpu.yaml train.py": "tpu.yaml",
+    "$ python data_scripts/check_splits.py datasets/silicon\nshared atoms: none": "does not print: shared atoms: none",
+    "$ python data_scripts/check_splits.py datasets/silicon\nerror: no splits": "ended with status 0",
+    "curl -O somewhere": "nothing says what this block is",
+    "$ curl -O somewhere": "begins with no program",
+    "```python\nfrom modeling_adapt import NoSuchModel\n```": "ImportError",
+    "```python\nprint(1)\n```\n```text\none\n```": "not printed: one",
+    "```rust\nfn main() {}\n```": "nothing says what this block is",
+    "```\npython train.py": "the fence is not closed",
+}
+
+
+@pytest.mark.parametrize("text", PLANTED)
+def test_what_is_wrong_is_found(text, runner, inputs, prepared, tmp_path):
+    shutil.copytree(inputs, tmp_path / "work", symlinks=True)
+    for target, source in {"runs/silicon": "energy", "datasets/silicon": "data"}.items():
+        shutil.copytree(prepared / source, tmp_path / "work" / target)
+    page = tmp_path / "page.md"
+    page.write_text(text if text.startswith("```") else f"```\n{text}\n```\n")
+    reader = Reader(runner, tmp_path / "work")
+    try:
+        problems = [problem for block in blocks(page, "page.md") for problem in reader.problems(block)]
+    except ValueError as error:
+        problems = [str(error)]
+    finally:
+        reader.close()
+    assert PLANTED[text] in "\n".join(problems), problems
+
+
+def test_numbers_may_differ_and_words_may_not():
+    printed = (
+        "step  2  epoch 0.4  MAE 12.5 (zero 30.1)\nname  atoms  status\n----  -----  ------\na  7  left\nsaved to: x"
+    )
+    assert not not_printed("step 160 epoch 1.0 MAE 48.6 ...\nname  atoms  status\n----  -----  ------", printed)
+    assert not not_printed("name  atoms  status\n----  -----  ------\nb         3  left", printed)
+    assert not_printed("name  atoms  state\n----  -----  -----", printed) == ["name  atoms  state"]
+    assert not_printed("saved to: y", printed) == ["saved to: y"]
+    assert not_printed("step 160 epoch 1.0 RMSE 48.6 ...", printed)
+    assert skeleton("a 1.5e-07 b-2 (3 %)") == "a # b-# (# %)"
+    assert is_command('A_B=1 python x.py "a b"') and not is_command("the python")
+
+
+@pytest.mark.slow
+def test_two_processes(runner, inputs, prepared, tmp_path):
+    """`accelerate` itself, which the pages are checked without."""
+    (tmp_path / "runs").mkdir()
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [str(ROOT / "configuration/accelerate/cpu.yaml"), str(ROOT / "train.py")]
+    command += [str(ROOT / "configuration/recipes/si-dft-pairwise.yaml"), "--dataset", str(prepared / "data")]
+    command += [
+        "--max_steps",
+        "2",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+        "--load_best_model_at_end",
+        "false",
+    ]
+    command += ["--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, env=runner.environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shown = next(first for page, first in EXCEPTIONS if page == "docs/scaling.md")
+    assert skeleton(shown) in {skeleton(line) for line in done.stdout.split("\n")}, done.stdout

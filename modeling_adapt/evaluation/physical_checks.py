@@ -26,7 +26,6 @@ from .derivative_checks import jacobian_asymmetry, scan_jump
 from .perfect_crystal import perfect_crystal
 from .symmetry_checks import Forces, octahedral, reordered, repeated, rotated, shifted, symmetry_error
 
-SCANNED = 2  # structures along a bond, which takes as long as all else on one of them
 BULK_DISTANCE = 6.0  # Å from every defect site; atoms beyond are bulk
 NEAREST_DEFECT = "nearest_defect"  # array of the structures: distance to the nearest defect site in Å, inf for none
 
@@ -76,8 +75,8 @@ def physical_checks(
 
     Returns:
         Those of `CHECKS` that apply, in meV/Å or as a ratio. All are root mean squares over structures but for
-        `bulk_atom_force` and `energy_gradient_mae`, which are means, and `scan_jump`, which is the largest. The scan
-        moves the atom nearest to a defect, of the first `SCANNED` structures.
+        `bulk_atom_force` and `energy_gradient_mae`, which are means, and `scan_jump`: the scan, which takes as long as
+        all else on a structure, moves the atom nearest to a defect, of the first one.
 
     Raises:
         [`InputError`]: forces are not finite, or of another shape than (N, 3).
@@ -100,8 +99,7 @@ def physical_checks(
         if energy_gradient is not None:
             errors = [np.abs(one - energy_gradient(atoms)) for one, atoms in zip(predicted, structures, strict=True)]
             found["energy_gradient_mae"] = float(np.concatenate(errors).mean())
-        jumps = [scan_jump(counted, atoms, _moving_atom(atoms)) for atoms in structures[:SCANNED]]
-        found["scan_jump"] = max((jump for jump in jumps if jump is not None), default=None)
+        found["scan_jump"] = scan_jump(counted, structures[0], _moving_atom(structures[0]))
         asymmetry = jacobian_asymmetry(counted, structures)
     checks = {f"{name}_mev_per_ang": 1000 * value for name, value in found.items() if value is not None}
     checks |= {} if asymmetry is None else {"jacobian_asymmetry": asymmetry}
@@ -111,7 +109,11 @@ def physical_checks(
 def checks_table(checks: dict[str, float]) -> str:
     """For the terminal, each beside what it should be."""
     lines = [
-        (words, f"{checks[name]:.2g}" + (" meV/Å" if name.endswith("_mev_per_ang") else ""), expected)
+        (
+            words,
+            f"{float(format(checks[name], '.2g')):g}" + (" meV/Å" if name.endswith("_mev_per_ang") else ""),
+            expected,
+        )
         for name, (words, expected) in CHECKS.items()
         if name in checks
     ]
