@@ -1,6 +1,5 @@
 """The experiments: what is trained is kept and known again, numbers are read from files, verdicts follow from them."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import pytest
 
 import modeling_adapt.evaluation.experiments.__main__ as command
 from modeling_adapt.command_line import run_command
+from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.experiments import EXPERIMENTS
 from modeling_adapt.evaluation.experiments import loss as loss_experiment
 from modeling_adapt.evaluation.experiments.cells import ERRORS, MAE, change, error_cells, exponent
 from modeling_adapt.evaluation.experiments.experiment import Experiment, Training
 from modeling_adapt.evaluation.experiments.lab import Lab
-from modeling_adapt.evaluation.experiments.outcome import read_table, to_csv, write_outcome
+from modeling_adapt.evaluation.experiments.outcome import is_made_of, read_table, to_csv, write_outcome
 from modeling_adapt.evaluation.experiments.page import page_text
 from modeling_adapt.evaluation.experiments.relaxation import _ranking
 
@@ -116,6 +116,7 @@ def test_a_dry_run_trains_nothing(run, tmp_path, capsys):
         (["lose"], "there is no experiment 'lose'; there are all, attention-radius"),
         (["loss", "--page", "x.md"], "--page writes about all experiments"),
         (["loss", "--scale", "0"], "'0' is not a positive number"),
+        (["relaxation", "--dataset", "x"], "--dataset: relaxation would not read it"),
         (["loss", "--dataset", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
@@ -128,10 +129,12 @@ def test_bad_input_is_one_line(words, message, capsys, tmp_path):
 def test_other_data_are_another_training(springs, tmp_path):
     """By content, wherever they lie; the model of one data set is never taken for that of another."""
     lab = Lab(tmp_path, dataset=str(springs))
-    assert lab.fingerprints([SMALL]) != lab.fingerprints([WIDE])
-    assert Lab(tmp_path, scale=2, dataset=str(springs)).fingerprints([SMALL]) != lab.fingerprints([SMALL])
-    lab._hash = lambda name: {"train": "other"}
-    assert lab.fingerprints([SMALL]) != Lab(tmp_path, dataset=str(springs)).fingerprints([SMALL])
+    known = lab.fingerprint([SMALL])
+    assert known != lab.fingerprint([WIDE])
+    assert known != Lab(tmp_path, scale=2, dataset=str(springs)).fingerprint([SMALL])
+    for changed in ("train", "validation"):
+        lab._hash = lambda name, changed=changed: Lab(tmp_path, dataset=str(springs))._hash(name) | {changed: "other"}
+        assert known != lab.fingerprint([SMALL])
 
 
 def test_the_page_says_what_stands_in_the_files():
@@ -150,11 +153,22 @@ def test_a_number_that_differs_is_found(tmp_path):
 
 def test_tables_are_read_as_they_were_written(tmp_path):
     rows = [{"width": 8, MAE: 12.3456, "of zero force": 0.5, "near the defect": None}]
-    write_outcome(TwoWidths(), [*rows, *rows], tmp_path / "out", made_of=["a"])
+    write_outcome(TwoWidths(), [*rows, *rows], tmp_path / "out", made_of={"models": "a"})
     read = read_table(TwoWidths(), tmp_path / "out" / "table.csv")
     assert read == [*rows, *rows]
     assert "| 8 | 12.3 | 50% | - |" in (tmp_path / "out" / "table.md").read_text()
-    assert json.loads((tmp_path / "out" / "made_of.json").read_text()) == ["a"]
+    assert is_made_of(TwoWidths(), tmp_path / "out", {"models": "a"})
+    assert not is_made_of(TwoWidths(), tmp_path / "out", {"models": "b"})
+    write_outcome(TwoWidths(), rows, tmp_path / "out", made_of={"models": "b"})
+    assert len(read_table(TwoWidths(), tmp_path / "out" / "table.csv")) == 1
+
+
+def test_a_folder_of_the_user_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="exists and is not empty"):
+        write_outcome(TwoWidths(), [], tmp_path / "out", made_of={})
+    assert (tmp_path / "out" / "thesis.tex").exists()
 
 
 def test_verdicts_follow_from_the_numbers():

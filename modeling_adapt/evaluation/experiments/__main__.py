@@ -14,7 +14,7 @@ from ...errors import InputError
 from . import EXPERIMENTS
 from .experiment import Experiment
 from .lab import Lab, without_doubles
-from .outcome import is_made_of, write_outcome
+from .outcome import is_made_of, outcome_text, write_outcome
 from .page import write_page
 from .surroundings import write_surroundings
 
@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.page and set(arguments.names) != {"all"}:
         raise InputError("--page writes about all experiments: name all of them with 'all'")
     lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs)
+    foreign = [experiment.name for experiment in chosen if experiment.about_silicon]
+    if arguments.dataset and foreign:
+        raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
+    lab.check(training for experiment in chosen for training in experiment.trainings(lab))
     announce(chosen, lab)
     if arguments.dry_run:
         return
@@ -39,14 +43,13 @@ def main(argv: list[str] | None = None) -> None:
     lab.prepare(trainings)
     for experiment in chosen:
         folder = lab.folder / experiment.name
-        made_of = lab.fingerprints(experiment.trainings(lab))
-        if not is_made_of(folder, made_of):
-            lab.clear(folder)
+        made_of = lab.fingerprint(experiment.trainings(lab))
+        if not is_made_of(experiment, folder, made_of):
             write_outcome(experiment, experiment.measure(lab), folder, made_of)
-        print(f"\n{experiment.title}\n\n{(folder / 'table.md').read_text()}\n{(folder / 'reading.md').read_text()}")
+        print(f"\n{experiment.title}\n\n{outcome_text(experiment, folder)}")
     print(f"tables and figures saved to: {', '.join(str(lab.folder / experiment.name) for experiment in chosen)}")
     if arguments.page:
-        write_surroundings(lab, len(trainings), sum(lab.processor_seconds(training) for training in trainings))
+        write_surroundings(lab, len(trainings), sum(lab.seconds(training) for training in trainings))
         write_page(chosen, lab.folder, Path(arguments.page))
         print(f"page written to: {arguments.page}")
 
@@ -63,7 +66,7 @@ def announce(chosen: list[Experiment], lab: Lab) -> None:
         )
     missing = lab.missing(training for experiment in chosen for training in experiment.trainings(lab))
     minutes = sum(training.seconds(lab.scale) for training in missing) / 60 / lab.jobs
-    minutes += sum(experiment.minutes for experiment in chosen)
+    minutes += lab.seconds_to_make_data(missing) / 60 + sum(experiment.minutes for experiment in chosen)
     print(
         f"together {len(missing)} new trainings, as experiments share some: about {minutes:.0f} minutes, "
         f"{lab.jobs} trainings at a time on a core each"

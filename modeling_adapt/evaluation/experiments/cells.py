@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from .experiment import Row
+from ..breakdown import SHELLS
 
 MAE, SHARE, NEAR, FAR = "force MAE (meV/Å)", "of zero force", "near the defect", "far from it"
+CHANCE = 0.05  # by which errors may differ between trainings that differ in nothing else
+HOPELESS = 0.9  # of the error of predicting zero; above it a model has learned next to nothing
 ERRORS = {MAE: ".1f", SHARE: ".0%", NEAR: ".1f"}
 
 
@@ -20,19 +22,18 @@ def error_cells(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def far_error(metrics: Mapping[str, Any]) -> float | None:
     """Force MAE in meV/Å of the atoms in the outermost shell around the defects."""
-    shells = metrics.get("by_defect_distance") or {}
-    return list(shells.values())[-1]["force_mae_mev_per_ang"] if shells else None
+    shell = metrics.get("by_defect_distance", {}).get(list(SHELLS)[-1])
+    return None if shell is None else shell["force_mae_mev_per_ang"]
 
 
-def change(before: float, after: float) -> str:
+def change(before: float | None, after: float | None) -> str:
     """`after` against `before`, as in "+12 %"."""
-    return f"{100 * (after / before - 1):+.0f} %"
+    return "?" if not before or after is None else f"{100 * (after / before - 1):+.0f} %"
 
 
-def row_where(rows: Sequence[Row], **cells: Any) -> Row:
-    """The row whose cells (heading -> value, blanks of the heading as _) are these."""
-    wanted = {heading.replace("_", " "): value for heading, value in cells.items()}
-    return next(row for row in rows if all(row[heading] == value for heading, value in wanted.items()))
+def number(value: float | None, style: str = ".1f") -> str:
+    """As in a table, where there may be none."""
+    return "-" if value is None else format(value, style)
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:

@@ -75,6 +75,7 @@ class Experiment(ABC):
         paper: what the paper (arXiv 2509.24115) reports.
         columns: heading -> how its numbers are written, a format such as `".1f"`; `""` for text.
         minutes: what measuring takes at scale 1 beside the trainings.
+        about_silicon: whether it is about the generated silicon and its potential, and not about any data.
     """
 
     name: ClassVar[str]
@@ -83,6 +84,7 @@ class Experiment(ABC):
     paper: ClassVar[str]
     columns: ClassVar[Mapping[str, str]]
     minutes: ClassVar[float] = 0.5
+    about_silicon: ClassVar[bool] = False
 
     @abstractmethod
     def trainings(self, lab: "Lab") -> Iterator[Training]:

@@ -31,7 +31,7 @@ def main(folder: str, attention: str, repeat: str) -> None:
         began = time.perf_counter()
         forces_of(model, **feature_extractor(atoms))
         times.append(time.perf_counter() - began)
-    print(json.dumps({"ms": 1000 * float(np.median(times)), "mb": peak_megabytes() - before}))
+    print(json.dumps({"ms": 1000 * float(np.median(times)), "mb": max(1.0, peak_megabytes() - before)}))
 
 
 if __name__ == "__main__":

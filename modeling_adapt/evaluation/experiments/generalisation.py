@@ -32,6 +32,8 @@ class Generalisation(Experiment):
         rows = []
         everything = lab.errors(Training("pairwise-small", dataset=KINDS))["by_config_type"]
         for kind, what in LEFT_OUT.items():
+            if kind not in everything:  # of a small set, none is among the unseen ones
+                continue
             # On the same structures: those that the training with all kinds has not seen either.
             without = lab.errors(Training("pairwise-small", dataset=f"{KINDS} without {kind}"), KINDS)
             seen, unseen = (

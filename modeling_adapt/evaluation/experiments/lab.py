@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +17,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ...command_line import finished_folder, write_whole
+from ...data.columns import list_lengths
 from ...data.content import content_hash
 from ...data.reading import read_split, read_splits
 from ...data.structures import Target
+from ...data.subsets import select_subset
 from ...errors import InputError
 from ...feature_extraction_adapt import ADAPTFeatureExtractor
 from ...loading import load_model
+from ...training.arguments import PRESETS
 from ..evaluate import evaluate_energy, evaluate_forces, fit_baseline
 from .experiment import DEFECTS, KINDS, REAL, SMALL_CELLS, Training
 
@@ -33,18 +35,15 @@ _CARBON = "carbon_substitutional,carbon_interstitial,carbon_vacancy,vacancy"
 _DEFECTS = "vacancy,interstitial_tetrahedral,interstitial_split_110,carbon_substitutional,carbon_interstitial"
 _KINDS = "vacancy,interstitial_tetrahedral,interstitial_split_110,divacancy,di_interstitial,bulk_thermal,surface"
 _RELAXING = ["--frames", "8", "--steps", "30", "--md-share", "0.2", "--md-steps", "40"]
+_SECONDS_PER_STRUCTURE = 0.2  # to make and label it, of 216 atoms, on two cores
+_OF_A_SIZE = ["--kinds", _DEFECTS, "--frames", "2", "--steps", "20", "--split", "test", "--seed", "1"]
 # Options of data_scripts/generate_defects.py, and how many structures at scale 1.
 GENERATED: dict[str, tuple[int, list[str]]] = {
     DEFECTS: (1000, [*_RELAXING, "--kinds", f"{_DEFECTS},divacancy,di_interstitial,bulk_thermal"]),
     SMALL_CELLS: (600, [*_RELAXING, "--kinds", _CARBON, "--repeat", "2"]),
     KINDS: (800, [*_RELAXING, "--kinds", _KINDS]),
-    **{
-        f"{repeat} cells": (
-            8,
-            ["--kinds", _DEFECTS, "--repeat", str(repeat), "--frames", "2", "--steps", "20", "--split", "test"],
-        )
-        for repeat in SIZES
-    },
+    # Another seed: those of 3 cells would begin as the first of `DEFECTS` do, which were trained on.
+    **{f"{repeat} cells": (20, [*_OF_A_SIZE, "--repeat", str(repeat)]) for repeat in SIZES},
 }
 
 
@@ -68,7 +67,7 @@ class Lab:
     ) -> None:
         self.folder, self.scale, self.jobs = Path(folder), scale, jobs
         self.given = {name: given for name, given in ((DEFECTS, dataset), (REAL, real)) if given is not None}
-        self._rows = cache(self._read)
+        self._rows, self._hash = cache(self._read), cache(self._hash_rows)
 
     @property
     def has_real_data(self) -> bool:
@@ -99,8 +98,7 @@ class Lab:
 
     def _data_folder(self, name: str) -> Path:
         """Whose name tells a data set of one recipe from that of another."""
-        whole = name.partition(" without ")[0]
-        made_of = self.given[whole] if whole in self.given else self._generation(whole)
+        made_of = self._generation(name.partition(" without ")[0])
         return self.folder / "data" / f"{name.replace(' ', '-')}-{_short_hash(made_of)}"
 
     def _is_made(self, name: str) -> bool:
@@ -121,8 +119,8 @@ class Lab:
     def model_folder(self, training: Training) -> Path:
         return self._finished(training) / "model"
 
-    def processor_seconds(self, training: Training) -> float:
-        """What the training took."""
+    def seconds(self, training: Training) -> float:
+        """What the training took, beside the others that ran at the same time."""
         return json.loads((self._finished(training) / "finished.json").read_text())["seconds"]
 
     def errors(self, training: Training, dataset: str | None = None) -> dict[str, Any]:
@@ -157,13 +155,35 @@ class Lab:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def fingerprints(self, trainings: Iterable[Training]) -> list[str]:
-        """By what the models are known again; an outcome is made of them."""
-        return sorted(self._folder(training).name for training in without_doubles(trainings))
+    def check(self, trainings: Iterable[Training]) -> None:
+        """Raises [`InputError`] where a data set that was given will not do: better now than after hours."""
+        for training in without_doubles(trainings):
+            if (dataset := self.given.get(training.dataset)) is None:
+                continue
+            target: Target = "energy_and_forces" if training.model == "pairwise-energy" else "forces"
+            if not {"test", "validation"} & self._rows(training.dataset).keys():
+                raise InputError(f"{dataset} has no split test or validation: there is nothing to measure errors on")
+            select_subset(read_split(dataset, "train", target), training.options.get("train_subset", 100))
+            unseen = read_split(dataset, self.split(training.dataset), target)
+            sites = unseen.select_columns(["defect_sites"]).with_format("arrow")[:]
+            if training.dataset == DEFECTS and not list_lengths(sites, "defect_sites").any():
+                raise InputError(f"{dataset} has no defect sites: import the data with --host")
 
-    def clear(self, folder: Path) -> None:
-        """Removes the outcome of other models."""
-        shutil.rmtree(folder, ignore_errors=True)
+    def fingerprint(self, trainings: Iterable[Training]) -> dict[str, str]:
+        """By what models and the structures that they are measured on are known again."""
+        unique = without_doubles(trainings)
+        measured_on = sorted({training.dataset for training in unique})
+        return {
+            "models": _short_hash(sorted(self._folder(training).name for training in unique)),
+            "measured on": _short_hash([self._hash(name)[self.split(name)] for name in measured_on]),
+        }
+
+    def seconds_to_make_data(self, trainings: Iterable[Training]) -> float:
+        """Of the data sets that are not there yet."""
+        names = {training.dataset.partition(" without ")[0] for training in trainings}
+        return sum(
+            _SECONDS_PER_STRUCTURE * GENERATED[name][0] * self.scale for name in names if not self._is_made(name)
+        )
 
     def used(self) -> list[str]:
         """Names of the data sets that are there, parts of others left out."""
@@ -207,12 +227,14 @@ class Lab:
         return folder
 
     def _folder(self, training: Training) -> Path:
-        words = {"data": self._hash(training.dataset), **training.arguments(self.scale)}
+        known = {split: value for split, value in self._hash(training.dataset).items() if split != "test"}
+        preset = json.loads((PRESETS / f"{training.model}.json").read_text(encoding="utf-8"))
+        words = {"data": known, "preset": preset, **training.arguments(self.scale)}
         return self.folder / "trained" / f"{training.model}-{_short_hash(words)}"
 
-    def _hash(self, name: str) -> dict[str, str]:
-        """By what a data set is known again, whatever its folder."""
-        return {split: content_hash(rows) for split, rows in self._rows(name).items() if split != "test"}
+    def _hash_rows(self, name: str) -> dict[str, str]:
+        """By what the splits of a data set are known again, whatever its folder."""
+        return {split: content_hash(rows) for split, rows in self._rows(name).items()}
 
     def _read(self, name: str) -> Mapping[str, datasets.Dataset]:
         return read_splits(self.dataset(name))
@@ -230,7 +252,7 @@ class Lab:
 
 def without_doubles(trainings: Iterable[Training]) -> list[Training]:
     """Experiments share trainings."""
-    return list({json.dumps(vars(one), sort_keys=True, default=dict): one for one in trainings}.values())
+    return list({_short_hash([one.dataset, one.arguments(1)]): one for one in trainings}.values())
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -55,20 +55,14 @@ class Loss(Experiment):
         return " ".join(parts)
 
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
-        trivial = [row for row in rows if row[LENGTH] < TRIVIAL]
-        avoided = [row for row in trivial if row[LOSS] == "mse"]
-        if avoided and len(avoided) == len(trivial):
-            return "reproduced", "only the plain squared error ends with next to no forces"
-        if not trivial:
-            return (
-                "not reproduced",
-                f"no loss ends in the trivial solution here (no ratio of lengths below {TRIVIAL:g}), so there is none "
-                "to be avoided at this size",
-            )
-        return (
-            "not reproduced",
-            f"{len(trivial)} of {len(rows)} trainings end with next to no forces, weighted ones too",
-        )
+        trivial = {loss: [row for row in rows if row[LOSS] == loss and row[LENGTH] < TRIVIAL] for loss in LOSSES}
+        counts = ", ".join(f"{len(found)} with {loss}" for loss, found in trivial.items())
+        text = f"trainings that end with forces below {TRIVIAL:.0%} of the true length: {counts}"
+        if trivial["mse"] and not (trivial["weighted_mse"] or trivial["weighted_l2"]):
+            return "reproduced", text
+        if not any(trivial.values()):
+            return "not reproduced", f"{text}; there is no trivial solution to be avoided at this size"
+        return "not reproduced", text
 
 
 def _training(geometry: str, loss: str) -> Training:

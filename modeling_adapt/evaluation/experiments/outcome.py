@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,39 @@ from ...errors import InputError
 from ...tables import markdown_table
 from .experiment import Experiment, Row
 
-TABLE, FIGURE = "table.csv", "figure.png"
+TABLE, FIGURE, MADE_OF = "table.csv", "figure.png", "made_of.json"
 
 
-def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Any) -> None:
-    """Writes the folder of an experiment, whole or not at all; `made_of` says from which models."""
+def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Mapping[str, Any]) -> None:
+    """
+    Writes the folder of an experiment, whole or not at all, where an earlier outcome of it may be; `made_of` says from
+    which models and data.
+    """
+    if (folder / MADE_OF).is_file():
+        shutil.rmtree(folder)
     with finished_folder(folder) as unfinished:
         (unfinished / TABLE).write_text(to_csv(experiment.columns, rows), encoding="utf-8")
         rows = read_table(experiment, unfinished / TABLE)  # what is said is said of what stands in the file
         (unfinished / "table.md").write_text(to_markdown(experiment.columns, rows) + "\n", encoding="utf-8")
         (unfinished / "reading.md").write_text(reading(experiment, rows) + "\n", encoding="utf-8")
         experiment.draw(rows, unfinished / FIGURE)
-        write_whole(unfinished / "made_of.json", json.dumps(made_of, indent=2, sort_keys=True) + "\n")
+        write_whole(unfinished / MADE_OF, json.dumps(_all_of(experiment, made_of), indent=2) + "\n")
 
 
-def is_made_of(folder: Path, made_of: Any) -> bool:
-    """Whether the folder holds an outcome from the same models."""
-    file = folder / "made_of.json"
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(made_of))
+def is_made_of(experiment: Experiment, folder: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether the folder holds an outcome of the experiment from the same models and data."""
+    file = folder / MADE_OF
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == _all_of(experiment, made_of)
+
+
+def outcome_text(experiment: Experiment, folder: Path) -> str:
+    """Table and reading, from the numbers in the folder."""
+    rows = read_table(experiment, folder / TABLE)
+    return f"{to_markdown(experiment.columns, rows)}\n\n{reading(experiment, rows)}"
+
+
+def _all_of(experiment: Experiment, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    return {**made_of, "columns": list(experiment.columns)}
 
 
 def reading(experiment: Experiment, rows: Sequence[Row]) -> str:
