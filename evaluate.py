@@ -140,8 +140,8 @@ def _compare(arguments: argparse.Namespace, output: Path | None, device: torch.d
     found = compare([*contenders, zero_forces()], rows)
     print(comparison_table(found))
     print(
-        f"forces in meV/Å, times of one structure at a time on {device}; energies in meV as they are: one with another "
-        "zero than the data is wrong by that much"
+        f"forces in meV/Å, times of one structure at a time on {device}; energies in meV as they are: one with "
+        "another zero than the data is wrong by that much"
     )
     if output is not None:
         with finished_folder(output) as folder:

@@ -159,8 +159,8 @@ def test_tables_are_read_as_they_were_written(tmp_path):
     assert "| 8 | 12.3 | 50% | - |" in (tmp_path / "out" / "table.md").read_text()
     assert is_made_of(TwoWidths(), tmp_path / "out", {"models": "a"})
     assert not is_made_of(TwoWidths(), tmp_path / "out", {"models": "b"})
-    write_outcome(TwoWidths(), rows, tmp_path / "out", made_of={"models": "b"})
-    assert len(read_table(TwoWidths(), tmp_path / "out" / "table.csv")) == 1
+    write_outcome(TwoWidths(), [*rows, *rows, *rows], tmp_path / "out", made_of={"models": "b"})
+    assert len(read_table(TwoWidths(), tmp_path / "out" / "table.csv")) == 3
 
 
 def test_a_folder_of_the_user_is_not_replaced(tmp_path):
