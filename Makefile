@@ -12,7 +12,7 @@ demo: $(READY)
 
 # What a change must pass: style, types and the fast tests, without the network.
 test: lint
-	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

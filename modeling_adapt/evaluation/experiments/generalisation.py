@@ -12,7 +12,7 @@ KIND, SEEN, UNSEEN, FACTOR, ZERO = "left out", "MAE when seen", "MAE when left o
 LEFT_OUT = {
     "di_interstitial": "clusters of interstitials",
     "vacancy": "another kind of defect",
-    "surface": "surfaces",
+    "surface": "slabs with free surfaces",
     "bulk_thermal": "hot crystal without a defect",
 }
 
