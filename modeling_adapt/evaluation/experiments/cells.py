@@ -8,7 +8,7 @@ import numpy as np
 from ..breakdown import SHELLS
 
 MAE, SHARE, NEAR, FAR = "force MAE (meV/Å)", "of zero force", "near the defect", "far from it"
-CHANCE = 0.05  # by which errors may differ between trainings that differ in nothing else
+CHANCE = 0.10  # by which errors differ between trainings that differ in nothing else (see `descriptors.py`)
 HOPELESS = 0.9  # of the error of predicting zero; above it a model has learned next to nothing
 ERRORS = {MAE: ".1f", SHARE: ".0%", NEAR: ".1f"}
 

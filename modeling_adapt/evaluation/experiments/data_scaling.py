@@ -9,7 +9,7 @@ from ...data.subsets import select_subset
 from ..equivariance import octahedral_error
 from .cells import ERRORS, MAE, error_cells, exponent, number
 from .drawing import curves
-from .experiment import DEFECTS, REAL, Experiment, Row, Training, Verdict
+from .experiment import DEFECTS, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict
 from .lab import Lab
 
 MODEL, COUNT, TURNED = "model", "structures", "Oh error (meV/Å)"
@@ -99,7 +99,7 @@ def _points(rows: Sequence[Row], model: str, heading: str = MAE) -> tuple[list[f
 def _training(model: str, share: int) -> Training:
     options: dict[str, Any] = {} if share == 100 else {"train_subset": share}
     if model == DFT:
-        return Training("pairwise-energy", options | {"force_weight": 40.0, "per_device_train_batch_size": 2}, REAL)
+        return Training("pairwise-energy", options | LEARNS_FORCES | {"per_device_train_batch_size": 2}, REAL)
     if model == PAIRWISE:
         return Training("pairwise-small", options)
     if model == AUGMENTED:

@@ -32,6 +32,7 @@ _RATES = {"pairwise-small": 3e-3, "pairwise-energy": 2e-3, "fourier-small": 1e-3
 _SECONDS = {"pairwise-small": 0.075, "pairwise-energy": 0.22, "fourier-small": 0.045, "published-small": 0.2}
 _ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60}
 STEPS = 600
+LEARNS_FORCES = {"force_weight": 40.0}  # of a pooled energy, as in the recipe `si-dft-pairwise`
 
 
 @dataclass(frozen=True)

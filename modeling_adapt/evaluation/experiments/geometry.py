@@ -6,7 +6,7 @@ from typing import Any
 
 from .cells import ERRORS, MAE, SHARE, error_cells
 from .drawing import bars
-from .experiment import DEFECTS, REAL, Experiment, Row, Training, Verdict
+from .experiment import DEFECTS, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict
 from .lab import Lab
 
 DATA, GEOMETRY, MINUTES, ENERGY = "data", "geometry", "minutes", "energy MAE (meV/atom)"
@@ -85,9 +85,7 @@ def _data(lab: Lab) -> tuple[str, ...]:
 
 
 def _training(name: str, data: str) -> Training:
+    options: dict[str, Any] = dict(LEARNS_FORCES) if "energy" in name else {}
     if data == GENERATED_DATA:
-        return Training(MODELS[name], dataset=DEFECTS)
-    options: dict[str, Any] = {"per_device_train_batch_size": 2}
-    if "energy" in name:
-        options["force_weight"] = 40.0
-    return Training(MODELS[name], options, REAL)
+        return Training(MODELS[name], options, DEFECTS)
+    return Training(MODELS[name], options | {"per_device_train_batch_size": 2}, REAL)

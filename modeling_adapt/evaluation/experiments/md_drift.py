@@ -16,7 +16,7 @@ from ...data.defects import SILICON_LATTICE_CONSTANT
 from ...data.labelling import erhart_albe
 from ...simulation.calculator import ADAPTCalculator
 from .drawing import curves
-from .experiment import Experiment, Row, Training, Verdict
+from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
 
 MODEL, TIME, TOTAL, TEMPERATURE = "forces by", "time (ps)", "total energy (meV/atom)", "temperature (K)"
@@ -24,10 +24,10 @@ OWN = "its own energy (meV/atom)"
 CONSERVATIVE = "pairwise energy and gradient"
 MODELS = {
     "pairwise, direct forces": Training("pairwise-small"),
-    CONSERVATIVE: Training("pairwise-energy"),
+    CONSERVATIVE: Training("pairwise-energy", LEARNS_FORCES),
 }
 POTENTIAL = "the potential itself"
-PICOSECONDS, STEP, SAMPLES, START = 2.0, 1.0, 20, 600.0  # ps, fs, number, K
+PICOSECONDS, STEP, SAMPLES, START = 1.0, 1.0, 20, 600.0  # ps, fs, number, K
 
 
 class MDDrift(Experiment):

@@ -19,7 +19,7 @@ from ...simulation.displacement import delta_q, displacements, largest_displacem
 from ...simulation.relaxation import relax
 from .cells import number
 from .drawing import bars
-from .experiment import Experiment, Row, Training, Verdict
+from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
 
 MODEL, STARTS, LOOSE, TIGHT, STEPS = "forces by", "starts", "fmax < 0.05", "fmax < 0.01", "steps to 0.05 (median)"
@@ -27,7 +27,7 @@ DISTANCE, WITHIN, QUEUE = "largest displacement (Å, median)", "within 0.05 Å",
 RANKING = "ranking (Spearman)"
 KINDS = ("vacancy", "interstitial_tetrahedral", "interstitial_split_110", "interstitial_hexagonal")
 STARTS_OF_A_KIND, MOST_STEPS, SEED = 4, 300, 1000
-ENERGY = Training("pairwise-energy")
+ENERGY = Training("pairwise-energy", LEARNS_FORCES)
 MODELS = {
     "pairwise": Training("pairwise-small"),
     "pairwise energy and gradient": ENERGY,
