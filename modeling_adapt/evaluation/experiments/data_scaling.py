@@ -7,7 +7,7 @@ from typing import Any
 from ...data.loader import StructureDataset
 from ...data.subsets import select_subset
 from ..equivariance import octahedral_error
-from .cells import ERRORS, MAE, error_cells, exponent, number
+from .cells import ERRORS, MAE, SHARE, error_cells, exponent, number
 from .drawing import curves
 from .experiment import DEFECTS, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -58,7 +58,8 @@ class DataScaling(Experiment):
         return (
             f"Error as a power of the number of structures, fitted exponents: {powers}; all trainings have the same "
             f"number of steps. With all {plain[COUNT]:,d} structures the coordinates end at {plain[MAE]:.1f} meV/Å "
-            f"without and {augmented[MAE]:.1f} with augmentation, and break the symmetry of the cube by "
+            f"({plain[SHARE]:.0%} of zero force) without and {augmented[MAE]:.1f} ({augmented[SHARE]:.0%}) with "
+            f"augmentation, and break the symmetry of the cube by "
             f"{number(plain[TURNED])} and {number(augmented[TURNED])} meV/Å (root mean square). The pairwise "
             f"geometry, which has the symmetry built in ({number(pairwise[TURNED], '.1g')} meV/Å), ends at "
             f"{pairwise[MAE]:.1f}."
@@ -70,7 +71,7 @@ class DataScaling(Experiment):
             "not comparable",
             f"there are {plain[COUNT]:,d} structures here, {plain[COUNT] / PAPER:.2%} of the paper's; with them the "
             f"coordinates stay {number(plain[TURNED])} meV/Å from the symmetry, with augmentation "
-            f"{number(augmented[TURNED])}",
+            f"{number(augmented[TURNED])}, where the forces have {augmented[SHARE]:.0%} of the error of predicting none",
         )
 
 

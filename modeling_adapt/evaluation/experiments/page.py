@@ -14,8 +14,8 @@ _HEAD = """# The paper's experiments, rerun
 
 This page is written by `make results`; a test compares its numbers with the tables in `docs/results/`. {about}
 
-Errors are on trajectories that were not trained on, with one seed: differences of a few percent are chance (the rows
-"without group" and "without valence_electrons" of the descriptors tell how many). "Of zero force" is the share of the
+Errors are on trajectories that were not trained on, with one seed: differences of some ten percent may be chance (see
+the rows "without group" and "without valence_electrons" of the descriptors, which mean nothing here). "Of zero force" is the share of the
 error of predicting no forces at all, "near the defect" means within 5 Å of a defect site, "far from it" more than 8 Å.
 """
 
@@ -47,4 +47,4 @@ def page_text(experiments: Sequence[Experiment], beside: Path) -> str:
             reading(experiment, rows),
         ]
     table = markdown_table(("experiment", "the paper", "here"), summary)
-    return "\n\n".join([_HEAD.format(about=about(beside / SURROUNDINGS)), table, *sections]) + "\n"
+    return "\n\n".join([_HEAD.format(about=about(beside / SURROUNDINGS)).rstrip(), table, *sections]) + "\n"
