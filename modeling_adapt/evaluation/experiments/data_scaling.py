@@ -71,7 +71,7 @@ class DataScaling(Experiment):
             "not comparable",
             f"there are {plain[COUNT]:,d} structures here, {plain[COUNT] / PAPER:.2%} of the paper's; with them the "
             f"coordinates stay {number(plain[TURNED])} meV/Å from the symmetry, with augmentation "
-            f"{number(augmented[TURNED])}, where the forces have {augmented[SHARE]:.0%} of the error of predicting none",
+            f"{number(augmented[TURNED])}, where forces have {augmented[SHARE]:.0%} of the error of predicting none",
         )
 
 
