@@ -14,10 +14,10 @@ _HEAD = """# The paper's experiments, rerun
 
 This page is written by `make results`; a test compares its numbers with the tables in `docs/results/`. {about}
 
-Errors are on trajectories that were not trained on, with one seed: differences of some ten percent may be chance (see
-the rows "without group" and "without valence_electrons" of the descriptors, which mean nothing here). "Of zero force"
-is the share of the error of predicting no forces at all, "near the defect" means within 5 Å of a defect site, "far from
-it" more than 8 Å.
+Errors are on trajectories that were not trained on, with one seed: differences of some ten percent may be chance
+(see the rows "without group" and "without valence_electrons" of the descriptors, which mean nothing here). "Of zero
+force" is the share of the error of predicting no forces at all, "near the defect" means within 5 Å of a defect site,
+"far from it" more than 8 Å.
 """
 
 
