@@ -115,6 +115,8 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None, device: torch.
         print(checks_table(checks))
     if calibration is not None:
         print(_spread(calibration))
+        if "energy" in evaluations:
+            print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:

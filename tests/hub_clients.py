@@ -37,6 +37,30 @@ for line in sys.stdin:
 """
 
 
+# How a stranger begins, who has neither our package nor ASE: `automatic` gives a model and its feature extractor.
+STRANGER = """
+import sys
+sys.modules["ase"] = sys.modules["matscipy"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
+
+try:
+    import modeling_adapt
+    raise SystemExit("the package must not be importable here")
+except ImportError:
+    pass
+
+def automatic(name, **options):
+    options["trust_remote_code"] = True
+    config = AutoConfig.from_pretrained(name, **options)
+    model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert model.config.model_type == config.model_type
+    return model.eval(), AutoFeatureExtractor.from_pretrained(name, **options)
+"""
+
+
 class Client:
     """
     A process with our package loaded that runs what it is given: loading takes seconds, and each test needs little.

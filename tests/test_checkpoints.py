@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_clients import run_stranger
+from hub_clients import STRANGER, run_stranger
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 from transformers.dynamic_module_utils import get_imports
@@ -19,27 +19,17 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.hub.staging import MAY_BE_IMPORTED, is_ours
 from modeling_adapt.loading import load_model
 
-STRANGER = """
-import sys
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
-
+USE = (
+    STRANGER
+    + """
 folder, inputs, outputs = sys.argv[1:]
-try:
-    import modeling_adapt
-    raise SystemExit("the package must not be importable here")
-except ImportError:
-    pass
-AutoConfig.from_pretrained(folder, trust_remote_code=True)
-model, info = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
-problems = [info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
-assert not problems, problems
-extract = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+model, extract = automatic(folder)
 structure = load_file(inputs)
-result = model.eval()(**extract({name: array.numpy() for name, array in structure.items()}))
+result = model(**extract({name: array.numpy() for name, array in structure.items()}))
 save_file({"result": (result.forces if "forces" in result else result.energy).detach()}, outputs)
 print(type(model).__name__)
 """
+)
 
 
 @pytest.fixture(params=["forces", "energy"])
@@ -59,7 +49,7 @@ def test_a_stranger_loads_it_and_gets_identical_outputs(saved, structures, tmp_p
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     arguments = [str(folder), str(tmp_path / "inputs"), str(tmp_path / "outputs")]
-    assert run_stranger(STRANGER, environment, *arguments).split()[-1] == type(model).__name__
+    assert run_stranger(USE, environment, *arguments).split()[-1] == type(model).__name__
     with torch.no_grad():
         expected = model(**ADAPTFeatureExtractor()(atoms))[0]
     assert torch.equal(load_file(tmp_path / "outputs")["result"], expected)

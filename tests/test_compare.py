@@ -19,7 +19,8 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.compare import COLUMNS, ZERO_FORCES, compare, load_contender, zero_forces
+from modeling_adapt.evaluation.columns import COLUMNS
+from modeling_adapt.evaluation.compare import ZERO_FORCES, compare, load_contender, zero_forces
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
 from modeling_adapt.simulation.domain import fit_domain
 
@@ -145,8 +146,8 @@ def test_command_writes_the_table(dataset, make_force_model, saved, tmp_path, ca
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     for line, one in zip(lines, found["models"], strict=True):
-        assert list(line) == ["model", *(metric for _, metric, _ in COLUMNS)]
-        for _, metric, style in COLUMNS:
+        assert list(line) == ["model", *(metric for _, metric, _ in COLUMNS["models"])]
+        for _, metric, style in COLUMNS["models"]:
             assert line[metric] == str(one.get(metric, ""))
             assert metric not in one or metric == "ms_per_structure" or format(one[metric], style) in printed
     for heading in ("MAE", "RMSE", "cosine", "slope", "max error", "MAE near defect", "ms/structure", "energy MAE"):

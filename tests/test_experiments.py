@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 import modeling_adapt.evaluation.experiments.__main__ as command
 from modeling_adapt.command_line import run_command
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.experiments import EXPERIMENTS
 from modeling_adapt.evaluation.experiments import loss as loss_experiment
-from modeling_adapt.evaluation.experiments.cells import ERRORS, MAE, change, error_cells, exponent
+from modeling_adapt.evaluation.experiments.cells import ERRORS, MAE, change, exponent, force_cells
 from modeling_adapt.evaluation.experiments.experiment import Experiment, Training
 from modeling_adapt.evaluation.experiments.lab import Lab
 from modeling_adapt.evaluation.experiments.outcome import is_made_of, read_table, to_csv, write_outcome
@@ -34,7 +35,7 @@ class TwoWidths(Experiment):
 
     def measure(self, lab):
         type(self).measured += 1
-        return [{"width": width, **error_cells(lab.errors(one))} for width, one in ((8, SMALL), (16, WIDE))]
+        return [{"width": width, **force_cells(lab.errors(one))} for width, one in ((8, SMALL), (16, WIDE))]
 
     def draw(self, rows, path):
         path.write_bytes(b"")
@@ -140,6 +141,15 @@ def test_other_data_are_another_training(springs, tmp_path):
 def test_the_page_says_what_stands_in_the_files():
     text = page_text(list(EXPERIMENTS.values()), DOCS / "results")
     assert (DOCS / "results.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_figures_are_drawn_from_the_tables_alone(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    experiment.draw(read_table(experiment, DOCS / "results" / f"{name}.csv"), tmp_path / "figure.png")
+    height, width, _ = imread(tmp_path / "figure.png").shape
+    assert height > 200 and width > 1000
 
 
 def test_a_number_that_differs_is_found(tmp_path):

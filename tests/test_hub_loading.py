@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import STATISTICS, TINY
-from hub_clients import Client, run_stranger
+from hub_clients import STRANGER, Client, run_stranger
 from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
@@ -43,31 +43,17 @@ api.upload_folder(repo_id="org/springs", folder_path=sys.argv[2], repo_type="dat
 """
 
 # What somebody can do who has installed transformers and knows the name of the repository.
-STRANGER = """
-import sys
-sys.modules["ase"] = sys.modules["matscipy"] = None  # not installed
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
-
+USE = (
+    STRANGER
+    + """
 name, inputs, outputs, online = sys.argv[1:]
-try:
-    import modeling_adapt
-    raise SystemExit("the package must not be importable here")
-except ImportError:
-    pass
 structure = {key: tensor.numpy() for key, tensor in load_file(inputs).items()}
 results = {}
 for key, where in {
     "forces": {}, "forces at v1": {"revision": "v1"}, "energy": {"subfolder": "energy"}
 }.items():
-    options = {"trust_remote_code": True, **where}
-    config = AutoConfig.from_pretrained(name, **options)
-    extract = AutoFeatureExtractor.from_pretrained(name, **options)
-    model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    assert model.config.model_type == config.model_type
-    results[key] = model.eval()(**extract(structure))[0].detach()
+    model, extract = automatic(name, **where)
+    results[key] = model(**extract(structure))[0].detach()
 for key, revision in (("pipeline", None), ("pipeline at v1", "v1")):
     forces = pipeline(model=name, revision=revision, trust_remote_code=True, device="cpu")(structure)["forces"]
     results[key] = torch.tensor(forces)
@@ -83,6 +69,7 @@ private = AutoModel.from_pretrained("org/private", token="hf_reader", **options)
 results["private energy"] = private.eval()(**extract(structure))[0].detach()
 save_file(results, outputs)
 """
+)
 
 AS_USER = """
 import os
@@ -172,7 +159,7 @@ class TestStrangers:
         tensors["pbc"] = atoms.pbc
         save_file({name: torch.tensor(array) for name, array in tensors.items()}, tmp_path / "inputs")
         environment = shared_hub.env(home / "hf", token=None, HF_HUB_OFFLINE=str(int(not online)))
-        run_stranger(STRANGER, environment, "org/x", tmp_path / "inputs", tmp_path / "outputs", str(int(online)))
+        run_stranger(USE, environment, "org/x", tmp_path / "inputs", tmp_path / "outputs", str(int(online)))
         results = load_file(tmp_path / "outputs")
         first, second = (_expected(folders / name, atoms) for name in ("first", "second"))
         assert not torch.equal(first, second)

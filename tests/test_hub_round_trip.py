@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from hub_clients import ROOT, run_stranger
+from hub_clients import ROOT, STRANGER, run_stranger
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
@@ -17,32 +17,20 @@ from modeling_adapt.loading import load_model
 
 pytestmark = pytest.mark.slow  # two trainings, an evaluation, and processes that import for seconds
 
-# Has neither our package nor ASE, and nothing but the name of the repository.
-STRANGER = """
-import json, sys
-sys.modules["ase"] = sys.modules["matscipy"] = None
-import torch
+# Has nothing but the name of the repository.
+ROUND_TRIP = (
+    STRANGER
+    + """
+import json
 from datasets import load_dataset
 from huggingface_hub import hf_hub_download
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
 
 name, first, inputs, outputs, streams = sys.argv[1:]
-try:
-    import modeling_adapt
-    raise SystemExit("the package must not be importable here")
-except ImportError:
-    pass
 structure = {key: tensor.numpy() for key, tensor in load_file(inputs).items()}
 results = {}
 for key, where in {"forces": {}, "pinned": {"revision": first}, "energy": {"subfolder": "energy"}}.items():
-    options = {"trust_remote_code": True, **where}
-    config = AutoConfig.from_pretrained(name, **options)
-    extract = AutoFeatureExtractor.from_pretrained(name, **options)
-    model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    assert model.config.model_type == config.model_type
-    results[key] = model.eval()(**extract(structure))[0].detach()
+    model, extract = automatic(name, **where)
+    results[key] = model(**extract(structure))[0].detach()
 for key, task in {"pipeline": {}, "named pipeline": {"task": "atom-forces"}}.items():
     pipe = pipeline(**task, model=name, revision=first, trust_remote_code=True, device="cpu")
     results[key] = torch.tensor(pipe(structure)["forces"])
@@ -56,6 +44,7 @@ if streams == "1":
     results["streamed"] = torch.tensor([row["energy"] for row in rows], dtype=torch.float64)
 save_file(results, outputs)
 """
+)
 
 
 @pytest.fixture
@@ -117,7 +106,9 @@ def test_trained_published_and_used_by_a_stranger(hub, command, recipe, springs,
         hub.reset()
         inputs, outputs = tmp_path / "inputs", tmp_path / f"outputs{offline}"
         streams = "1" if offline == "0" else "0"
-        run_stranger(STRANGER, environment, "org/adapt-si", first, inputs, outputs, streams, cwd=elsewhere)
+        run_stranger(
+            STRANGER + ROUND_TRIP, environment, "org/adapt-si", first, inputs, outputs, streams, cwd=elsewhere
+        )
         found = load_file(outputs)
         assert bool(hub.requests) == (offline == "0")
         assert torch.equal(found["forces"], expected["later"]) and torch.equal(found["pinned"], expected["forces"])

@@ -4,17 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 # (heading, metric, format); a column whose metric no line has is left out.
+_FORCES = [
+    ("MAE", "force_mae_mev_per_ang", ".1f"),
+    ("RMSE", "force_rmse_mev_per_ang", ".1f"),
+    ("cosine", "force_cosine", ".3f"),
+    ("slope", "force_slope", ".3f"),
+    ("max error", "force_max_error_mev_per_ang", ".1f"),
+    ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
+]
 COLUMNS = {
     "forces": [
         ("structures", "num_structures", "d"),
-        ("MAE", "force_mae_mev_per_ang", ".1f"),
-        ("RMSE", "force_rmse_mev_per_ang", ".1f"),
-        ("cosine", "force_cosine", ".3f"),
-        ("slope", "force_slope", ".3f"),
-        ("max error", "force_max_error_mev_per_ang", ".1f"),
-        ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
+        *_FORCES,
         ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
         ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
+    ],
+    "models": [  # side by side
+        *_FORCES,
+        ("energy MAE per atom", "energy_mae_mev_per_atom", ".2f"),
+        ("ms/structure", "ms_per_structure", ".1f"),
     ],
     "energy": [
         ("structures", "num_structures", "d"),
@@ -31,7 +39,7 @@ def error_cells(lines: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[list
     """
     Args:
         lines: what each line is called, and its metrics.
-        kind: `"forces"` or `"energy"`.
+        kind: a key of `COLUMNS`.
 
     Returns:
         The headings of the columns that have a value somewhere, and per line its name and these values, "-" for none.

@@ -29,22 +29,11 @@ from ..simulation.frame import FrameFinder
 from ..simulation.prediction import predict
 from ..tables import format_table
 from .breakdown import ForceBreakdown
+from .columns import COLUMNS, error_cells
 from .evaluate import describe_row, require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
 
 ZERO_FORCES = "zero forces"
-
-# (heading, metric, format), as in `columns.py`, but for models side by side.
-COLUMNS = [
-    ("MAE", "force_mae_mev_per_ang", ".1f"),
-    ("RMSE", "force_rmse_mev_per_ang", ".1f"),
-    ("cosine", "force_cosine", ".3f"),
-    ("slope", "force_slope", ".3f"),
-    ("max error", "force_max_error_mev_per_ang", ".1f"),
-    ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
-    ("energy MAE per atom", "energy_mae_mev_per_atom", ".2f"),
-    ("ms/structure", "ms_per_structure", ".1f"),
-]
 
 
 @dataclass(frozen=True)
@@ -152,12 +141,8 @@ def _predict(
 
 def comparison_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One line per model, in meV/Å, meV and ms."""
-    columns = [column for column in COLUMNS if any(column[1] in metrics for metrics in found.values())]
-    lines = [
-        [name, *(format(metrics[metric], style) if metric in metrics else "-" for _, metric, style in columns)]
-        for name, metrics in found.items()
-    ]
-    return format_table(["model", *(heading for heading, _, _ in columns)], lines)
+    headings, rows = error_cells(found, "models")
+    return format_table(["model", *headings], rows)
 
 
 def write_comparison(folder: Path, found: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> None:
@@ -166,7 +151,7 @@ def write_comparison(folder: Path, found: Mapping[str, Mapping[str, Any]], recor
     text = json.dumps({**record, "models": models}, indent=2, ensure_ascii=False)
     write_whole(folder / "comparison.json", text + "\n")
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["model", *(metric for _, metric, _ in COLUMNS)], extrasaction="ignore")
+    writer = csv.DictWriter(table, ["model", *(metric for _, metric, _ in COLUMNS["models"])], extrasaction="ignore")
     writer.writeheader()
     writer.writerows(models)
     write_whole(folder / "comparison.csv", table.getvalue())

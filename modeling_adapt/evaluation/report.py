@@ -37,15 +37,15 @@ def write_evaluation(folder: Path, evaluations: Mapping[str, Evaluation], record
     Writes metrics.json and the figures.
 
     Args:
-        evaluations: `"forces"`, `"energy"` or both.
+        evaluations: `"forces"`, `"energy"` or both; counts of structures and atoms are those of the last one.
         record: what stands in metrics.json besides the errors.
     """
-    record, groups = dict(record), dict[str, dict[str, Any]]()
+    errors, groups = dict[str, Any](), dict[str, dict[str, Any]]()
     for evaluation in evaluations.values():
-        record |= {name: value for name, value in evaluation.metrics.items() if name not in record}
+        errors |= evaluation.metrics
         for name, group in evaluation.metrics["by_config_type"].items():
             groups[name] = groups.get(name, {}) | group
-    text = json.dumps(record | {"by_config_type": groups}, indent=2, ensure_ascii=False)
+    text = json.dumps({**record, **errors, "by_config_type": groups}, indent=2, ensure_ascii=False)
     write_whole(folder / "metrics.json", text + "\n")
     if "forces" in evaluations:
         _draw_forces(evaluations["forces"], folder)

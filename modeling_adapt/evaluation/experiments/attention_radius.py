@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import CHANCE, ERRORS, FAR, HOPELESS, MAE, NEAR, SHARE, change, error_cells, far_error
+from .cells import CHANCE, ERRORS, FAR, HOPELESS, MAE, NEAR, SHARE, change, far_error, force_cells
 from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -36,7 +36,7 @@ class AttentionRadius(Experiment):
                     INCREASE: metrics["force_mae_mev_per_ang"] / widest["force_mae_mev_per_ang"] - 1,
                     FAR_INCREASE: far / far_widest - 1 if far and far_widest else None,
                 }
-                rows.append({GEOMETRY: geometry, RADIUS: radius, **error_cells(metrics), FAR: far, **increases})
+                rows.append({GEOMETRY: geometry, RADIUS: radius, **force_cells(metrics), FAR: far, **increases})
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
@@ -46,7 +46,7 @@ class AttentionRadius(Experiment):
             series[geometry] = [float(row[RADIUS]) for row in bounded], [row[MAE] for row in bounded]
         (everything,) = (row[MAE] for row in rows if row[RADIUS] == EVERYTHING)
         level = ("fourier, all atoms", everything)
-        curves(series, path, "radius (Å)", "force MAE (meV/Å)", logarithmic=False, level=level)
+        curves({MAE: series}, path, "radius (Å)", logarithmic=False, level=level)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []

@@ -13,7 +13,7 @@ HOPELESS = 0.9  # of the error of predicting zero; above it a model has learned 
 ERRORS = {MAE: ".1f", SHARE: ".0%", NEAR: ".1f"}
 
 
-def error_cells(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def force_cells(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """The columns `ERRORS` of a table, from the metrics of a data set or of one of its groups."""
     error = metrics["force_mae_mev_per_ang"]
     zero = metrics["zero_force_mae_mev_per_ang"]

@@ -7,7 +7,7 @@ from typing import Any
 from ...data.loader import StructureDataset
 from ...data.subsets import select_subset
 from ..equivariance import octahedral_error
-from .cells import ERRORS, MAE, SHARE, error_cells, exponent, number
+from .cells import ERRORS, MAE, SHARE, exponent, force_cells, number
 from .drawing import curves
 from .experiment import DEFECTS, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -42,15 +42,14 @@ class DataScaling(Experiment):
                     probes = [unseen[number * (len(unseen) - 1) // (PROBES - 1)] for number in range(PROBES)]
                     found = octahedral_error(*lab.model(training), probes, OPERATIONS)
                     error = None if found is None else 1000 * found
-                cells = error_cells(lab.errors(training)) | {TURNED: error}
+                cells = force_cells(lab.errors(training)) | {TURNED: error}
                 rows.append({MODEL: model, COUNT: count, **cells})
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
-        series = {f"{model}, MAE": _points(rows, model) for model in _found(rows)}
-        for model in (FOURIER, AUGMENTED):
-            series[f"{model}, Oh error"] = _points(rows, model, TURNED)
-        curves(series, path, "structures", "meV/Å")
+        errors = {model: _points(rows, model) for model in _found(rows)}
+        turned = {model: _points(rows, model, TURNED) for model in (FOURIER, AUGMENTED)}
+        curves({MAE: errors, TURNED: turned}, path, "structures")
 
     def reading(self, rows: Sequence[Row]) -> str:
         powers = ", ".join(f"{exponent(*_points(rows, model)):+.2f} ({model})" for model in _found(rows))

@@ -6,7 +6,7 @@ from typing import Any
 
 from configuration.configuration_adapt import DESCRIPTORS
 
-from .cells import CHANCE, ERRORS, MAE, change, error_cells
+from .cells import CHANCE, ERRORS, MAE, change, force_cells
 from .drawing import bars
 from .experiment import SMALL_CELLS, Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -30,7 +30,7 @@ class Descriptors(Experiment):
     def measure(self, lab: Lab) -> list[dict[str, Any]]:
         rows, reference = [], lab.errors(_training({}))["force_mae_mev_per_ang"]
         for label, options in _variants().items():
-            cells = error_cells(lab.errors(_training(options)))
+            cells = force_cells(lab.errors(_training(options)))
             rows.append({TOKENS: label, **cells, CHANGE: cells[MAE] / reference - 1})
         return rows
 

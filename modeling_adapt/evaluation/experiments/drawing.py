@@ -8,38 +8,43 @@ from ...figures import BLUE, GREY, ORANGE, new_figure, save_figure
 COLOURS = (BLUE, ORANGE, GREY, "#3a8f5c", "#8d5aa6", "#b8493f")
 
 
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> values along x and y
+
+
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    panels: Mapping[str, Series],
     path: Path,
     x: str,
-    y: str,
     logarithmic: bool = True,
     level: tuple[str, float] | None = None,
     floor: float | None = 0.0,
 ) -> None:
     """
-    Lines with points.
+    Lines with points, in one panel below the other; a name has the same colour in all of them.
 
     Args:
-        series: name -> values along x and y.
+        panels: what stands along y, with the unit -> its lines.
         path: image file.
-        x, y: what stands along the axes, with the unit.
+        x: what stands along x, with the unit.
         logarithmic: on both axes.
         level (*optional*): name and value of a horizontal line to hold the curves against.
         floor (*optional*): where a linear axis along y begins; None: below the lowest value.
     """
-    figure, (axes,) = new_figure(6.0, 4.0)
-    for colour, (name, (along, up)) in zip(COLOURS, series.items(), strict=False):
-        axes.plot(along, up, color=colour, linewidth=1.2, marker="o", markersize=4, label=name)
-    if level is not None:
-        axes.axhline(level[1], color=GREY, linewidth=0.8, linestyle="--", label=level[0])
-    if logarithmic:
-        axes.set(xscale="log", yscale="log")
-    elif floor is not None:
-        axes.set_ylim(bottom=floor)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.legend(frameon=False)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    figure, axes = new_figure(6.0, 1.0 + 3.0 * len(panels), rows=len(panels))
+    for one, (y, series) in zip(axes, panels.items(), strict=True):
+        for name, (along, up) in series.items():
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            one.plot(along, up, color=colour, linewidth=1.2, marker="o", markersize=4, label=name)
+        if level is not None:
+            one.axhline(level[1], color=GREY, linewidth=0.8, linestyle="--", label=level[0])
+        if logarithmic:
+            one.set(xscale="log", yscale="log")
+        elif floor is not None:
+            one.set_ylim(bottom=floor)
+        one.set_ylabel(y)
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel(x)
     save_figure(figure, path)
 
 

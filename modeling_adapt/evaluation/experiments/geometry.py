@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import ERRORS, MAE, SHARE, error_cells
+from .cells import ERRORS, MAE, SHARE, force_cells
 from .drawing import bars
 from .experiment import DEFECTS, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -44,7 +44,7 @@ class Geometry(Experiment):
                     {
                         DATA: data,
                         GEOMETRY: name,
-                        **error_cells(lab.errors(training)),
+                        **force_cells(lab.errors(training)),
                         ENERGY: energy.get("energy_mae_mev_per_atom"),
                         COMPOSITION: energy.get("composition_baseline_mae_mev_per_atom"),
                         MINUTES: lab.seconds(training) / 60,

@@ -30,7 +30,7 @@ from ..evaluate import evaluate_energy, evaluate_forces, fit_baseline
 from .experiment import DEFECTS, KINDS, REAL, SMALL_CELLS, Training
 
 ROOT = Path(__file__).resolve().parents[3]
-SIZES = (2, 3, 4, 5)  # cubic cells along an edge, of the sets for errors against size
+LABELLED_SIZES = (2, 3, 4, 5)  # cubic cells along an edge, of the sets for errors against size
 _CARBON = "carbon_substitutional,carbon_interstitial,carbon_vacancy,vacancy"
 _DEFECTS = "vacancy,interstitial_tetrahedral,interstitial_split_110,carbon_substitutional,carbon_interstitial"
 _KINDS = "vacancy,interstitial_tetrahedral,interstitial_split_110,divacancy,di_interstitial,bulk_thermal,surface"
@@ -43,7 +43,7 @@ GENERATED: dict[str, tuple[int, list[str]]] = {
     SMALL_CELLS: (600, [*_RELAXING, "--kinds", _CARBON, "--repeat", "2"]),
     KINDS: (800, [*_RELAXING, "--kinds", _KINDS]),
     # Another seed: those of 3 cells would begin as the first of `DEFECTS` do, which were trained on.
-    **{f"{repeat} cells": (20, [*_OF_A_SIZE, "--repeat", str(repeat)]) for repeat in SIZES},
+    **{f"{repeat} cells": (20, [*_OF_A_SIZE, "--repeat", str(repeat)]) for repeat in LABELLED_SIZES},
 }
 
 

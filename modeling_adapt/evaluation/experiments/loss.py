@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import ERRORS, FAR, MAE, NEAR, change, error_cells, far_error
+from .cells import ERRORS, FAR, MAE, NEAR, change, far_error, force_cells
 from .drawing import bars
 from .experiment import Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -30,7 +30,7 @@ class Loss(Experiment):
         for geometry in MODELS:
             for loss in LOSSES:
                 metrics = lab.errors(_training(geometry, loss))
-                cells = error_cells(metrics) | {FAR: far_error(metrics), LENGTH: metrics["force_norm_ratio"]}
+                cells = force_cells(metrics) | {FAR: far_error(metrics), LENGTH: metrics["force_norm_ratio"]}
                 rows.append({GEOMETRY: geometry, LOSS: loss, **cells})
         return rows
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import CHANCE, ERRORS, MAE, NEAR, error_cells
+from .cells import CHANCE, ERRORS, MAE, NEAR, force_cells
 from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict
 from .lab import Lab
 
 SIZE, PARAMETERS, MINUTES = "width x layers", "parameters", "minutes"
-SIZES = ((32, 1), (32, 2), (64, 2), (64, 4), (128, 2))
+SHAPES = ((32, 1), (32, 2), (64, 2), (64, 4), (128, 2))
 OURS = (64, 2)  # what the preset has
 PRESET = "64 x 2"
 
@@ -23,27 +23,24 @@ class ModelSize(Experiment):
     columns = {SIZE: "", PARAMETERS: ",d", **ERRORS, MINUTES: ".1f"}
 
     def trainings(self, lab: Lab) -> Iterator[Training]:
-        yield from (_training(size) for size in SIZES)
+        yield from (_training(size) for size in SHAPES)
 
     def measure(self, lab: Lab) -> list[dict[str, Any]]:
         rows = []
-        for width, layers in SIZES:
+        for width, layers in SHAPES:
             training = _training((width, layers))
             model, _ = lab.model(training)
             count = sum(weight.numel() for weight in model.parameters())
             minutes = lab.seconds(training) / 60
-            cells = error_cells(lab.errors(training))
+            cells = force_cells(lab.errors(training))
             rows.append({SIZE: f"{width} x {layers}", PARAMETERS: count, **cells, MINUTES: minutes})
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
         rows = sorted(rows, key=lambda row: row[PARAMETERS])
         sizes = [row[PARAMETERS] for row in rows]
-        series = {
-            "all atoms": (sizes, [row[MAE] for row in rows]),
-            "near the defect": (sizes, [row[NEAR] for row in rows]),
-        }
-        curves(series, path, "parameters", "force MAE (meV/Å)")
+        series = {name: (sizes, [row[name] for row in rows]) for name in (MAE, NEAR)}
+        curves({"force MAE (meV/Å)": series}, path, "parameters")
 
     def reading(self, rows: Sequence[Row]) -> str:
         best, ours = min(rows, key=lambda row: row[MAE]), next(row for row in rows if row[SIZE] == PRESET)

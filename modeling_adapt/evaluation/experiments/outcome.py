@@ -1,6 +1,8 @@
 """The files of one experiment: its table as CSV and Markdown, its figure, and what is read from them."""
 
 import csv
+import hashlib
+import inspect
 import io
 import json
 import shutil
@@ -33,7 +35,7 @@ def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, mad
 
 
 def is_made_of(experiment: Experiment, folder: Path, made_of: Mapping[str, Any]) -> bool:
-    """Whether the folder holds an outcome of the experiment from the same models and data."""
+    """Whether the folder holds an outcome of the experiment, as it is now, from the same models and data."""
     file = folder / MADE_OF
     return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == _all_of(experiment, made_of)
 
@@ -45,7 +47,8 @@ def outcome_text(experiment: Experiment, folder: Path) -> str:
 
 
 def _all_of(experiment: Experiment, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    return {**made_of, "columns": list(experiment.columns)}
+    source = Path(inspect.getfile(type(experiment))).read_bytes()  # the rest of its settings stand there
+    return {**made_of, "measured by": hashlib.sha256(source).hexdigest()[:12]}
 
 
 def reading(experiment: Experiment, rows: Sequence[Row]) -> str:

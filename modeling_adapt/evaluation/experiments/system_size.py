@@ -13,8 +13,7 @@ from ...errors import InputError
 from .cells import MAE, exponent
 from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict
-from .lab import SIZES as LABELLED
-from .lab import Lab
+from .lab import LABELLED_SIZES, Lab
 
 MODEL, ATOMS, TIME, MEMORY, ZERO = "model", "atoms", "ms", "MB", "zero force"
 SIZES = (2, 3, 4, 5, 6, 8)  # cubic cells along an edge, of 8 atoms each
@@ -46,7 +45,7 @@ class SystemSize(Experiment):
         for name, (training, attention) in MODELS.items():
             for repeat in tqdm(SIZES, name, disable=None):
                 cost = _in_own_process(lab.model_folder(training), attention, repeat)
-                errors = lab.errors(training, f"{repeat} cells") if repeat in LABELLED else {}
+                errors = lab.errors(training, f"{repeat} cells") if repeat in LABELLED_SIZES else {}
                 rows.append(
                     {
                         MODEL: name,
@@ -60,11 +59,13 @@ class SystemSize(Experiment):
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
-        series = {}
-        for name in MODELS:
-            own = [row for row in rows if row[MODEL] == name]
-            series[name] = [row[ATOMS] for row in own], [row[TIME] for row in own]
-        curves(series, path, "atoms", "forces of one structure (ms)")
+        panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+        for heading, label in ((TIME, "forces of one structure (ms)"), (MEMORY, "memory over the model (MB)")):
+            for name in MODELS:
+                own = [row for row in rows if row[MODEL] == name]
+                points = [row[ATOMS] for row in own], [row[heading] for row in own]
+                panels.setdefault(label, {})[name] = points
+        curves(panels, path, "atoms")
 
     def reading(self, rows: Sequence[Row]) -> str:
         own = {name: [row for row in rows if row[MODEL] == name] for name in MODELS}
