@@ -45,7 +45,7 @@ from modeling_adapt.modeling_adapt import ADAPTForEnergy, gives_forces
 
 EXAMPLE = """\
 example:
-  python evaluate.py runs/silicon/final datasets/silicon --split test --output results/silicon
+  python evaluate.py runs/silicon datasets/silicon --split test --output results/silicon
   python evaluate.py runs/one datasets/silicon --ensemble runs/two runs/three --output results/three
   python evaluate.py runs/one datasets/silicon --compare runs/two MACE.model my_module:my_calculator
 

@@ -33,11 +33,11 @@ from modeling_adapt.simulation.summary import SummaryFile, summary_table
 
 EXAMPLE = """\
 examples:
-  python relax.py vacancy.extxyz interstitial.cif --model runs/silicon/final --output relaxed
+  python relax.py vacancy.extxyz interstitial.cif --model runs/silicon --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
   python relax.py candidates/*.cif --model runs/si-energy --host host.cif --report --output relaxed
-  python relax.py datasets/silicon --split validation --index 0 --model runs/silicon/final --output relaxed
+  python relax.py datasets/silicon --split validation --index 0 --model runs/silicon --output relaxed
 
 Writes for each structure
   NAME.traj.extxyz      every step, as it happens

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         help="features and total energies; structures that FORCES.pt lacks become rows without forces",
     )
     parser.add_argument(
-        "--lattice-constant",
+        "--cell-edge",
         type=positive_number,
         default=CELL_EDGE,
         metavar="EDGE",
@@ -55,9 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
     output = require_empty_folder(arguments.output)
     with tqdm(unit="structure", desc="reading", disable=None) as bar:
-        work = plan_import(
-            arguments.forces, arguments.energies, arguments.lattice_constant, arguments.host, bar.update
-        )
+        work = plan_import(arguments.forces, arguments.energies, arguments.cell_edge, arguments.host, bar.update)
     built = build_dataset(
         output,
         work.parts,
@@ -77,7 +75,7 @@ def _provenance(arguments: argparse.Namespace, notes: list[Notes]) -> dict[str, 
     return {
         "command": "data_scripts/import_published.py",
         "files": ", ".join(Path(path).name for path in (arguments.forces, *(arguments.energies or ()))),
-        "cell edge in Å": arguments.lattice_constant,
+        "cell edge in Å": arguments.cell_edge,
         "split": f"{arguments.split}, seed {arguments.seed}",
         "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
     }

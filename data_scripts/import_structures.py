@@ -17,7 +17,14 @@ from modeling_adapt.data.building import Built, Notes, build_dataset
 from modeling_adapt.data.grouping import RowKey
 from modeling_adapt.data.site_search import SiteSearch, add_host_option, host_state
 from modeling_adapt.data.splitting import add_split_options, divide_rows, split_name
-from modeling_adapt.data.structure_files import ReadingOptions, StructureFile, find_files, structure_rows
+from modeling_adapt.data.structure_files import (
+    ENERGY_KEYS,
+    FORCE_KEYS,
+    ReadingOptions,
+    StructureFile,
+    find_files,
+    structure_rows,
+)
 from modeling_adapt.data.subsets import Division, train_subsets
 from modeling_adapt.data.summary import summary_table
 from modeling_adapt.errors import InputError
@@ -86,9 +93,11 @@ def _parser() -> CommandParser:
         "inputs", nargs="+", metavar="INPUT", help="a file or a folder, or SPLIT=INPUT to name its split"
     )
     parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
-    parser.add_argument("--forces-key", metavar="KEY", help="array of forces in eV/Å (default: found by its name)")
+    parser.add_argument("--forces-key", metavar="KEY", help=f"array of forces in eV/Å (default: {_first(FORCE_KEYS)})")
     parser.add_argument(
-        "--energy-key", metavar="KEY", help="info key of the energy in eV (default: found by its name)"
+        "--energy-key",
+        metavar="KEY",
+        help=f"info key of the energy in eV (default: of VASP runs the free energy, or {_first(ENERGY_KEYS)})",
     )
     parser.add_argument(
         "--group-key",
@@ -105,6 +114,10 @@ def _parser() -> CommandParser:
     add_host_option(parser)
     add_split_options(parser)
     return parser
+
+
+def _first(keys: Sequence[str]) -> str:
+    return f"the first of {', '.join(keys)}"
 
 
 def _split_and_path(argument: str) -> tuple[str, Path]:

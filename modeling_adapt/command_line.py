@@ -97,6 +97,11 @@ def require_empty_folder(folder: str | Path) -> Path:
         raise InputError(f"{folder} is a file; name a new folder for the output")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} exists and is not empty; name a new folder or remove it")
+    return require_writable(folder)
+
+
+def require_writable(folder: Path) -> Path:
+    """Returns `folder`; raises [`InputError`] if it is not there and cannot be made, or you may not write into it."""
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: {nearest} is no folder that you may write to")

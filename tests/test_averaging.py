@@ -12,6 +12,7 @@ from modeling_adapt.data.reading import read_split
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.evaluate import evaluate_forces
 from modeling_adapt.loading import load_model
+from modeling_adapt.training.arguments import parse_arguments
 from modeling_adapt.training.averaging import RAW_WEIGHTS, WeightAverage
 
 
@@ -59,11 +60,17 @@ def test_raw_weights_train_as_without_average(recipe, springs, tmp_path):
     assert all(torch.equal(raw[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("decay", [1.0, -0.5])
 def test_decay_out_of_range(recipe, springs, tmp_path, decay):
-    with pytest.raises(InputError, match="ema_decay must be between 0 and 1"):
+    with pytest.raises(InputError, match="ema_decay must be at least 0 and less than 1"):
         train.main([recipe(ema_decay=decay), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_takes_the_average_of_a_recipe_away(recipe, springs, tmp_path):
+    command = [recipe(ema_decay=0.9, max_steps=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")]
+    _, run, _ = parse_arguments([*command, "--ema_decay", "0"])
+    assert run.ema_decay is None
 
 
 def test_average_under_fsdp_is_refused(recipe, springs, tmp_path, monkeypatch):

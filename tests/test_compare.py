@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 import types
 
@@ -186,13 +187,14 @@ def test_bad_input_is_one_line_and_writes_nothing(
     )
 
 
-def test_a_mace_file_is_loaded_by_mace_and_the_default_dtype_stays(dataset, tmp_path, monkeypatch):
-    """A stand-in for mace-torch, which like it sets the default dtype."""
+def test_a_mace_file_is_loaded_by_mace_and_settings_of_torch_stay(dataset, tmp_path, monkeypatch):
+    """A stand-in for mace-torch, which like it sets the default dtype and that any pickle may be opened."""
     asked = {}
 
     def make(model_paths, device, default_dtype):
         asked.update(model_paths=model_paths, device=device)
         torch.set_default_dtype(torch.float64)
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         return Scaled()
 
     package, calculators = types.ModuleType("mace"), types.ModuleType("mace.calculators")
@@ -203,6 +205,7 @@ def test_a_mace_file_is_loaded_by_mace_and_the_default_dtype_stays(dataset, tmp_
     file.touch()
     contender = load_contender(str(file), CPU)
     assert torch.get_default_dtype() == torch.float32
+    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
     assert asked == {"model_paths": str(file), "device": "cpu"}
     found = compare([contender], read_split(dataset, "test"), progress=False)
     assert found[str(file)]["force_slope"] == pytest.approx(0.5)

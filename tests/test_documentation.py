@@ -54,7 +54,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "docs/relaxing.md": {"runs/si-energy": "energy"},
     "docs/scaling.md": {"DATASET": "data"},
 }
-ON_THE_HUB = ("docs/use_a_model.md",)  # pages for which organisation/adapt-si and its data set are there already
+ON_THE_HUB = ("docs/use_a_model.md",)  # pages for which organisation/adapt-si-defects is there already
 
 # Lines that depend on how a run ends.
 VARIES = (
@@ -183,7 +183,7 @@ def prepared(runner, inputs, shared_hub) -> Path:
     python train.py configuration/recipes/si-dft-pairwise.yaml --dataset datasets/silicon --output_dir runs/silicon
     python train.py configuration/recipes/demo.yaml --dataset datasets/silicon --output_dir runs/defects
     python evaluate.py runs/silicon datasets/silicon --split validation --output results/silicon
-    python hub_upload.py runs/defects organisation/adapt-si --energy runs/silicon --dataset datasets/silicon --tag v1
+    python hub_upload.py runs/defects organisation/adapt-si-defects --energy runs/silicon --tag v1
     """
     done = runner.shell(script, inputs, DOCUMENTATION_STRANGERS="1")
     assert done.status == 0, done.output

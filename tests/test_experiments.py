@@ -1,22 +1,28 @@
 """The experiments: what is trained is kept and known again, numbers are read from files, verdicts follow from them."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
 import modeling_adapt.evaluation.experiments.__main__ as command
 from modeling_adapt.command_line import run_command
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.experiments import EXPERIMENTS
+from modeling_adapt.evaluation.experiments import EXPERIMENTS, processes
+from modeling_adapt.evaluation.experiments import lab as lab_module
 from modeling_adapt.evaluation.experiments import loss as loss_experiment
-from modeling_adapt.evaluation.experiments.cells import ERRORS, MAE, change, exponent, force_cells
-from modeling_adapt.evaluation.experiments.experiment import Experiment, Training
+from modeling_adapt.evaluation.experiments.cells import CHANCE, ERRORS, MAE, change, exponent, force_cells
+from modeling_adapt.evaluation.experiments.descriptors import SAME
+from modeling_adapt.evaluation.experiments.experiment import DEFECTS, REAL, Experiment, Training
 from modeling_adapt.evaluation.experiments.lab import Lab
 from modeling_adapt.evaluation.experiments.outcome import is_made_of, read_table, to_csv, write_outcome
 from modeling_adapt.evaluation.experiments.page import page_text
+from modeling_adapt.evaluation.experiments.processes import end_all, run_python
 from modeling_adapt.evaluation.experiments.relaxation import _ranking
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -71,7 +77,9 @@ def test_what_is_trained_is_trained_once(run, tmp_path, capsys):
     assert [row["width"] for row in rows] == [8, 16] and rows[0][MAE] > 0
 
     assert run() == 0
-    assert "0 of them new" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 of them new (about 0 minutes with their data), and about 0 minutes to measure" in said
+    assert "together 0 new trainings, as experiments share some: about 0 minutes" in said
     assert [(folder / "finished.json").stat().st_mtime_ns for folder in trained] == written
     assert TwoWidths.measured == 1, "an outcome of the same models is not measured again"
 
@@ -79,13 +87,13 @@ def test_what_is_trained_is_trained_once(run, tmp_path, capsys):
 def test_an_interruption_loses_only_the_training_that_runs(springs, monkeypatch, tmp_path):
     ran = []
 
-    def run(self, command):
+    def run(*command, threads):
         ran.append(command[command.index("--num_vector_channels") + 1])
         if ran == ["8", "16"]:
             raise KeyboardInterrupt
         Path(command[-1]).mkdir()
 
-    monkeypatch.setattr(Lab, "_run", run)
+    monkeypatch.setattr(lab_module, "run_python", run)
     lab = Lab(tmp_path, dataset=str(springs), jobs=1)
     with pytest.raises(KeyboardInterrupt):
         lab.prepare([SMALL, WIDE])
@@ -117,8 +125,10 @@ def test_a_dry_run_trains_nothing(run, tmp_path, capsys):
         (["lose"], "there is no experiment 'lose'; there are all, attention-radius"),
         (["loss", "--page", "x.md"], "--page writes about all experiments"),
         (["loss", "--scale", "0"], "'0' is not a positive number"),
-        (["relaxation", "--dataset", "x"], "--dataset: relaxation would not read it"),
+        (["relaxation", "descriptors", "--dataset", "x"], "--dataset: descriptors, relaxation would not read it"),
         (["loss", "--dataset", "/nowhere"], "/nowhere: no such folder"),
+        (["loss", "--dft", "/nowhere"], "/nowhere: no such folder"),
+        (["md-drift", "--dft", "/nowhere"], "--dft: md-drift would not read it"),
     ],
 )
 def test_bad_input_is_one_line(words, message, capsys, tmp_path):
@@ -130,12 +140,78 @@ def test_bad_input_is_one_line(words, message, capsys, tmp_path):
 def test_other_data_are_another_training(springs, tmp_path):
     """By content, wherever they lie; the model of one data set is never taken for that of another."""
     lab = Lab(tmp_path, dataset=str(springs))
-    known = lab.fingerprint([SMALL])
-    assert known != lab.fingerprint([WIDE])
-    assert known != Lab(tmp_path, scale=2, dataset=str(springs)).fingerprint([SMALL])
+    hashes = lab.data.hashes(DEFECTS)
+    known = lab.fingerprint(TwoWidths())
+    assert known["models"] != Lab(tmp_path, scale=2, dataset=str(springs)).fingerprint(TwoWidths())["models"]
     for changed in ("train", "validation"):
-        lab._hash = lambda name, changed=changed: Lab(tmp_path, dataset=str(springs))._hash(name) | {changed: "other"}
-        assert known != lab.fingerprint([SMALL])
+        lab.data.hashes = lambda name, changed=changed: hashes | {changed: "other"}
+        assert known["models"] != lab.fingerprint(TwoWidths())["models"]
+    lab.data.hashes = lambda name: hashes | {lab.data.unseen(DEFECTS): "other"}
+    assert known["measured on"] != lab.fingerprint(TwoWidths())["measured on"]
+
+
+def test_what_is_only_measured_on_counts_too(springs, tmp_path):
+    class Elsewhere(TwoWidths):
+        also_measured_on = ("kinds",)
+
+    lab = Lab(tmp_path, dataset=str(springs))
+    lab.data.given["kinds"] = str(springs)
+    known = lab.fingerprint(Elsewhere())
+    hashes = lab.data.hashes
+    lab.data.hashes = lambda name: hashes(name) | ({lab.data.unseen("kinds"): "other"} if name == "kinds" else {})
+    assert known["models"] == lab.fingerprint(Elsewhere())["models"]
+    assert known["measured on"] != lab.fingerprint(Elsewhere())["measured on"]
+
+
+def test_all_of_them_are_expected_to_end_within_three_hours(tmp_path, springs):
+    lab = Lab(tmp_path, real=str(springs))
+    wanted = [training for experiment in EXPERIMENTS.values() for training in experiment.trainings(lab)]
+    also = {name for experiment in EXPERIMENTS.values() for name in experiment.also_measured_on}
+    measuring = sum(experiment.minutes for experiment in EXPERIMENTS.values())
+    assert 30 < lab.minutes(wanted, also) + measuring < 180
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "message"),
+    [
+        ("split", {}, "no split test or validation"),
+        ("sites", {}, "no defect sites: import the data with --host"),
+        ("cell", {"augmentation": ["octahedral"]}, "octahedral"),
+    ],
+)
+def test_given_data_are_looked_at_before_anything_is_trained(changed, options, message, springs, tmp_path):
+    splits = load_dataset(str(springs))
+    if changed == "split":
+        splits = DatasetDict(train=splits["train"])
+    elif changed == "sites":
+        splits["train"] = splits["train"].map(lambda row: row | {"defect_sites": [], "defect_kinds": []})
+    else:
+        splits["train"] = splits["train"].map(
+            lambda row: row | {"cell": (np.diag([1.0, 1, 2]) * row["cell"]).tolist()}
+        )
+    for split, rows in splits.items():
+        (tmp_path / "given" / "data").mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(str(tmp_path / "given" / "data" / f"{split}-00000-of-00001.parquet"))
+    with pytest.raises(InputError, match=message):
+        Lab(tmp_path, dataset=str(tmp_path / "given")).check([Training("fourier-small", options)])
+
+
+def test_what_runs_ends_when_the_run_does():
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        sleeping = pool.submit(run_python, "-c", "import time; time.sleep(60)")
+        while not processes._running:
+            time.sleep(0.01)
+        end_all()
+        with pytest.raises(InputError, match="failed"):
+            sleeping.result()
+    assert time.monotonic() - began < 30
+
+
+def test_a_smaller_scale_has_fewer_steps_and_at_least_one():
+    arguments = SMALL.arguments(0.001)
+    assert arguments["max_steps"] == 1 and arguments["warmup_steps"] == 0
+    assert Training("pairwise-small").arguments(1)["warmup_steps"] == 50
 
 
 def test_the_page_says_what_stands_in_the_files():
@@ -173,6 +249,22 @@ def test_tables_are_read_as_they_were_written(tmp_path):
     assert len(read_table(TwoWidths(), tmp_path / "out" / "table.csv")) == 3
 
 
+def test_an_outcome_that_cannot_be_drawn_leaves_the_last_one(tmp_path, monkeypatch):
+    rows = [{"width": 8, MAE: 12.0, "of zero force": 0.5, "near the defect": None}] * 2
+    write_outcome(TwoWidths(), rows, tmp_path / "out", made_of={"models": "a"})
+    for name in (".out.new", ".out.old"):  # left by a kill
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "table.csv").touch()
+    monkeypatch.setattr(TwoWidths, "draw", lambda self, rows, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_outcome(TwoWidths(), rows, tmp_path / "out", made_of={"models": "b"})
+    assert is_made_of(TwoWidths(), tmp_path / "out", {"models": "a"})
+    monkeypatch.undo()
+    write_outcome(TwoWidths(), rows, tmp_path / "out", made_of={"models": "b"})
+    assert is_made_of(TwoWidths(), tmp_path / "out", {"models": "b"})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_folder_of_the_user_is_not_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
@@ -183,16 +275,98 @@ def test_a_folder_of_the_user_is_not_replaced(tmp_path):
 
 def test_verdicts_follow_from_the_numbers():
     def row(geometry, loss, length):
-        cells = dict.fromkeys(loss_experiment.Loss.columns, 10.0)
+        cells = dict.fromkeys(loss_experiment.Loss.columns, 10.0) | {"data": "generated"}
         return cells | {"geometry": geometry, "loss": loss, loss_experiment.LENGTH: length}
 
     lengths = {"mse": 0.05, "weighted_mse": 0.9, "weighted_l2": 0.9}
     rows = [row(geometry, loss, lengths[loss]) for geometry in ("pairwise", "fourier") for loss in lengths]
     assert EXPERIMENTS["loss"].verdict(rows)[0] == "reproduced"
     none_trivial = [one | {loss_experiment.LENGTH: 0.9} for one in rows]
-    assert EXPERIMENTS["loss"].verdict(none_trivial)[0] == "not reproduced"
+    assert EXPERIMENTS["loss"].verdict(none_trivial)[0] == "not comparable", "what is avoided does not happen"
     all_trivial = [one | {loss_experiment.LENGTH: 0.1} for one in rows]
     assert EXPERIMENTS["loss"].verdict(all_trivial)[0] == "not reproduced"
+
+
+def test_a_small_model_must_do_and_a_large_one_overfit():
+    def rows(*errors):
+        shapes = zip(("32 x 1", "64 x 2", "128 x 2"), (1, 2, 3), errors, strict=True)
+        return [
+            {"data": "generated", "width x layers": shape, "parameters": count, MAE: mae}
+            for shape, count, mae in shapes
+        ]
+
+    verdict = EXPERIMENTS["model-size"].verdict
+    assert verdict(rows(2.0, 1.0, 1.5))[0] == "reproduced"
+    assert verdict(rows(2.0, 1.0, 1.0)) == (
+        "not reproduced",
+        "on the generated data the error of the preset is 0% above the best (64 x 2), so it is sufficient; "
+        "that of the largest is 0% above, so it does not overfit",
+    )
+    assert verdict(rows(2.0, 1.5, 1.0))[0] == "not reproduced"
+
+
+def test_a_drift_is_one_only_beyond_its_error():
+    times = np.arange(10.0)
+    noise = np.where(times % 2, 0.5, -0.5)
+
+    def rows(direct, own):
+        models = {"pairwise, direct forces": direct, "pairwise energy and gradient": own, "the potential itself": 0.0}
+        cells = ("forces by", "time (ps)", "total energy (meV/atom)", "its own energy (meV/atom)")
+        return [
+            dict(zip(cells, (name, time, slope * time + jump, own * time), strict=True))
+            for name, slope in models.items()
+            for time, jump in zip(times, noise, strict=True)
+        ]
+
+    verdict = EXPERIMENTS["md-drift"].verdict
+    slope, covariance = np.polyfit(times, 5.0 * times + noise, 1, cov=True)
+    expected = f"direct forces the energy drifts by {slope[0]:+.3f} ± {covariance[0, 0] ** 0.5:.3f} meV/atom/ps"
+    assert verdict(rows(5.0, 0.01))[0] == "reproduced" and expected in verdict(rows(5.0, 0.01))[1]
+    assert verdict(rows(0.02, 0.01))[0] == "not reproduced", "no more than the noise"
+    assert verdict(rows(5.0, 4.0))[0] == "not reproduced", "a gradient drifts as well"
+
+
+def test_the_symmetry_is_learned_only_from_much_data():
+    def rows(count, turned):
+        cells = {"structures": count, MAE: 50.0, "of zero force": 0.2, "Oh error (meV/Å)": turned}
+        return [cells | {"model": model} for model in ("fourier", "fourier, augmented", "pairwise")]
+
+    verdict = EXPERIMENTS["data-scaling"].verdict
+    assert verdict(rows(800, 1.0))[0] == "not comparable"
+    assert verdict(rows(252_240, 1.0))[0] == "reproduced"
+    assert verdict(rows(252_240, 100.0))[0] == "not reproduced"
+
+
+def test_real_data_are_trained_on_where_they_are_given(springs, tmp_path):
+    without, beside = Lab(tmp_path), Lab(tmp_path, real=str(springs))
+    assert (without.data.kinds, beside.data.kinds) == (["generated"], ["generated", "DFT"])
+    assert Lab(tmp_path, dataset=str(springs)).data.kinds == ["given"], "what the user gives is not called generated"
+    for name in ("attention-radius", "loss", "data-scaling", "model-size", "geometry"):
+        few, more = (list(EXPERIMENTS[name].trainings(lab)) for lab in (without, beside))
+        assert {training.dataset for training in few} == {DEFECTS}
+        assert [training for training in more if training.dataset == DEFECTS] == few
+        assert {training.dataset for training in more} == {DEFECTS, REAL}
+
+
+def test_radii_are_judged_on_each_data_set_on_which_something_is_learned():
+    def rows(data, errors):
+        cells = {"geometry": "fourier", "data": data, "near the defect": None, "of zero force": 0.5}
+        radii = zip(("3", "8", "all atoms"), errors, strict=True)
+        return [cells | {"radius (Å)": radius, MAE: mae, "increase": mae / errors[-1] - 1} for radius, mae in radii]
+
+    verdict = EXPERIMENTS["attention-radius"].verdict
+    assert verdict(rows("generated", (2.0, 1.5, 1.0)))[0] == "reproduced"
+    found, why = verdict(rows("generated", (2.0, 1.5, 1.0)) + rows("DFT", (0.5, 1.0, 1.0)))
+    assert found == "not reproduced" and "0 of 2 radii are worse" in why and "1 better" in why
+    hopeless = [row | {"of zero force": 1.0} for row in rows("DFT", (1.0, 1.0, 1.0))]
+    assert verdict(hopeless)[0] == "not comparable"
+    assert verdict(rows("generated", (2.0, 1.5, 1.0)) + hopeless)[0] == "reproduced", "it says nothing"
+
+
+def test_no_verdict_rests_on_less_than_chance():
+    rows = read_table(EXPERIMENTS["descriptors"], DOCS / "results" / "descriptors.csv")
+    by_chance = [abs(row["change"]) for row in rows if row["what a token says of its element"] in SAME]
+    assert len(by_chance) == 4 and max(by_chance) < CHANCE
 
 
 def test_powers_and_changes():

@@ -142,7 +142,7 @@ def test_tensors_are_read_wherever_they_lie(tmp_path):
 
 def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch):
     forces, *energies = trajectories(tmp_path)
-    options = ["--energies", *energies, "--lattice-constant", "10.86", "--split", "train"]
+    options = ["--energies", *energies, "--cell-edge", "10.86", "--split", "train"]
     (tmp_path / "slow.py").write_text(
         "import sys, time\n"
         "sys.path.insert(0, sys.argv[1])\n"
@@ -213,8 +213,8 @@ def test_bad_files_give_one_line_and_write_nothing(tmp_path, capsys):
         ([save(tmp_path, "number.pt", {"X": torch.tensor(1.0), "Y": torch.tensor(1.0)})], "a list of tensors"),
         ([save(tmp_path, "odd.pt", {"X": [nameless], "Y": [torch.ones(5, 3)]})], "atom 1 has group 0.5"),
         ([good, "--energies", x, y], "1 structures"),
-        ([good, "--lattice-constant", "-1"], "'-1' is not a positive number"),
-        ([good, "--lattice-constant", "1e-9"], "Å thick"),
+        ([good, "--cell-edge", "-1"], "'-1' is not a positive number"),
+        ([good, "--cell-edge", "1e-9"], "Å thick"),
         ([good, "--host", str(tmp_path / "none.cif")], "none.cif: no such file"),
         ([good, "--num-proc", "0"], "'0' is not a whole number"),
         ([good, "--seed", "-1"], "'-1' is not a whole number"),

@@ -176,9 +176,11 @@ def test_no_octahedral_error_where_a_cell_is_no_cube():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_forces_that_are_not_finite_are_one_line(cell, value):
+def test_forces_that_are_not_finite_are_one_line(exact, cell, value):
     with pytest.raises(InputError, match="physical checks: forces on Si8 are not"):
         physical_checks(lambda atoms: np.full((len(atoms), 3), value), [cell], progress=False)
+    with pytest.raises(InputError, match="gradients of the energy on Si8 are not"):
+        physical_checks(exact, [cell], energy_gradient=lambda atoms: exact(atoms) * value, progress=False)
     with pytest.raises(InputError, match="finite"):
         physical_checks(lambda atoms: np.zeros((len(atoms), 2)), [cell], progress=False)
 

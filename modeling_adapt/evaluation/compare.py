@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from .evaluate import describe_row, require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
 
 ZERO_FORCES = "zero forces"
+_ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,7 @@ def _mace(name: str, device: torch.device) -> Calculator:
     if not Path(name).is_file():
         raise InputError(f"{name}: no such file; name a MACE model, or a folder of ours")
     try:
-        with _same_dtype():
-            torch.serialization.add_safe_globals([slice])  # for the constants that e3nn loads when it is imported
+        with _settings_kept():
             from mace.calculators import MACECalculator
 
             return MACECalculator(model_paths=name, device=str(device), default_dtype="float32")
@@ -184,10 +185,13 @@ def _mace(name: str, device: torch.device) -> Calculator:
 
 
 @contextmanager
-def _same_dtype() -> Iterator[None]:
-    """MACE sets the default dtype of torch for the whole process."""
-    dtype = torch.get_default_dtype()
+def _settings_kept() -> Iterator[None]:
+    """MACE sets torch's default dtype, and that it may open any pickle, for the whole process."""
+    dtype, pickles = torch.get_default_dtype(), os.environ.get(_ANY_PICKLE)
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
+        os.environ.pop(_ANY_PICKLE, None)
+        if pickles is not None:
+            os.environ[_ANY_PICKLE] = pickles

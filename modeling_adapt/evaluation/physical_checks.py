@@ -84,11 +84,8 @@ def physical_checks(
     with tqdm(desc="checking", unit=" forces", disable=None if progress else True, leave=False) as bar:
 
         def counted(atoms: Atoms) -> np.ndarray:
-            found = np.asarray(forces(atoms), dtype=np.float64)
             bar.update()
-            if found.shape != (len(atoms), 3) or not np.isfinite(found).all():
-                raise InputError(f"physical checks: forces on {atoms.symbols} are not (atoms, 3) finite numbers")
-            return found
+            return _finite(forces(atoms), atoms, "forces")
 
         predicted = [counted(atoms) for atoms in structures]
         found: dict[str, float | None]
@@ -97,8 +94,9 @@ def physical_checks(
         found["perfect_crystal_force"] = None if host is None else _rms(counted(host))
         found |= {name: symmetry_error(counted, structures, images) for name, images in _IMAGES.items()}
         if energy_gradient is not None:
-            errors = [np.abs(one - energy_gradient(atoms)) for one, atoms in zip(predicted, structures, strict=True)]
-            found["energy_gradient_mae"] = float(np.concatenate(errors).mean())
+            gradients = [_finite(energy_gradient(atoms), atoms, "gradients of the energy") for atoms in structures]
+            errors = np.concatenate(predicted) - np.concatenate(gradients)
+            found["energy_gradient_mae"] = float(np.abs(errors).mean())
         found["scan_jump"] = scan_jump(counted, structures[0], _moving_atom(structures[0]))
         asymmetry = jacobian_asymmetry(counted, structures)
     checks = {f"{name}_mev_per_ang": 1000 * value for name, value in found.items() if value is not None}
@@ -163,6 +161,13 @@ def calculator_forces(calculator: Calculator) -> Forces:
         return calculator.get_forces(atoms)
 
     return forces
+
+
+def _finite(found: np.ndarray, atoms: Atoms, what: str) -> np.ndarray:
+    found = np.asarray(found, dtype=np.float64)
+    if found.shape != (len(atoms), 3) or not np.isfinite(found).all():
+        raise InputError(f"physical checks: {what} on {atoms.symbols} are not (atoms, 3) finite numbers")
+    return found
 
 
 def _rms(values: Any) -> float:

@@ -38,7 +38,7 @@ class ADAPTCalculator(Calculator):
     gradient of its energy, and serves for dynamics too.
 
     ```python
-    >>> atoms.calc = ADAPTCalculator.from_pretrained("runs/silicon/final")
+    >>> atoms.calc = ADAPTCalculator.from_pretrained("runs/silicon")
     >>> atoms.get_forces()
     ```
 

@@ -39,6 +39,7 @@ FITTED_FIELDS = {
     *("feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std"),
     *("element_energies", "training_domain"),
 }
+MODEL_HELP = "of the model (default: of its preset); configuration/configuration_adapt.py describes it"
 # Fields in which a checkpoint says what it is; nobody sets them either.
 RECORDED_FIELDS = {"format_version", "units", "adapt_version"}
 MODEL_FIELDS = [
@@ -96,7 +97,9 @@ class RunArguments:
 
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "average of the weights that is evaluated and saved: share of it kept per step, as 0.999"},
+        metadata={
+            "help": "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none"
+        },
     )
     early_stopping_patience: int | None = field(
         default=None,
@@ -112,8 +115,9 @@ class RunArguments:
             raise ValueError("initial_revision goes with initial_model, and there is none")
         if self.refit_statistics and self.initial_model is None:
             raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be between 0 and 1, not {self.ema_decay}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 and less than 1, not {self.ema_decay}")
+        self.ema_decay = self.ema_decay or None  # an average that keeps nothing is the weights themselves
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
         if not isinstance(self.augmentation, list):  # YAML: one name, or null
@@ -179,7 +183,7 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     )
     parser.add_argument("recipe", nargs="?", help="YAML file; see configuration/recipes/")
     for name in MODEL_FIELDS:
-        parser.add_argument(f"--{name}", type=_yaml, default=argparse.SUPPRESS, help="model configuration")
+        parser.add_argument(f"--{name}", type=_yaml, default=argparse.SUPPRESS, help=MODEL_HELP)
 
     recipe_path = argv[0] if argv and not argv[0].startswith("-") else None
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}

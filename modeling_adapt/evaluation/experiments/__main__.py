@@ -6,13 +6,14 @@ What is finished is kept in the output folder and known again by its options and
 interruption loses only the trainings that run.
 """
 
+import signal
 import sys
 from pathlib import Path
 
-from ...command_line import CommandParser, positive_number, run_command, whole_number
+from ...command_line import CommandParser, positive_number, require_writable, run_command, whole_number
 from ...errors import InputError
 from . import EXPERIMENTS
-from .experiment import Experiment
+from .experiment import DEFECTS, REAL, Experiment
 from .lab import Lab, without_doubles
 from .outcome import is_made_of, outcome_text, write_outcome
 from .page import write_page
@@ -32,18 +33,21 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.page and set(arguments.names) != {"all"}:
         raise InputError("--page writes about all experiments: name all of them with 'all'")
     lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs)
-    foreign = [experiment.name for experiment in chosen if experiment.about_silicon]
+    trainings = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
+    foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
     if arguments.dataset and foreign:
         raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
-    lab.check(training for experiment in chosen for training in experiment.trainings(lab))
+    if arguments.dft and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
+        raise InputError(f"--dft: {', '.join(arguments.names)} would not read it")
+    lab.check(trainings)
+    require_writable(lab.folder)
     announce(chosen, lab)
     if arguments.dry_run:
         return
-    trainings = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
     lab.prepare(trainings)
     for experiment in chosen:
         folder = lab.folder / experiment.name
-        made_of = lab.fingerprint(experiment.trainings(lab))
+        made_of = lab.fingerprint(experiment)
         if not is_made_of(experiment, folder, made_of):
             write_outcome(experiment, experiment.measure(lab), folder, made_of)
         print(f"\n{experiment.title}\n\n{outcome_text(experiment, folder)}")
@@ -56,21 +60,31 @@ def main(argv: list[str] | None = None) -> None:
 
 def announce(chosen: list[Experiment], lab: Lab) -> None:
     """Says what will be trained and how long it will take, before anything is done."""
+    measuring = 0.0
     for experiment in chosen:
         wanted = without_doubles(experiment.trainings(lab))
-        missing = lab.missing(wanted)
-        minutes = sum(training.seconds(lab.scale) for training in missing) / 60 / lab.jobs
+        minutes = _minutes_to_measure(experiment, lab)
         print(
-            f"{experiment.name}: {len(wanted)} trainings, {len(missing)} of them new (about {minutes:.0f} minutes), "
-            f"and about {experiment.minutes:g} minutes to measure"
+            f"{experiment.name}: {len(wanted)} trainings, {len(lab.missing(wanted))} of them new (about "
+            f"{lab.minutes(wanted):.0f} minutes with their data), and about {minutes:g} minutes to measure"
         )
-    missing = lab.missing(training for experiment in chosen for training in experiment.trainings(lab))
-    minutes = sum(training.seconds(lab.scale) for training in missing) / 60 / lab.jobs
-    minutes += lab.seconds_to_make_data(missing) / 60 + sum(experiment.minutes for experiment in chosen)
+        measuring += minutes
+    wanted = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
+    minutes = measuring + lab.minutes(wanted, {name for one in chosen for name in one.also_measured_on})
     print(
-        f"together {len(missing)} new trainings, as experiments share some: about {minutes:.0f} minutes, "
-        f"{lab.jobs} trainings at a time on a core each"
+        f"together {len(lab.missing(wanted))} new trainings, as experiments share some: about {minutes:.0f} minutes, "
+        f"{lab.jobs} trainings at a time"
     )
+
+
+def _minutes_to_measure(experiment: Experiment, lab: Lab) -> float:
+    if lab.has_all(experiment) and is_made_of(experiment, lab.folder / experiment.name, lab.fingerprint(experiment)):
+        return 0
+    return experiment.minutes * (1 if experiment.about_silicon else max(1, lab.scale))
+
+
+def _trained_on(experiment: Experiment, lab: Lab) -> set[str]:
+    return {training.dataset for training in experiment.trainings(lab)}
 
 
 def _chosen(names: list[str]) -> list[Experiment]:
@@ -95,4 +109,5 @@ def _parser() -> CommandParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the trainings too
     sys.exit(run_command(main))

@@ -6,11 +6,20 @@ from typing import Any
 import numpy as np
 
 from ..breakdown import SHELLS
+from .experiment import Row
 
-MAE, SHARE, NEAR, FAR = "force MAE (meV/Å)", "of zero force", "near the defect", "far from it"
-CHANCE = 0.10  # by which errors differ between trainings that differ in nothing else (see `descriptors.py`)
+DATA, MAE, SHARE, NEAR, FAR = "data", "force MAE (meV/Å)", "of zero force", "near the defect", "far from it"
+CHANCE = 0.11  # by which errors differ between trainings that differ in nothing that matters (see `descriptors.py`)
 HOPELESS = 0.9  # of the error of predicting zero; above it a model has learned next to nothing
 ERRORS = {MAE: ".1f", SHARE: ".0%", NEAR: ".1f"}
+
+
+def grouped(rows: Sequence[Row], *headings: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows that have the same cells under these headings, in the order of the table."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[heading] for heading in headings), []).append(row)
+    return groups
 
 
 def force_cells(metrics: Mapping[str, Any]) -> dict[str, float | None]:

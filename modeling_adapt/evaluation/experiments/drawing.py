@@ -16,7 +16,7 @@ def curves(
     path: Path,
     x: str,
     logarithmic: bool = True,
-    level: tuple[str, float] | None = None,
+    levels: tuple[str, Sequence[float]] | None = None,
     floor: float | None = 0.0,
 ) -> None:
     """
@@ -27,17 +27,17 @@ def curves(
         path: image file.
         x: what stands along x, with the unit.
         logarithmic: on both axes.
-        level (*optional*): name and value of a horizontal line to hold the curves against.
+        levels (*optional*): name of a horizontal line to hold the curves against, and its value in each panel.
         floor (*optional*): where a linear axis along y begins; None: below the lowest value.
     """
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     figure, axes = new_figure(6.0, 1.0 + 3.0 * len(panels), rows=len(panels))
-    for one, (y, series) in zip(axes, panels.items(), strict=True):
+    for number, (one, (y, series)) in enumerate(zip(axes, panels.items(), strict=True)):
         for name, (along, up) in series.items():
             colour = COLOURS[names.index(name) % len(COLOURS)]
             one.plot(along, up, color=colour, linewidth=1.2, marker="o", markersize=4, label=name)
-        if level is not None:
-            one.axhline(level[1], color=GREY, linewidth=0.8, linestyle="--", label=level[0])
+        if levels is not None:
+            one.axhline(levels[1][number], color=GREY, linewidth=0.8, linestyle="--", label=levels[0])
         if logarithmic:
             one.set(xscale="log", yscale="log")
         elif floor is not None:
@@ -48,7 +48,7 @@ def curves(
     save_figure(figure, path)
 
 
-def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str, logarithmic: bool = False) -> None:
+def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str) -> None:
     """
     Horizontal bars.
 
@@ -69,8 +69,6 @@ def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str, logarith
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     axes.set_xlabel(x)
-    if logarithmic:
-        axes.set_xscale("log")
     if len(names) > 1:
         axes.legend(frameon=False)
     save_figure(figure, path)

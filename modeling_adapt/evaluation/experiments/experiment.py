@@ -1,5 +1,7 @@
 """What an experiment is: models to train, what is measured on them, and what the numbers then say."""
 
+import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +14,12 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]  # heading -> text, number, or None where there is nothing to say
 Verdict = Literal["reproduced", "not reproduced", "not comparable", "new here"]
 DEFECTS, SMALL_CELLS, KINDS, REAL = "defects", "small-cells", "kinds", "dft"
+GENERATED, GIVEN, DFT = "generated", "given", "DFT"  # as tables call them
 
 # Of every training: the schedule that learns most in a few minutes. The same number of steps whatever the amount of
 # data, so that runs differ in one thing only.
 _COMMON = {
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 50,
     "max_grad_norm": 3.0,
     "per_device_train_batch_size": 4,
     "eval_strategy": "no",
@@ -32,6 +34,7 @@ _RATES = {"pairwise-small": 3e-3, "pairwise-energy": 2e-3, "fourier-small": 1e-3
 _SECONDS = {"pairwise-small": 0.075, "pairwise-energy": 0.22, "fourier-small": 0.045, "published-small": 0.2}
 _ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60}
 STEPS = 600
+_WARMUP = 1 / 12  # of the steps
 LEARNS_FORCES = {"force_weight": 40.0}  # of a pooled energy, as in the recipe `si-dft-pairwise`
 
 
@@ -56,7 +59,12 @@ class Training:
 
     def arguments(self, scale: float) -> dict[str, Any]:
         """All options of `train.py` but the folders."""
-        known = {"model": self.model, "learning_rate": _RATES[self.model], "max_steps": round(self.steps * scale)}
+        known = {
+            "model": self.model,
+            "learning_rate": _RATES[self.model],
+            "max_steps": max(1, round(self.steps * scale)),
+            "warmup_steps": round(_WARMUP * self.steps * scale),
+        }
         return _COMMON | known | dict(self.options)
 
     def seconds(self, scale: float) -> float:
@@ -65,6 +73,13 @@ class Training:
         passes = arguments["max_steps"] * arguments["per_device_train_batch_size"]
         atoms = _ATOMS[self.dataset.split(" without ")[0]]
         return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
+
+
+def training_on(data: str, model: str, options: Mapping[str, Any] | None = None, cost: float = 1.0) -> Training:
+    """On one of [`DataSets.kinds`]; on the DFT data as many steps, of fewer structures each, as there are few."""
+    if data == DFT:
+        return Training(model, {**(options or {}), "per_device_train_batch_size": 2}, REAL, cost=cost)
+    return Training(model, options or {}, cost=cost)
 
 
 class Experiment(ABC):
@@ -77,6 +92,8 @@ class Experiment(ABC):
         columns: heading -> how its numbers are written, a format such as `".1f"`; `""` for text.
         minutes: what measuring takes at scale 1 beside the trainings.
         about_silicon: whether it is about the generated silicon and its potential, and not about any data.
+        also_measured_on: data sets beside those that its models are trained on.
+        source: hash of the file that it stands in, and so of all that it is told there.
     """
 
     name: ClassVar[str]
@@ -86,6 +103,13 @@ class Experiment(ABC):
     columns: ClassVar[Mapping[str, str]]
     minutes: ClassVar[float] = 0.5
     about_silicon: ClassVar[bool] = False
+    also_measured_on: ClassVar[Sequence[str]] = ()
+    source: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # When it is imported: a file that is edited during a run is not what measured.
+        cls.source = hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:12]
 
     @abstractmethod
     def trainings(self, lab: "Lab") -> Iterator[Training]:

@@ -15,7 +15,6 @@ from tqdm import trange
 
 from ...data.defects import SILICON_LATTICE_CONSTANT
 from ...data.labelling import erhart_albe
-from ...simulation.calculator import ADAPTCalculator
 from .drawing import curves
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
@@ -46,9 +45,7 @@ class MDDrift(Experiment):
         yield from MODELS.values()
 
     def measure(self, lab: Lab) -> list[dict[str, Any]]:
-        calculators: dict[str, Calculator] = {
-            name: ADAPTCalculator(lab.model(training)[0], outside_domain="ignore") for name, training in MODELS.items()
-        }
+        calculators: dict[str, Calculator] = {name: lab.calculator(training) for name, training in MODELS.items()}
         calculators[POTENTIAL] = erhart_albe()
         return [row for name, calculator in calculators.items() for row in _dynamics(name, calculator)]
 

@@ -1,6 +1,7 @@
 """How much memory a process took at most, from a moment on."""
 
 import resource
+import sys
 from pathlib import Path
 
 
@@ -17,6 +18,6 @@ def peak_megabytes() -> float:
     """Resident memory at its largest, in MB."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

@@ -2,36 +2,50 @@
 
 import csv
 import hashlib
-import inspect
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...command_line import finished_folder, write_whole
+from ...command_line import finished_folder, require_empty_folder, write_whole
 from ...errors import InputError
 from ...tables import markdown_table
+from .. import breakdown, metrics
+from . import cells, forces_cost, memory
 from .experiment import Experiment, Row
 
 TABLE, FIGURE, MADE_OF = "table.csv", "figure.png", "made_of.json"
+_SHARED = (breakdown, metrics, cells, forces_cost, memory)  # that experiments measure with
+_SOURCES = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in _SHARED)).hexdigest()[:12]
 
 
 def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Mapping[str, Any]) -> None:
     """
     Writes the folder of an experiment, whole or not at all, where an earlier outcome of it may be; `made_of` says from
     which models and data.
+
+    Raises:
+        [`InputError`]: the folder is none of an experiment.
     """
-    if (folder / MADE_OF).is_file():
-        shutil.rmtree(folder)
-    with finished_folder(folder) as unfinished:
+    if not (folder / MADE_OF).is_file():
+        require_empty_folder(folder)
+    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for leftover in (new, old):  # of a kill
+        shutil.rmtree(leftover, ignore_errors=True)
+    with finished_folder(new) as unfinished:
         (unfinished / TABLE).write_text(to_csv(experiment.columns, rows), encoding="utf-8")
         rows = read_table(experiment, unfinished / TABLE)  # what is said is said of what stands in the file
         (unfinished / "table.md").write_text(to_markdown(experiment.columns, rows) + "\n", encoding="utf-8")
         (unfinished / "reading.md").write_text(reading(experiment, rows) + "\n", encoding="utf-8")
         experiment.draw(rows, unfinished / FIGURE)
         write_whole(unfinished / MADE_OF, json.dumps(_all_of(experiment, made_of), indent=2) + "\n")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_made_of(experiment: Experiment, folder: Path, made_of: Mapping[str, Any]) -> bool:
@@ -47,8 +61,7 @@ def outcome_text(experiment: Experiment, folder: Path) -> str:
 
 
 def _all_of(experiment: Experiment, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    source = Path(inspect.getfile(type(experiment))).read_bytes()  # the rest of its settings stand there
-    return {**made_of, "measured by": hashlib.sha256(source).hexdigest()[:12]}
+    return {**made_of, "measured by": experiment.source, "with": _SOURCES}
 
 
 def reading(experiment: Experiment, rows: Sequence[Row]) -> str:

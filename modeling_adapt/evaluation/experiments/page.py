@@ -15,7 +15,7 @@ _HEAD = """# The paper's experiments, rerun
 This page is written by `make results`; a test compares its numbers with the tables in `docs/results/`. {about}
 
 Errors are on trajectories that were not trained on, with one seed: differences of some ten percent may be chance
-(see the rows "without group" and "without valence_electrons" of the descriptors, which mean nothing here). "Of zero
+(see the other seeds among the [descriptors](#element-descriptors)). "Of zero
 force" is the share of the error of predicting no forces at all, "near the defect" means within 5 Å of a defect site,
 "far from it" more than 8 Å.
 """

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from ...data.defects import STRUCTURE_KINDS, silicon_supercell
 from ...data.distortion import distort
 from ...data.labelling import erhart_albe
-from ...simulation.calculator import ADAPTCalculator
 from ...simulation.displacement import delta_q, displacements, largest_displacement
 from ...simulation.relaxation import relax
 from .cells import number
@@ -58,10 +57,10 @@ class Relaxation(Experiment):
         starts = [start for start, minimum in found if minimum.status == "converged"]
         minima = [minimum.atoms for _, minimum in found if minimum.status == "converged"]
         truth = [_energy(atoms, potential) for atoms in minima]
-        judge = ADAPTCalculator(lab.model(ENERGY)[0], outside_domain="ignore")
+        judge = lab.calculator(ENERGY)
         rows = []
         for name, training in MODELS.items():
-            calculator = ADAPTCalculator(lab.model(training)[0], outside_domain="ignore")
+            calculator = lab.calculator(training)
             ends, loose, tight = [], [], []
             for start, minimum in zip(tqdm(starts, name, disable=None), minima, strict=True):
                 largest: list[float] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...command_line import write_whole
+from .experiment import REAL
 from .lab import Lab
 
 SURROUNDINGS = "surroundings.json"
@@ -21,8 +22,7 @@ def write_surroundings(lab: Lab, trainings: int, seconds: float) -> None:
         "jobs": lab.jobs,
         "trainings": trainings,
         "minutes of training": round(seconds / 60, 1),
-        "structures": {name: lab.sizes(name) for name in lab.used()},
-        "real data": lab.has_real_data,
+        "structures": lab.data.sizes(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
     write_whole(lab.folder / SURROUNDINGS, json.dumps(found, indent=2) + "\n")
@@ -36,9 +36,13 @@ def about(path: Path) -> str:
         for name, counts in found["structures"].items()
     )
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    real = (
+        f"; {REAL} is the real DFT data. Experiments without it need what these do not have (carbon, equal structures "
+        "in cells of several sizes, several kinds among the unseen structures), or the potential itself"
+    )
     return (
         f"All of it at scale {found['scale']:g}: {found['trainings']} trainings of together "
         f"{found['minutes of training']:.0f} minutes, {found['jobs']} at a time on {found['cores']} cores "
         f"({versions}). Data sets: {sets}. The generated ones are labelled with an empirical potential (Erhart and "
-        f"Albe), not with DFT{'; dft is the real DFT data' if found['real data'] else ''}."
+        f"Albe), not with DFT{real if REAL in found['structures'] else ''}."
     )
