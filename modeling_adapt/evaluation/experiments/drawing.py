@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
 from ...figures import BLUE, GREY, ORANGE, new_figure, save_figure
 
 COLOURS = (BLUE, ORANGE, GREY, "#3a8f5c", "#8d5aa6", "#b8493f")
@@ -40,6 +43,8 @@ def curves(
             one.axhline(levels[1][number], color=GREY, linewidth=0.8, linestyle="--", label=levels[0])
         if logarithmic:
             one.set(xscale="log", yscale="log")
+            _plain_numbers(one.xaxis)
+            _plain_numbers(one.yaxis)
         elif floor is not None:
             one.set_ylim(bottom=floor)
         one.set_ylabel(y)
@@ -67,8 +72,17 @@ def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         axes.barh([place + offset for place in places], lengths, height=0.9 * thickness, color=colour, label=name)
     axes.set_yticks(range(len(groups)), list(groups))
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel(x)
     if len(names) > 1:
         axes.legend(frameon=False)
     save_figure(figure, path)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """On a logarithmic axis, 200 instead of 2 x 10^2, and no more of them than have room."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -40,8 +40,10 @@ class ModelSize(Experiment):
         for (data,), own in grouped(rows, DATA).items():
             own = sorted(own, key=_parameters)
             sizes = [row[PARAMETERS] for row in own]
-            series = {name: (sizes, [row[name] for row in own]) for name in (MAE, NEAR) if own[0][name] is not None}
-            panels[f"{data}: force MAE (meV/Å)"] = series
+            lines = {"all atoms": MAE, NEAR: NEAR}
+            panels[f"{data}: {MAE}"] = {
+                label: (sizes, [row[name] for row in own]) for label, name in lines.items() if own[0][name] is not None
+            }
         curves(panels, path, "parameters")
 
     def reading(self, rows: Sequence[Row]) -> str:
