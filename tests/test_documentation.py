@@ -50,7 +50,7 @@ GIVEN: dict[str, dict[str, str]] = {
         "datasets/silicon": "data",
         "results/silicon": "results",
     },
-    "docs/geometry.md": {"dft": "data"},
+    "docs/geometry.md": {"datasets/silicon": "data"},
     "docs/relaxing.md": {"runs/si-energy": "energy"},
     "docs/scaling.md": {"DATASET": "data"},
 }
