@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from transformers import PreTrainedModel
 
 from ..device import available_device, on_device
@@ -179,6 +179,15 @@ class ADAPTCalculator(Calculator):
         """The trained region of the force model, where its checkpoint records one."""
         values = self.model.config.training_domain
         return None if values is None else TrainingDomain.from_dict(values)
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """ASE's; where there are no energies, the error says what to do without them."""
+        if name in ("energy", "free_energy") and "energy" not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                "this model has forces and no energy, for which ASE's optimisers ask: relax with "
+                "modeling_adapt.simulation.relaxation.relax(atoms, calculator), or give an energy_model"
+            )
+        return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
