@@ -137,6 +137,15 @@ def test_bad_input_is_one_line(words, message, capsys, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_page_that_cannot_be_written_is_known_before_hours_of_work(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TwoWidths, "trainings", lambda self, lab: iter([SMALL]))
+    (tmp_path / "file").touch()
+    arguments = ["all", "--output", str(tmp_path / "results"), "--page", str(tmp_path / "file" / "results.md")]
+    assert run_command(lambda: command.main(arguments)) == 2
+    assert "is no folder that you may write to" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_other_data_are_another_training(springs, tmp_path):
     """By content, wherever they lie; the model of one data set is never taken for that of another."""
     lab = Lab(tmp_path, dataset=str(springs))

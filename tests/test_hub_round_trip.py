@@ -106,9 +106,7 @@ def test_trained_published_and_used_by_a_stranger(hub, command, recipe, springs,
         hub.reset()
         inputs, outputs = tmp_path / "inputs", tmp_path / f"outputs{offline}"
         streams = "1" if offline == "0" else "0"
-        run_stranger(
-            STRANGER + ROUND_TRIP, environment, "org/adapt-si", first, inputs, outputs, streams, cwd=elsewhere
-        )
+        run_stranger(ROUND_TRIP, environment, "org/adapt-si", first, inputs, outputs, streams, cwd=elsewhere)
         found = load_file(outputs)
         assert bool(hub.requests) == (offline == "0")
         assert torch.equal(found["forces"], expected["later"]) and torch.equal(found["pinned"], expected["forces"])

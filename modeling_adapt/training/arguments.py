@@ -39,7 +39,6 @@ FITTED_FIELDS = {
     *("feature_mean", "feature_std", "force_mean", "force_std", "energy_mean", "energy_std"),
     *("element_energies", "training_domain"),
 }
-MODEL_HELP = "of the model (default: of its preset); configuration/configuration_adapt.py describes it"
 # Fields in which a checkpoint says what it is; nobody sets them either.
 RECORDED_FIELDS = {"format_version", "units", "adapt_version"}
 MODEL_FIELDS = [
@@ -47,6 +46,7 @@ MODEL_FIELDS = [
     for field in fields(ADAPTEnergyConfig)
     if field.name not in {base.name for base in fields(PreTrainedConfig)} | FITTED_FIELDS | RECORDED_FIELDS
 ]
+MODEL_HELP = "of the model (default: of its preset); configuration/configuration_adapt.py describes it"
 
 
 @dataclass

@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.dft and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
         raise InputError(f"--dft: {', '.join(arguments.names)} would not read it")
     lab.check(trainings)
-    require_writable(lab.folder)
+    for folder in (lab.folder, *([Path(arguments.page).parent] if arguments.page else [])):
+        require_writable(folder)
     announce(chosen, lab)
     if arguments.dry_run:
         return

@@ -75,6 +75,11 @@ class Training:
         return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
 
 
+def source_hash(*files: str) -> str:
+    """Of the code in these files."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
+
+
 def training_on(data: str, model: str, options: Mapping[str, Any] | None = None, cost: float = 1.0) -> Training:
     """On one of [`DataSets.kinds`]; on the DFT data as many steps, of fewer structures each, as there are few."""
     if data == DFT:
@@ -109,7 +114,7 @@ class Experiment(ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # When it is imported: a file that is edited during a run is not what measured.
-        cls.source = hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:12]
+        cls.source = source_hash(inspect.getfile(cls))
 
     @abstractmethod
     def trainings(self, lab: "Lab") -> Iterator[Training]:

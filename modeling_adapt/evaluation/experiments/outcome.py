@@ -1,7 +1,6 @@
 """The files of one experiment: its table as CSV and Markdown, its figure, and what is read from them."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -15,11 +14,11 @@ from ...errors import InputError
 from ...tables import markdown_table
 from .. import breakdown, metrics
 from . import cells, forces_cost, memory
-from .experiment import Experiment, Row
+from .experiment import Experiment, Row, source_hash
 
 TABLE, FIGURE, MADE_OF = "table.csv", "figure.png", "made_of.json"
 _SHARED = (breakdown, metrics, cells, forces_cost, memory)  # that experiments measure with
-_SOURCES = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in _SHARED)).hexdigest()[:12]
+_SOURCES = source_hash(*(str(module.__file__) for module in _SHARED))
 
 
 def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Mapping[str, Any]) -> None:

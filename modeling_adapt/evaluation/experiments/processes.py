@@ -13,9 +13,10 @@ _running: set[subprocess.Popen[str]] = set()
 
 def run_python(*arguments: str, threads: int | None = None) -> str:
     """
-    Runs Python with these arguments, in the root of the repository if the first one is a script of it.
+    Runs Python with these arguments in the current folder.
 
     Args:
+        arguments: a script by its path in the repository, or an option such as `-m`, and what follows.
         threads (*optional*): how many the process may use.
 
     Returns:
