@@ -37,7 +37,8 @@ def run_python(*arguments: str, threads: int | None = None) -> str:
         finally:
             _running.discard(process)
     if process.returncode:
-        raise InputError(f"{' '.join(arguments[:2])}: {(errors.strip().splitlines() or ['failed'])[-1]}")
+        reason = (errors.strip().splitlines() or ["failed"])[-1].removeprefix("error: ")
+        raise InputError(f"{' '.join(arguments[:2])}: {reason}")
     return printed
 
 
