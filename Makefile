@@ -30,7 +30,7 @@ bench: $(READY)
 
 # All experiments and docs/results.md: says first how long it will take, and goes on where it was. DFT=DATASET adds real data.
 results: $(READY)
-	HF_HUB_OFFLINE=1 $(PYTHON) -m modeling_adapt.evaluation.experiments all --output results --page docs/results.md \
+	HF_HUB_OFFLINE=1 $(PYTHON) -m experiments all --output results --page docs/results.md \
 		$(if $(DFT),--dft $(DFT))
 
 # Removes caches and build products; the environment, data sets and runs stay.

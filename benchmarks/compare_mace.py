@@ -19,9 +19,9 @@ import datasets
 import numpy as np
 import torch
 
-from modeling_adapt.command_line import positive_number, run_command, whole_number
-from modeling_adapt.data.loader import StructureDataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import positive_number, run_command, whole_number
+from modeling_adapt.data.load.batching import StructureDataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import atoms_from_row
 from modeling_adapt.evaluation.evaluate import evaluate_forces
 from modeling_adapt.evaluation.metrics import ForceMetrics

@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from modeling_adapt.command_line import CommandParser, positive_number, require_empty_folder, run_command, whole_number
+from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
 from modeling_adapt.errors import InputError
+from modeling_adapt.files import require_empty_folder
 from modeling_adapt.tables import format_table
 
 ROOT = Path(__file__).parents[1]

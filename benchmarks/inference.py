@@ -25,10 +25,10 @@ from published_stack import PublishedStack
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from modeling_adapt.command_line import CommandParser, run_command, whole_number
+from experiments.memory import forget_peak, peak_megabytes
+from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.device import on_device
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.experiments.memory import forget_peak, peak_megabytes
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.modeling_adapt import forces_of

@@ -19,13 +19,13 @@ from ase.build import bulk
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
-from modeling_adapt.command_line import CommandParser, run_command, whole_number
-from modeling_adapt.data.augmentation import augmentation_steps
-from modeling_adapt.data.importance import ImportanceWeighting
-from modeling_adapt.data.loader import StructureCollator, StructureDataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.augmentation import augmentation_steps
+from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
+from modeling_adapt.data.load.importance import ImportanceWeighting
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import HEADS
 from modeling_adapt.tables import format_table

@@ -13,7 +13,7 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from tqdm import trange
 
-from modeling_adapt.command_line import CommandParser, positive_number, run_command
+from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 

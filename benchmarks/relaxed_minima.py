@@ -11,13 +11,13 @@ from collections import Counter
 import numpy as np
 from tqdm import trange
 
-from modeling_adapt.command_line import CommandParser, positive_number, run_command, whole_number
-from modeling_adapt.data.defects import STRUCTURE_KINDS, silicon_supercell
-from modeling_adapt.data.distortion import distort
-from modeling_adapt.data.labelling import erhart_albe
+from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
+from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.data.defects.defects import STRUCTURE_KINDS, silicon_supercell
+from modeling_adapt.data.defects.distortion import distort
+from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.displacement import largest_displacement
 from modeling_adapt.simulation.relaxation import relax
 from modeling_adapt.tables import format_table
 

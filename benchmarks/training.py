@@ -23,15 +23,15 @@ from published_stack import PublishedStack
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from experiments.memory import forget_peak, peak_megabytes
 from modeling_adapt import ADAPTFeatureExtractor, ADAPTForForces
-from modeling_adapt.command_line import CommandParser, run_command, whole_number
-from modeling_adapt.data.importance import ImportanceWeighting
-from modeling_adapt.data.loader import StructureCollator, StructureDataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
+from modeling_adapt.data.load.importance import ImportanceWeighting
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.experiments.memory import forget_peak, peak_megabytes
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
 

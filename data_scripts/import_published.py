@@ -1,85 +1,9 @@
-"""The published ADAPT files (.pt) -> a parquet data set.
+"""The command `data_scripts/import_published.py`; it is written in `modeling_adapt/cli/import_published.py`."""
 
-Needs little memory, however large the files. An import that was interrupted goes on when the same command is given
-again.
-"""
-
-import argparse
 import sys
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from modeling_adapt.command_line import (
-    CommandParser,
-    positive_number,
-    require_empty_folder,
-    run_command,
-    whole_number,
-)
-from modeling_adapt.data.building import Notes, build_dataset
-from modeling_adapt.data.published import plan_import
-from modeling_adapt.data.published_format import CELL_EDGE
-from modeling_adapt.data.site_search import add_host_option
-from modeling_adapt.data.splitting import add_split_options, divide_rows
-from modeling_adapt.data.summary import summary_table
-
-EXAMPLE = """example:
-  python data_scripts/import_published.py frames.pt datasets/ni-br --energies energy_x.pt energy_y.pt
-"""
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = CommandParser(__doc__, EXAMPLE)
-    parser.add_argument("forces", metavar="FORCES.pt", help='{"X": features and importance weights, "Y": forces}')
-    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
-    parser.add_argument(
-        "--energies",
-        nargs=2,
-        metavar=("X.pt", "Y.pt"),
-        help="features and total energies; structures that FORCES.pt lacks become rows without forces",
-    )
-    parser.add_argument(
-        "--cell-edge",
-        type=positive_number,
-        default=CELL_EDGE,
-        metavar="EDGE",
-        help="edge of the cubic supercell in Å, which the files do not store (default %(default)s)",
-    )
-    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
-    add_host_option(parser)
-    add_split_options(parser)
-    arguments = parser.parse_args(argv)
-
-    output = require_empty_folder(arguments.output)
-    with tqdm(unit="structure", desc="reading", disable=None) as bar:
-        work = plan_import(arguments.forces, arguments.energies, arguments.cell_edge, arguments.host, bar.update)
-    built = build_dataset(
-        output,
-        work.parts,
-        work.make,
-        partial(divide_rows, split=arguments.split, seed=arguments.seed),
-        plan=work.plan,
-        provenance=partial(_provenance, arguments),
-        expected=work.count,
-        num_proc=arguments.num_proc,
-        description="importing",
-    )
-    print(summary_table(built.summary))
-    print(f"data set written to: {output}")
-
-
-def _provenance(arguments: argparse.Namespace, notes: list[Notes]) -> dict[str, Any]:
-    return {
-        "command": "data_scripts/import_published.py",
-        "files": ", ".join(Path(path).name for path in (arguments.forces, *(arguments.energies or ()))),
-        "cell edge in Å": arguments.cell_edge,
-        "split": f"{arguments.split}, seed {arguments.seed}",
-        "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
-    }
-
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.import_published import main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

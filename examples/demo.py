@@ -13,10 +13,10 @@ import ase.io
 import numpy as np
 from ase.optimize import FIRE
 
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.labelling import erhart_albe
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.displacement import largest_displacement
 
 FOLDER = Path("runs/demo")
 

@@ -14,10 +14,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from .command_line import CommandParser, finished_folder, require_empty_folder, run_command, whole_number
+from .cli.command_line import CommandParser, run_command, whole_number
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
+from .files import finished_folder, require_empty_folder
 from .loading import load_model
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from .torch_files import read_torch_file

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .command_line import whole_file
+from .files import whole_file
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9822b", "#8a8f98"
 RESOLUTION = 200  # dots per inch

@@ -17,8 +17,8 @@ from ase.build import bulk
 from hub_server import Hub, running_hub
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,7 +43,7 @@ def _folder_or_skip(name: str) -> Path:
 def without_figures(request, monkeypatch):
     """Figures take a second for every data set and every evaluation; tests that look at them are marked `figures`."""
     if request.node.get_closest_marker("figures") is None:
-        monkeypatch.setattr("modeling_adapt.data.card._draw", lambda contents, folder: {})
+        monkeypatch.setattr("modeling_adapt.data.build.card._draw", lambda contents, folder: {})
         monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda log_history, path: None)
 
 

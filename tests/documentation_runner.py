@@ -193,21 +193,18 @@ def _load() -> None:
     import matplotlib.pyplot
     import transformers
 
-    import data_scripts.check_splits
-    import data_scripts.describe_dataset
-    import data_scripts.generate_defects
-    import data_scripts.import_published
-    import data_scripts.import_structures
-    import data_scripts.split_dataset
-    import evaluate
-    import hub_upload
+    import modeling_adapt.cli.check_splits
+    import modeling_adapt.cli.describe_dataset
+    import modeling_adapt.cli.generate_defects
+    import modeling_adapt.cli.import_published
+    import modeling_adapt.cli.import_structures
+    import modeling_adapt.cli.split_dataset
     import modeling_adapt.convert_published
-    import relax
-    import train
+    from modeling_adapt.cli import evaluate, hub_upload, relax, train
 
     # Parts of transformers are loaded when they are first named.
     parts = (transformers.AutoModel, transformers.AutoFeatureExtractor, transformers.pipeline)
-    parts += (accelerate, ase, datasets, matplotlib, data_scripts, evaluate, hub_upload, modeling_adapt, relax, train)
+    parts += (accelerate, ase, datasets, matplotlib, evaluate, hub_upload, modeling_adapt, relax, train)
     assert all(parts)
 
 

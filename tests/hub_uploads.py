@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import hub_upload
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.data.card import write_card
+from modeling_adapt.cli import hub_upload
+from modeling_adapt.data.build.card import write_card
 from modeling_adapt.data.content import content_hash
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.reading import read_split
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 REPOSITORY = Path(__file__).resolve().parents[1]

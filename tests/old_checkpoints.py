@@ -16,8 +16,8 @@ from ase import Atoms
 from ase.build import bulk
 from transformers import PreTrainedModel
 
-from configuration.versions_adapt import FORMAT_VERSION
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.configuration.versions_adapt import FORMAT_VERSION
 
 CHECKPOINTS = Path(__file__).parent / "data" / "checkpoints"
 KINDS = ("cartesian", "fourier", "pairwise", "pooled")

@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from scipy.stats import chisquare, kstest
 from torch.utils.data import DataLoader
 
-import train
-from modeling_adapt.data import augmentation
-from modeling_adapt.data.augmentation import (
+from modeling_adapt.cli import train
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.defects.labelling import erhart_albe
+from modeling_adapt.data.load import augmentation
+from modeling_adapt.data.load.augmentation import (
     OCTAHEDRAL_OPERATIONS,
     Inversion,
     OctahedralRotations,
@@ -21,12 +23,10 @@ from modeling_adapt.data.augmentation import (
     augmentation_steps,
     require_cubic_cells,
 )
-from modeling_adapt.data.importance import ImportanceWeighting
-from modeling_adapt.data.labelling import erhart_albe
-from modeling_adapt.data.loader import StructureCollator, StructureDataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
+from modeling_adapt.data.load.importance import ImportanceWeighting
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.training.arguments import parse_arguments

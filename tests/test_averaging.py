@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
-import train
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli import train
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.evaluate import evaluate_forces
 from modeling_adapt.loading import load_model

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from modeling_adapt.data.building import build_dataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.build.building import build_dataset
+from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.split.subsets import train_subsets
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.subsets import train_subsets
 from modeling_adapt.errors import InputError
 
 
@@ -104,7 +104,7 @@ def test_other_options_never_reuse_a_part(tmp_path):
 
 
 def test_a_full_disk_keeps_finished_parts(tmp_path, monkeypatch):
-    from modeling_adapt.data import building
+    from modeling_adapt.data.build import building
 
     class FullDisk(building.RowWriter):
         def write(self, rows):
@@ -131,7 +131,7 @@ def test_fewer_rows_than_expected_are_an_error(tmp_path):
 
 
 def test_rows_go_to_shards_that_load_as_one_split(tmp_path, monkeypatch):
-    from modeling_adapt.data import writing
+    from modeling_adapt.data.build import writing
 
     monkeypatch.setattr(writing.write_shards, "__defaults__", (4,))
     build_dataset(tmp_path / "data", parts(3, 5, 2), make_rows, everything_in_train)

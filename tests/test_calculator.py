@@ -17,11 +17,11 @@ from ase.io import Trajectory
 from ase.optimize import BFGS, FIRE
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.device import DTYPES
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator, OutsideDomainWarning
-from modeling_adapt.simulation.domain import fit_domain
 from modeling_adapt.simulation.relaxation import relax
 
 TINY = {

@@ -7,14 +7,14 @@ from datasets import load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from data_scripts.describe_dataset import main
-from data_scripts.split_dataset import main as split_main
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.card import write_card
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.describe_dataset import main
+from modeling_adapt.cli.split_dataset import main as split_main
+from modeling_adapt.data.build.card import write_card
+from modeling_adapt.data.build.summary import summarise, summary_table
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
-from modeling_adapt.data.summary import summarise, summary_table
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 
 pytestmark = pytest.mark.figures
@@ -48,7 +48,7 @@ def mean_component(folder) -> float:
 @pytest.fixture
 def no_figures(monkeypatch):
     """They take most of the time, and are looked at in one test."""
-    monkeypatch.setattr("modeling_adapt.data.card._draw", lambda *_: {})
+    monkeypatch.setattr("modeling_adapt.data.build.card._draw", lambda *_: {})
 
 
 def test_a_data_set_is_never_taken_for_another_of_the_same_name_and_size(tmp_path, no_figures):

@@ -4,17 +4,17 @@ import os
 
 import pytest
 
-from modeling_adapt.command_line import (
+from modeling_adapt.cli.command_line import (
     CommandParser,
     number_not_negative,
     positive_number,
-    require_empty_folder,
     run_command,
     whole_number,
 )
 from modeling_adapt.device import available_device
 from modeling_adapt.errors import InputError
-from modeling_adapt.locations import is_local
+from modeling_adapt.files import require_empty_folder
+from modeling_adapt.hub_access import is_local
 
 
 @pytest.fixture

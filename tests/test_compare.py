@@ -12,20 +12,20 @@ import torch
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 
-import evaluate as command
+import modeling_adapt.cli.evaluate as command
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.labelling import erhart_albe
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.crystal.trained_region import fit_domain
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.defects.labelling import erhart_albe
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.compare import ZERO_FORCES, compare, load_contender, zero_forces
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
-from modeling_adapt.simulation.domain import fit_domain
 
-EXACT = "modeling_adapt.data.labelling:erhart_albe"
+EXACT = "modeling_adapt.data.defects.labelling:erhart_albe"
 CPU = torch.device("cpu")
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 

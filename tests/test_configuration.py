@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-import configuration
+import modeling_adapt
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig
 
-PRESETS = sorted((Path(configuration.__file__).parent / "models").glob("*.json"))
+PRESETS = sorted((Path(modeling_adapt.__file__).parent / "configuration" / "models").glob("*.json"))
 
 
 @pytest.mark.parametrize("config_class", [ADAPTConfig, ADAPTEnergyConfig])

@@ -10,14 +10,14 @@ from ase.io import read
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 
-from modeling_adapt.data.defect_sites import DefectSite, find_defects
-from modeling_adapt.data.defects import STRUCTURE_KINDS, silicon_supercell
-from modeling_adapt.data.distortion import distort
-from modeling_adapt.data.host_crystal import host_of
-from modeling_adapt.data.importance import ImportanceWeighting, defect_distances
-from modeling_adapt.data.labelling import erhart_albe, relaxation_trajectory
-from modeling_adapt.data.minimum_image import shortest_images
-from modeling_adapt.data.published import read_published
+from modeling_adapt.crystal.defect_sites import DefectSite, find_defects
+from modeling_adapt.crystal.host_crystal import host_of
+from modeling_adapt.crystal.minimum_image import shortest_images
+from modeling_adapt.data.defects.defects import STRUCTURE_KINDS, silicon_supercell
+from modeling_adapt.data.defects.distortion import distort
+from modeling_adapt.data.defects.labelling import erhart_albe, relaxation_trajectory
+from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances
+from modeling_adapt.data.read.published import read_published
 from modeling_adapt.data.structures import atoms_from_row
 from modeling_adapt.errors import InputError
 

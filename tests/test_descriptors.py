@@ -5,8 +5,8 @@ import torch
 from ase import Atoms
 from huggingface_hub.errors import StrictDataclassError
 
-from configuration.configuration_adapt import DESCRIPTORS
 from modeling_adapt import ADAPTConfig, ADAPTFeatureExtractor, ADAPTForForces
+from modeling_adapt.configuration.configuration_adapt import DESCRIPTORS
 from modeling_adapt.elements_adapt import DESCRIPTOR_NAMES
 
 SMALL = {"embedding_sizes": [8], "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}

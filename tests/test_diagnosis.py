@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-import train
 from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.cli import train
 from modeling_adapt.evaluation.equivariance import octahedral_error, rotation_error
 from modeling_adapt.training.diagnosis import PERSISTS, findings
 

@@ -10,11 +10,11 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
-from modeling_adapt.data.contacts import closest_contacts
+from modeling_adapt.crystal.contacts import closest_contacts
+from modeling_adapt.crystal.trained_region import TrainingDomain, fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
 
 
 def _silicon() -> Atoms:

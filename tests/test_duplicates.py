@@ -5,13 +5,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from data_scripts.check_splits import main
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.defects import silicon_supercell
-from modeling_adapt.data.duplicates import near_duplicates
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.check_splits import main
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.defects.defects import silicon_supercell
+from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.split.duplicates import near_duplicates
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 
 
 def defects(seed: int, count: int) -> list[Atoms]:

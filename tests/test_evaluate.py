@@ -11,18 +11,18 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-import evaluate as command
+import modeling_adapt.cli.evaluate as command
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.crystal.trained_region import fit_domain
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import atoms_from_row, structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline, fit_mean_baseline
 from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.evaluation.plots import error_profile, parity_plot, training_curve
-from modeling_adapt.simulation.domain import fit_domain
 
 
 def _structure(rng: np.random.Generator, kind: str, energy: float | None = None) -> dict:

@@ -10,20 +10,20 @@ import pytest
 from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
-import modeling_adapt.evaluation.experiments.__main__ as command
-from modeling_adapt.command_line import run_command
+import experiments.__main__ as command
+from experiments import EXPERIMENTS, processes
+from experiments import lab as lab_module
+from experiments import loss as loss_experiment
+from experiments.cells import CHANCE, ERRORS, MAE, change, exponent, force_cells
+from experiments.descriptors import SAME
+from experiments.experiment import DEFECTS, REAL, Experiment, Training
+from experiments.lab import Lab
+from experiments.outcome import is_made_of, read_table, to_csv, write_outcome
+from experiments.page import page_text
+from experiments.processes import end_all, run_python
+from experiments.relaxation import _ranking
+from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.experiments import EXPERIMENTS, processes
-from modeling_adapt.evaluation.experiments import lab as lab_module
-from modeling_adapt.evaluation.experiments import loss as loss_experiment
-from modeling_adapt.evaluation.experiments.cells import CHANCE, ERRORS, MAE, change, exponent, force_cells
-from modeling_adapt.evaluation.experiments.descriptors import SAME
-from modeling_adapt.evaluation.experiments.experiment import DEFECTS, REAL, Experiment, Training
-from modeling_adapt.evaluation.experiments.lab import Lab
-from modeling_adapt.evaluation.experiments.outcome import is_made_of, read_table, to_csv, write_outcome
-from modeling_adapt.evaluation.experiments.page import page_text
-from modeling_adapt.evaluation.experiments.processes import end_all, run_python
-from modeling_adapt.evaluation.experiments.relaxation import _ranking
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TINY = {"hidden_size": 16, "embedding_sizes": [16], "num_hidden_layers": 1, "intermediate_size": 16}

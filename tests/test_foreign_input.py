@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.domain import fit_domain
 
 # What each comes to is the table of docs/relaxing.md: a line of `TrainingDomain.check` that holds the words given, or
 # `SAME`: no line, and the forces of the original, turned along. `None`: no line, as a model whose atoms know only

@@ -13,11 +13,11 @@ from ase.build import bulk
 from transformers import pipeline
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor
+from modeling_adapt.crystal.alignment import FrameFinder, fit_frame
+from modeling_adapt.crystal.trained_region import TrainingDomain, fit_domain
 from modeling_adapt.data.structures import STRUCTURE_FEATURES
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.domain import TrainingDomain, fit_domain
-from modeling_adapt.simulation.frame import FrameFinder, fit_frame
 from modeling_adapt.simulation.prediction import predict, structure_of
 from modeling_adapt.simulation.relaxation import relax
 from modeling_adapt.training.arguments import RunArguments

@@ -7,24 +7,24 @@ from ase.calculators.calculator import Calculator, all_changes
 from matscipy.calculators.manybody import Manybody
 from matscipy.calculators.manybody.explicit_forms.tersoff_brenner import Erhart_PRB_71_035211_SiC, TersoffBrenner
 
-from data_scripts.generate_defects import main
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data import generation
-from modeling_adapt.data.defects import (
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.generate_defects import main
+from modeling_adapt.data.defects.defects import (
     DEFECT_KINDS,
     SILICON_LATTICE_CONSTANT,
     STRUCTURE_KINDS,
+    generation,
     silicon_supercell,
 )
-from modeling_adapt.data.distortion import distort
-from modeling_adapt.data.labelling import (
+from modeling_adapt.data.defects.distortion import distort
+from modeling_adapt.data.defects.labelling import (
     LabelledFrame,
     dynamics_trajectory,
     erhart_albe,
     relaxation_trajectory,
     spread,
 )
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, atoms_from_row
 
 

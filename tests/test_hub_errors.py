@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
-from modeling_adapt.hub.errors import hub_problem, is_full_disk
+from modeling_adapt.hub_access import hub_problem, is_full_disk
 
 MISSING_FILE = "org/x does not appear to have a file named model.safetensors."
 

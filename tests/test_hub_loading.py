@@ -15,14 +15,8 @@ from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from modeling_adapt import (
-    ADAPTConfig,
-    ADAPTEnergyConfig,
-    ADAPTFeatureExtractor,
-    ADAPTForEnergy,
-    ADAPTForForces,
-)
-from modeling_adapt.data.reading import read_split
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.loading import load_model
 
 pytestmark = pytest.mark.slow  # every stranger is a process of its own, which imports for seconds
@@ -79,7 +73,7 @@ try:
 finally:
     os.environ["HF_TOKEN"] = "hf_writer"
 """
-READ = "from modeling_adapt.data.reading import read_split\nread_split('org/springs', 'train')"
+READ = "from modeling_adapt.data.load.reading import read_split\nread_split('org/springs', 'train')"
 LOAD = "from modeling_adapt.loading import load_model\nload_model({arguments})"
 
 
@@ -259,7 +253,7 @@ class TestDatasets:
     def test_plain_and_streamed(self, client, springs):
         code = """
 from datasets import load_dataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.reading import read_split
 plain = [read_split(name, "train") for name in ("org/springs", "hf://datasets/org/springs")]
 streamed = load_dataset("org/springs", split="train", streaming=True)
 result = [rows["positions"][:] for rows in plain] + [[row["positions"] for row in streamed]]
@@ -271,7 +265,7 @@ result = [rows["positions"][:] for rows in plain] + [[row["positions"] for row i
         code = """
 import shutil
 from pathlib import Path
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
 shutil.copytree({springs!r}, "org/springs")
 shutil.rmtree("org/springs/figures", ignore_errors=True)
@@ -300,7 +294,9 @@ finally:
 
     @pytest.mark.parametrize("name", ["org/none", "hf://datasets/org/none"])
     def test_refused(self, client, name):
-        text = client.refused(f"from modeling_adapt.data.reading import read_split\nread_split({name!r}, 'train')")
+        text = client.refused(
+            f"from modeling_adapt.data.load.reading import read_split\nread_split({name!r}, 'train')"
+        )
         assert "there is no dataset org/none on the Hub that you may read" in text
 
 

@@ -13,9 +13,9 @@ import yaml
 from hub_uploads import EXPECTED, OF_ENERGY, PAIRWISE, REPOSITORY, assert_one_line, require_clean, save
 from huggingface_hub import constants
 
-import hub_upload
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.card import write_card
+from modeling_adapt.cli import hub_upload
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.data.build.card import write_card
 
 run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the fixtures
 NO = {"status": 403, "message": "read only"}

@@ -16,9 +16,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import hub_upload
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data.card import write_card
+from modeling_adapt.cli import hub_upload
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.data.build.card import write_card
 from modeling_adapt.errors import InputError
 from modeling_adapt.hub.answers import answers
 from modeling_adapt.hub.dataset import stage_dataset

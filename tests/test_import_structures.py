@@ -8,11 +8,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import iread, write
 
-from data_scripts.import_structures import main
-from modeling_adapt.command_line import run_command
-from modeling_adapt.data import building
-from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.structure_files import ReadingOptions, distinct_names, find_files, structure_rows
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.import_structures import main
+from modeling_adapt.data.build import building
+from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.read.structure_files import ReadingOptions, distinct_names, find_files, structure_rows
 from modeling_adapt.errors import InputError
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train
-from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.cli import train
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
 from modeling_adapt.training.checkpoints import SEAL, newest_checkpoint, read_seal, rotate, seal_checkpoint
 

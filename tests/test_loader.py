@@ -7,12 +7,12 @@ from ase.build import bulk
 from datasets import load_dataset
 from torch.utils.data import DataLoader
 
-from modeling_adapt.data.importance import ImportanceWeighting, defect_distances
-from modeling_adapt.data.loader import StructureCollator, StructureDataset
-from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.statistics import fit_statistics
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
+from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances
+from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.load.statistics import fit_statistics
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.elements_adapt import descriptors
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.columns import COLUMNS
@@ -21,7 +22,6 @@ from modeling_adapt.hub.example import example_structure
 from modeling_adapt.hub.run_folder import open_run
 from modeling_adapt.hub.staging import ENERGY, stage_model
 from modeling_adapt.hub.weights import weights_hash
-from modeling_adapt.simulation.domain import fit_domain
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 KINDS = ["vacancy", "carbon|pair", "", "vacancy"]

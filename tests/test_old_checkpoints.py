@@ -11,11 +11,11 @@ from hub_clients import run_stranger
 from old_checkpoints import CHECKPOINTS, KINDS, forces_of
 from transformers import AutoConfig, AutoModel
 
-from configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION, STEPS, UNITS, upgraded
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForForces
+from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION, STEPS, UNITS, upgraded
+from modeling_adapt.crystal.trained_region import TrainingDomain
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
-from modeling_adapt.simulation.domain import TrainingDomain
 
 FORMATS = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
 LATER = f"the checkpoint has format {FORMAT_VERSION + 1}, but adapt-force-field {ADAPT_VERSION} reads formats 1 to "

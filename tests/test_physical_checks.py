@@ -6,7 +6,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.data.labelling import erhart_albe
+from modeling_adapt.crystal.trained_region import fit_domain
+from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.derivative_checks import jacobian_asymmetry, scan_jump
@@ -20,15 +21,7 @@ from modeling_adapt.evaluation.physical_checks import (
     model_forces,
     physical_checks,
 )
-from modeling_adapt.evaluation.symmetry_checks import (
-    octahedral,
-    reordered,
-    repeated,
-    rotated,
-    shifted,
-    symmetry_error,
-)
-from modeling_adapt.simulation.domain import fit_domain
+from modeling_adapt.evaluation.symmetry_checks import octahedral, reordered, repeated, rotated, shifted, symmetry_error
 
 SILICON = 5.429  # Å
 IMAGES = {"octahedral": octahedral, "rotated": rotated, "shifted": shifted, "reordered": reordered}

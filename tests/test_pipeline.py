@@ -7,9 +7,9 @@ from ase.build import bulk
 from transformers import pipeline
 
 from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.domain import fit_domain
 
 
 def _structures():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train
-from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.writing import write_dataset
+from modeling_adapt.cli import train
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
 from modeling_adapt.training.processes import describe_processes
 

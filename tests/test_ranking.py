@@ -11,14 +11,14 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from scipy.spatial.transform import Rotation
 
-import relax as command
-from modeling_adapt.command_line import run_command
+import modeling_adapt.cli.relax as command
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.crystal.displacement import delta_q
+from modeling_adapt.crystal.structure_match import Surroundings, match_atoms
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.displacement import delta_q
 from modeling_adapt.simulation.formation import Host
 from modeling_adapt.simulation.ranking import Candidate, rank
 from modeling_adapt.simulation.relaxation import relax
-from modeling_adapt.simulation.structure_match import Surroundings, match_atoms
 
 
 def _copper(missing: int | None = 0, noise: float = 0.0, seed: int = 0) -> Atoms:

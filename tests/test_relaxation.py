@@ -15,13 +15,13 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.optimize import FIRE
 
-import relax as command
-from modeling_adapt.command_line import run_command
+import modeling_adapt.cli.relax as command
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.crystal.displacement import delta_q, largest_displacement
+from modeling_adapt.crystal.trained_region import fit_domain
+from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.displacement import delta_q, largest_displacement
-from modeling_adapt.simulation.domain import fit_domain
 from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.relaxation import relax
 
@@ -143,7 +143,7 @@ def test_a_full_disk_names_the_file(tmp_path):
     script = f"""
 import resource, sys; sys.path.insert(0, "tests")
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
-from modeling_adapt.command_line import run_command
+from modeling_adapt.cli.command_line import run_command
 from test_relaxation import EMT, _vacancy, relax
 sys.exit(run_command(lambda: relax(_vacancy(), EMT(), trajectory={str(tmp_path / "x.traj.extxyz")!r}) and None))
 """

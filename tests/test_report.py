@@ -15,7 +15,7 @@ from ase.calculators.calculator import all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
-import relax as command
+import modeling_adapt.cli.relax as command
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.report import write_report
 from modeling_adapt.simulation.summary import SummaryFile

@@ -15,16 +15,10 @@ from hub_clients import Client
 from hub_server import running_hub
 from transformers import pipeline
 
-from modeling_adapt import (
-    ADAPTConfig,
-    ADAPTEnergyConfig,
-    ADAPTFeatureExtractor,
-    ADAPTForEnergy,
-    ADAPTForForces,
-)
-from modeling_adapt.data.reading import pinned_revision, read_split
+from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import pinned_revision, read_split
 from modeling_adapt.data.structures import structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 from modeling_adapt.simulation.calculator import ADAPTCalculator
@@ -115,7 +109,9 @@ atoms = ase.io.read({file!r})
 atoms.calc = ADAPTCalculator.from_pretrained("org/forces", "org/energy", {pins})
 result = [atoms.get_forces().tolist(), atoms.get_potential_energy()]
 """
-SIZE = "from modeling_adapt.data.reading import read_split\nresult = len(read_split({dataset!r}, 'train', {pins}))"
+SIZE = (
+    "from modeling_adapt.data.load.reading import read_split\nresult = len(read_split({dataset!r}, 'train', {pins}))"
+)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +204,9 @@ class TestDatasets:
     def test_by_commit(self, served, client):
         commit = served.repository("org/data", "dataset").tags["v1"]
         assert client.run(SIZE.format(dataset="org/data", pins=f"revision={commit!r}")) == 4
-        code = "from modeling_adapt.data.reading import pinned_revision\nresult = pinned_revision('org/data', 'v1')"
+        code = (
+            "from modeling_adapt.data.load.reading import pinned_revision\nresult = pinned_revision('org/data', 'v1')"
+        )
         assert client.run(code) == commit
 
     def test_streamed(self, client):

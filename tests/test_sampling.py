@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.data.augmentation import augmentation_steps
-from modeling_adapt.data.loader import Blank, StructureCollator, StructureDataset
-from modeling_adapt.data.reading import read_split
+from modeling_adapt.data.load.augmentation import augmentation_steps
+from modeling_adapt.data.load.batching import Blank, StructureCollator, StructureDataset
+from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.training.sampling import EpochSampler
 
 POOLED = {"architecture": "pooled", "geometry": "pairwise", "num_vector_channels": 8}

@@ -6,11 +6,11 @@ from ase import Atoms
 from ase.build import bulk
 from datasets import Dataset, load_dataset
 
-from modeling_adapt.data.grouping import RowKey
-from modeling_adapt.data.reading import read_split
-from modeling_adapt.data.splitting import assign_rows, same_trajectory
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.split.grouping import RowKey
+from modeling_adapt.data.split.splitting import assign_rows, same_trajectory
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, atoms_from_row, structure_row
-from modeling_adapt.data.writing import write_dataset
 from modeling_adapt.errors import InputError
 
 
@@ -137,7 +137,7 @@ def test_reading_keeps_the_rows_with_the_label(tmp_path):
 
 
 def test_reading_errors_are_one_line_and_offline(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_adapt.data.reading.load_dataset", lambda *_: pytest.fail("went to the Hub"))
+    monkeypatch.setattr("modeling_adapt.data.load.reading.load_dataset", lambda *_: pytest.fail("went to the Hub"))
     for missing in ("./sets/none", "none", str(tmp_path / "none"), f"{tmp_path.name}/a/b"):
         with pytest.raises(InputError, match="no such folder"):
             read_split(missing, "train")

@@ -9,12 +9,12 @@ import torch
 from ase.build import bulk
 from ase.constraints import FixAtoms
 
-import relax as command
+import modeling_adapt.cli.relax as command
+from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.displacement import largest_displacement
-from modeling_adapt.simulation.domain import fit_domain
 from modeling_adapt.simulation.relaxation import relax
 
 ts = pytest.importorskip("torch_sim", reason="torch-sim is an optional extra")

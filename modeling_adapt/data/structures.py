@@ -11,10 +11,10 @@ import numpy as np
 from ase import Atoms
 from datasets import Features, List, Value
 
+from ..crystal.contacts import coinciding_atoms
 from ..elements_adapt import descriptors
 from ..errors import InputError
 from ..feature_extraction_adapt import cell_fault
-from .contacts import coinciding_atoms
 
 Target = Literal["forces", "energy", "energy_and_forces"]  # which labels of a row are read
 

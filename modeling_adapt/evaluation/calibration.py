@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..data.loader import StructureDataset
+from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

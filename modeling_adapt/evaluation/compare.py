@@ -18,15 +18,15 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 
-from ..command_line import write_whole
-from ..data.labelling import load_calculator
-from ..data.loader import StructureDataset
+from ..crystal.alignment import FrameFinder
+from ..data.defects.labelling import load_calculator
+from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..device import on_device
 from ..errors import InputError, one_line
+from ..files import write_whole
+from ..hub_access import HUB_DATASETS, is_local
 from ..loading import load_model, require_forces
-from ..locations import HUB_DATASETS, is_local
-from ..simulation.frame import FrameFinder
 from ..simulation.prediction import predict
 from ..tables import format_table
 from .breakdown import ForceBreakdown

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from ..data.minimum_image import shortest_images
+from ..crystal.minimum_image import shortest_images
 from .symmetry_checks import Forces
 
 STEP = 1e-3  # Å; of the central differences

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ..crystal.trained_region import TrainingDomain
 from ..data.columns import list_column, tables
-from ..data.loader import StructureCollator, StructureDataset
+from ..data.load.batching import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import IGNORE_INDEX, forces_of
-from ..simulation.domain import TrainingDomain
 from .breakdown import ForceBreakdown
 from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, MeanBaseline, as_float64, compositions
 

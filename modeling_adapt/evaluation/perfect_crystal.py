@@ -6,7 +6,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry.minkowski_reduction import minkowski_reduce
 
-from ..data.host_crystal import diffraction_peaks, host_of, host_translations, integer_basis
+from ..crystal.host_crystal import diffraction_peaks, host_of, host_translations, integer_basis
 from ..errors import InputError
 
 SAME_SITE = 0.1  # Å; sites that a symmetry brings closer than that are the same

@@ -13,13 +13,13 @@ from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..data.loader import StructureDataset
+from ..crystal.alignment import FrameFinder
+from ..crystal.trained_region import TrainingDomain
+from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..device import on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..simulation.domain import TrainingDomain
-from ..simulation.frame import FrameFinder
 from ..simulation.prediction import predict
 from ..tables import format_table
 from .derivative_checks import jacobian_asymmetry, scan_jump

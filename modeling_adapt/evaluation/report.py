@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..command_line import write_whole
+from ..files import write_whole
 from ..tables import format_table
 from .columns import error_cells
 from .evaluate import Evaluation

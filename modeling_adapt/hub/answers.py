@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
 from ..errors import InputError
-from .errors import hub_problem, is_broken_connection
+from ..hub_access import hub_problem, is_broken_connection
 
 AS_IT_WAS = "the repository is as it was, and what was sent is not sent again"
 

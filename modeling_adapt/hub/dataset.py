@@ -5,9 +5,9 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
-from ..data.parquet_files import parquet_splits
+from ..data.build.parquet_files import parquet_splits
 from ..errors import InputError, one_line
-from ..locations import is_local
+from ..hub_access import is_local
 from .ownership import OUR_TAG
 from .private import publishable, publishable_text, require_png
 from .rows import require_publishable_rows

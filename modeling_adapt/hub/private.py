@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..locations import is_local
+from ..hub_access import is_local
 
 _START = r"(?:file://)?(?:~[\w-]*/|\.{0,2}/(?!/)|[A-Za-z]:[\\/](?!/))"
 _WHOLE_PATH = re.compile(_START)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..locations import HUB_DATASETS
+from ..hub_access import HUB_DATASETS
 from .evaluations import evaluation_folder, evaluation_of
 from .records import read_record
 

@@ -18,10 +18,10 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..hub_access import is_full_disk
 from ..loading import load_model
 from ..modeling_adapt import gives_forces
 from ..pipeline_adapt import AtomForcesPipeline
-from .errors import is_full_disk
 from .example import with_answer
 from .private import publishable, require_png
 from .run_folder import PICKLES, RunFolder

@@ -7,10 +7,10 @@ from huggingface_hub import HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.content import content_hash
-from ..data.reading import read_split
-from ..data.subsets import select_subset
+from ..data.load.reading import read_split
+from ..data.split.subsets import select_subset
 from ..errors import InputError
-from ..locations import HUB_DATASETS, is_local
+from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of
 from .answers import AS_IT_WAS, answers
 from .run_folder import RunFolder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..locations import is_local
+from ..hub_access import is_local
 
 
 def weights_folder(model: str | Path, subfolder: str = "", revision: str | None = None) -> Path:

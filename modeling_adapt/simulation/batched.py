@@ -9,8 +9,8 @@ from ase import Atoms
 from torch_sim.optimizers import fire
 from transformers import PreTrainedModel
 
+from ..crystal.trained_region import TrainingDomain
 from ..modeling_adapt import ADAPTForEnergy
-from .domain import TrainingDomain
 from .relaxation import RelaxationResult, RelaxationWatch
 from .torch_sim_model import ADAPTTorchSimModel
 

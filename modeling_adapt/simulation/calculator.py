@@ -11,14 +11,14 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from transformers import PreTrainedModel
 
+from ..crystal.alignment import FrameFinder
+from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..hub_access import is_local
 from ..loading import load_model, require_forces
-from ..locations import is_local
 from ..modeling_adapt import ADAPTForEnergy
-from .domain import TrainingDomain
-from .frame import FrameFinder
 from .prediction import input_dtype, octahedral_operations, predict, structure_of
 
 OutsideDomain = Literal["raise", "warn", "ignore"]

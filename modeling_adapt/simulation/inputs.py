@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import string2index
 
-from ..data.contacts import coinciding_atoms
-from ..data.reading import read_split
-from ..data.structure_files import read_frames
+from ..crystal.contacts import coinciding_atoms
+from ..data.load.reading import read_split
+from ..data.read.structure_files import read_frames
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from .exchange import holds_objects, read_objects

@@ -14,10 +14,10 @@ import torch
 from ase import Atoms
 from transformers import PreTrainedModel
 
-from ..data.augmentation import OCTAHEDRAL_OPERATIONS, symmetry_image
+from ..crystal.alignment import FrameFinder
+from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS, symmetry_image
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
-from .frame import FrameFinder
 
 IMAGES_AT_ONCE = 8
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ..command_line import write_whole
-from ..data.structure_files import read_frames
+from ..crystal.displacement import delta_q
+from ..crystal.structure_match import Surroundings, match_atoms
+from ..data.read.structure_files import read_frames
+from ..files import write_whole
 from ..tables import format_table
-from .displacement import delta_q
 from .formation import Host
 from .results import result_file
-from .structure_match import Surroundings, match_atoms
 from .summary import Line
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ..command_line import require_empty_folder, write_whole
 from ..errors import InputError
+from ..files import require_empty_folder, write_whole
 
 RECORD = "relax.json"
 _OPTIONS = (

@@ -13,9 +13,9 @@ from ase.calculators.calculator import BaseCalculator, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE
 
+from ..crystal.displacement import delta_q, displacements, largest_displacement
+from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
-from .displacement import delta_q, displacements, largest_displacement
-from .domain import TrainingDomain
 from .exchange import as_atoms
 
 Status = Literal["converged", "not converged", "left the trained region"]

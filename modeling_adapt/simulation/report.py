@@ -13,12 +13,12 @@ from urllib.parse import quote
 import numpy as np
 from ase import Atoms
 
-from ..command_line import write_whole
-from ..data.defect_sites import DefectSite, find_defects
-from ..data.frames import read_frames
-from ..data.minimum_image import shortest_images
+from ..crystal.defect_sites import DefectSite, find_defects
+from ..crystal.displacement import displacements
+from ..crystal.minimum_image import shortest_images
+from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
-from .displacement import displacements
+from ..files import write_whole
 from .record import RECORD
 from .relaxation import DISPLACED
 from .structure_view import view

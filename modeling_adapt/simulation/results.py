@@ -8,8 +8,8 @@ import ase.io
 from ase import Atoms
 from ase.io.formats import ioformats
 
-from ..command_line import whole_file
 from ..errors import InputError, one_line
+from ..files import whole_file
 from .exchange import as_structure
 from .relaxation import RelaxationResult
 

@@ -10,8 +10,8 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.colors import to_hex
 
-from ..data.defect_sites import DefectSite
-from ..data.minimum_image import shortest_images
+from ..crystal.defect_sites import DefectSite
+from ..crystal.minimum_image import shortest_images
 from .relaxation import DISPLACED
 
 NEAR = 5.0  # Å; in silicon the two shells of neighbours that a defect moves most

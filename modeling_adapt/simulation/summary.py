@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..command_line import write_whole
 from ..errors import InputError
+from ..files import write_whole
 from ..tables import format_table
 from .relaxation import RelaxationResult
 

@@ -14,14 +14,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-import configuration
-
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from ..data.augmentation import STEPS, augmentation_steps
+from ..data.load.augmentation import STEPS, augmentation_steps
 from ..errors import InputError, one_line
 from ..loading import load_model, pinned_revision
 
-PRESETS = Path(configuration.__file__).parent / "models"
+PRESETS = Path(__file__).parents[1] / "configuration" / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
 
 HEADLINE = "headline"  # stands for the first metric of the task, which is known when the model is

@@ -12,8 +12,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
-from ..command_line import whole_file
 from ..errors import InputError, one_line
+from ..files import whole_file
 
 SEAL = "seal.json"
 _SIGNS_OF_A_FULL_DISK = ("enforce fail", "StreamWriter", "iostream")  # in the RuntimeError of torch.save

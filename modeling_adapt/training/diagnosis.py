@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.loader import StructureDataset
+from ..data.load.batching import StructureDataset
 from ..evaluation.equivariance import octahedral_error, rotation_error
 from ..evaluation.evaluate import evaluate_energy, evaluate_forces
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

@@ -6,14 +6,14 @@ import datasets
 import numpy as np
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from ..data.augmentation import require_cubic_cells
+from ..crystal.trained_region import fit_domain
 from ..data.columns import flat_values, list_column, list_lengths
-from ..data.statistics import DatasetStatistics, fit_statistics
+from ..data.load.augmentation import require_cubic_cells
+from ..data.load.statistics import DatasetStatistics, fit_statistics
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..evaluation.evaluate import fit_baseline
 from ..evaluation.metrics import compositions
-from ..simulation.domain import fit_domain
 from .arguments import RunArguments
 from .tasks import target_of
 

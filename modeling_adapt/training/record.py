@@ -18,10 +18,10 @@ import torch
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..command_line import write_whole
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
 from ..evaluation.plots import training_curve
+from ..files import write_whole
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
 from .trainer import ADAPTTrainer
 

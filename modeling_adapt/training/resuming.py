@@ -6,10 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from configuration.versions_adapt import upgraded
-
-from ..command_line import require_empty_folder
+from ..configuration.versions_adapt import upgraded
 from ..errors import InputError
+from ..files import require_empty_folder
 from .arguments import FITTED_FIELDS, MODEL_FIELDS, ADAPTTrainingArguments
 from .checkpoints import newest_checkpoint, read_seal
 from .trainer import ADAPTTrainer

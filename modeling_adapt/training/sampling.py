@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ..data.loader import Blank, StructureDataset
+from ..data.load.batching import Blank, StructureDataset
 
 Strategy = Literal["random", "sequential", "group_by_length"]
 

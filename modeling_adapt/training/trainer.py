@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.loader import StructureDataset
+from ..data.load.batching import StructureDataset
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
 from .averaging import WeightAverage

@@ -1,0 +1,116 @@
+"""
+Reruns experiments of the paper (arXiv 2509.24115) and others: trains what they need, or takes what is trained already,
+and writes for each a table (CSV and Markdown), a figure and a paragraph that is made from the numbers.
+
+What is finished is kept in the output folder and known again by its options and the content of its data, so an
+interruption loses only the trainings that run.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
+from modeling_adapt.errors import InputError
+from modeling_adapt.files import require_writable
+
+from . import EXPERIMENTS
+from .experiment import DEFECTS, REAL, Experiment
+from .lab import Lab, without_doubles
+from .outcome import is_made_of, outcome_text, write_outcome
+from .page import write_page
+from .surroundings import write_surroundings
+
+EXAMPLE = """\
+examples:
+  python -m experiments loss attention-radius --output results
+  python -m experiments all --output results --dft datasets/silicon --page docs/results.md
+  python -m experiments all --output results-large --scale 250    # 250,000 structures: GPUs
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    chosen = _chosen(arguments.names)
+    if arguments.page and set(arguments.names) != {"all"}:
+        raise InputError("--page writes about all experiments: name all of them with 'all'")
+    lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs)
+    trainings = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
+    foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
+    if arguments.dataset and foreign:
+        raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
+    if arguments.dft and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
+        raise InputError(f"--dft: {', '.join(arguments.names)} would not read it")
+    lab.check(trainings)
+    for folder in (lab.folder, *([Path(arguments.page).parent] if arguments.page else [])):
+        require_writable(folder)
+    announce(chosen, lab)
+    if arguments.dry_run:
+        return
+    lab.prepare(trainings)
+    for experiment in chosen:
+        folder = lab.folder / experiment.name
+        made_of = lab.fingerprint(experiment)
+        if not is_made_of(experiment, folder, made_of):
+            write_outcome(experiment, experiment.measure(lab), folder, made_of)
+        print(f"\n{experiment.title}\n\n{outcome_text(experiment, folder)}")
+    print(f"tables and figures saved to: {', '.join(str(lab.folder / experiment.name) for experiment in chosen)}")
+    if arguments.page:
+        write_surroundings(lab, len(trainings), sum(lab.seconds(training) for training in trainings))
+        write_page(chosen, lab.folder, Path(arguments.page))
+        print(f"page written to: {arguments.page}")
+
+
+def announce(chosen: list[Experiment], lab: Lab) -> None:
+    """Says what will be trained and how long it will take, before anything is done."""
+    measuring = 0.0
+    for experiment in chosen:
+        wanted = without_doubles(experiment.trainings(lab))
+        minutes = _minutes_to_measure(experiment, lab)
+        print(
+            f"{experiment.name}: {len(wanted)} trainings, {len(lab.missing(wanted))} of them new (about "
+            f"{lab.minutes(wanted):.0f} minutes with their data), and about {minutes:g} minutes to measure"
+        )
+        measuring += minutes
+    wanted = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
+    minutes = measuring + lab.minutes(wanted, {name for one in chosen for name in one.also_measured_on})
+    print(
+        f"together {len(lab.missing(wanted))} new trainings, as experiments share some: about {minutes:.0f} minutes, "
+        f"{lab.jobs} trainings at a time"
+    )
+
+
+def _minutes_to_measure(experiment: Experiment, lab: Lab) -> float:
+    if lab.has_all(experiment) and is_made_of(experiment, lab.folder / experiment.name, lab.fingerprint(experiment)):
+        return 0
+    return experiment.minutes * (1 if experiment.about_silicon else max(1, lab.scale))
+
+
+def _trained_on(experiment: Experiment, lab: Lab) -> set[str]:
+    return {training.dataset for training in experiment.trainings(lab)}
+
+
+def _chosen(names: list[str]) -> list[Experiment]:
+    if unknown := [name for name in names if name not in EXPERIMENTS and name != "all"]:
+        raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
+    return [experiment for name, experiment in EXPERIMENTS.items() if name in names or "all" in names]
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(__doc__, EXAMPLE, prog="python -m experiments")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, {', '.join(EXPERIMENTS)}")
+    parser.add_argument("--output", default="results", metavar="DIR", help="kept between calls (default %(default)s)")
+    parser.add_argument(
+        "--scale", type=positive_number, default=1.0, help="times as many structures and steps (default: 1, for a CPU)"
+    )
+    parser.add_argument("--dataset", help="data set of your own instead of the generated one of 216-atom cells")
+    parser.add_argument("--dft", metavar="DATASET", help="data set of DFT structures with splits train and validation")
+    parser.add_argument("--jobs", type=whole_number(1), default=2, help="trainings at a time (default %(default)s)")
+    parser.add_argument("--page", metavar="FILE.md", help="also write a page about all of them")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be trained, and how long it takes")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the trainings too
+    sys.exit(run_command(main))

@@ -1,0 +1,111 @@
+"""The files of one experiment: its table as CSV and Markdown, its figure, and what is read from them."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation import breakdown, metrics
+from modeling_adapt.files import finished_folder, require_empty_folder, write_whole
+from modeling_adapt.tables import markdown_table
+
+from . import cells, forces_cost, memory
+from .experiment import Experiment, Row, source_hash
+
+TABLE, FIGURE, MADE_OF = "table.csv", "figure.png", "made_of.json"
+_SHARED = (breakdown, metrics, cells, forces_cost, memory)  # that experiments measure with
+_SOURCES = source_hash(*(str(module.__file__) for module in _SHARED))
+
+
+def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Mapping[str, Any]) -> None:
+    """
+    Writes the folder of an experiment, whole or not at all, where an earlier outcome of it may be; `made_of` says from
+    which models and data.
+
+    Raises:
+        [`InputError`]: the folder is none of an experiment.
+    """
+    if not (folder / MADE_OF).is_file():
+        require_empty_folder(folder)
+    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for leftover in (new, old):  # of a kill
+        shutil.rmtree(leftover, ignore_errors=True)
+    with finished_folder(new) as unfinished:
+        (unfinished / TABLE).write_text(to_csv(experiment.columns, rows), encoding="utf-8")
+        rows = read_table(experiment, unfinished / TABLE)  # what is said is said of what stands in the file
+        (unfinished / "table.md").write_text(to_markdown(experiment.columns, rows) + "\n", encoding="utf-8")
+        (unfinished / "reading.md").write_text(reading(experiment, rows) + "\n", encoding="utf-8")
+        experiment.draw(rows, unfinished / FIGURE)
+        write_whole(unfinished / MADE_OF, json.dumps(_all_of(experiment, made_of), indent=2) + "\n")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_made_of(experiment: Experiment, folder: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether the folder holds an outcome of the experiment, as it is now, from the same models and data."""
+    file = folder / MADE_OF
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == _all_of(experiment, made_of)
+
+
+def outcome_text(experiment: Experiment, folder: Path) -> str:
+    """Table and reading, from the numbers in the folder."""
+    rows = read_table(experiment, folder / TABLE)
+    return f"{to_markdown(experiment.columns, rows)}\n\n{reading(experiment, rows)}"
+
+
+def _all_of(experiment: Experiment, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    return {**made_of, "measured by": experiment.source, "with": _SOURCES}
+
+
+def reading(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """The paragraph with the verdict."""
+    verdict, why = experiment.verdict(rows)
+    return f"{experiment.reading(rows)}\n\nThe paper: {experiment.paper}. **{verdict.capitalize()}**: {why}."
+
+
+def to_csv(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """Numbers to six digits, which is more than any of them is good for; nothing where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_plain(row[heading], style) for heading, style in columns.items()])
+    return text.getvalue()
+
+
+def read_table(experiment: Experiment, path: Path) -> list[dict[str, Any]]:
+    """The rows that [`to_csv`] wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    if lines and list(lines[0]) != list(experiment.columns):
+        raise InputError(f"{path} has other columns than {experiment.name} writes; run the experiment again")
+    return [{heading: _value(line[heading], style) for heading, style in experiment.columns.items()} for line in lines]
+
+
+def to_markdown(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """The table, with numbers as the experiment wants them written."""
+    cells = [[_cell(row[heading], style) for heading, style in columns.items()] for row in rows]
+    return markdown_table(list(columns), cells)
+
+
+def _plain(value: Any, style: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if style and not style.endswith("d") else str(value)
+
+
+def _value(text: str, style: str) -> Any:
+    if not style:
+        return text
+    return None if text == "" else int(text) if style.endswith("d") else float(text)
+
+
+def _cell(value: Any, style: str) -> str:
+    return "-" if value is None else format(value, style) if style else str(value)

@@ -1,0 +1,82 @@
+"""What every command shares: how it reads its options, and how it fails."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import datasets
+from transformers.utils import logging
+
+from ..errors import InputError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that keeps the lines of its example, and whose errors are the one line of every bad input."""
+
+    def __init__(self, description: str | None, example: str, prog: str | None = None) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, epilog=example, formatter_class=layout)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option: a whole number of at least `least`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return value
+
+    return read
+
+
+def positive_number(text: str) -> float:
+    """The type of an option: a finite number above zero."""
+    value = _finite(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def number_not_negative(text: str) -> float:
+    """The type of an option: a finite number of at least zero."""
+    value = _finite(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _finite(text: str) -> float:
+    """The number that `text` says; NaN, which no comparison accepts, where it says none or an infinite one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def run_command(main: Callable[[], int | None]) -> int:
+    """Runs `main` and turns what a user can cause into one line on stderr.
+
+    Returns:
+        `int`: exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
+    """
+    # Loading weights and opening data sets take no time worth a bar, and bars would break up one-line errors.
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        return main() or 0
+    except (InputError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

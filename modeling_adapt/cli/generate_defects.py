@@ -1,0 +1,93 @@
+"""Random defects in a silicon cell, relaxed or heated, and labelled with a potential -> a parquet data set.
+
+The same options give the same data for any number of processes. A run that was interrupted goes on when the same
+command is given again.
+"""
+
+import argparse
+import sys
+from functools import partial
+
+from ..data.build.building import Built
+from ..data.build.summary import summary_table
+from ..data.defects.defects import STRUCTURE_KINDS
+from ..data.defects.generation import GenerationPlan, generate_dataset
+from ..data.defects.labelling import ABSURD_FORCE, load_calculator
+from ..data.split.splitting import add_split_options, divide_rows
+from ..files import require_empty_folder
+from .command_line import CommandParser, number_not_negative, positive_number, run_command, whole_number
+
+EXAMPLE = """example:
+  python data_scripts/generate_defects.py datasets/defects --structures 1000 --seed 0
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    output = require_empty_folder(arguments.output)
+    load_calculator(arguments.calculator)  # a wrong one is an error now and not after the start of the processes
+    plan = GenerationPlan(**{name: getattr(arguments, name) for name in GenerationPlan.__dataclass_fields__})
+    divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
+    built = generate_dataset(output, arguments.structures, plan, divide, arguments.num_proc)
+    print(summary_table(built.summary))
+    _report_losses(built)
+    print(f"data set written to: {output}")
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(__doc__, EXAMPLE)
+    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
+    parser.add_argument("--structures", type=whole_number(1), required=True, metavar="N", help="how many to make")
+    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
+    parser.add_argument(
+        "--calculator",
+        default=GenerationPlan.calculator,
+        metavar="MODULE:FACTORY",
+        help="function that makes an ASE calculator (default: the Erhart-Albe SiC potential of matscipy)",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=GenerationPlan.kinds,
+        help=f"comma-separated, of {', '.join(STRUCTURE_KINDS)} (default: all with a defect)",
+    )
+    for name, read, meaning in (
+        ("lattice-constant", positive_number, "of silicon for this calculator, in Å"),
+        ("repeat", whole_number(1), "cubic cells along an edge: 3 gives 216 atoms, 2 gives 64"),
+        ("rattle", number_not_negative, "largest standard deviation of the rattle of the starts, in Å"),
+        ("strain", number_not_negative, "largest strain of the starts"),
+        ("frames", whole_number(1), "to keep of a trajectory"),
+        ("steps", whole_number(0), "of a relaxation at most"),
+        ("md-share", _share, "of the trajectories: molecular dynamics instead of relaxations"),
+        ("md-steps", whole_number(0), "of molecular dynamics, 2 fs each"),
+        ("temperature", positive_number, "highest of molecular dynamics, in K; each run has its own"),
+    ):
+        default = getattr(GenerationPlan, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=read, default=default, help=f"{meaning} (default {default})")
+    add_split_options(parser)
+    return parser
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in STRUCTURE_KINDS]:
+        raise argparse.ArgumentTypeError(f"there is no kind {unknown[0]!r}; there are {', '.join(STRUCTURE_KINDS)}")
+    return kinds
+
+
+def _share(text: str) -> float:
+    share = number_not_negative(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+    return share
+
+
+def _report_losses(built: Built) -> None:
+    print(f"frames dropped for forces above {ABSURD_FORCE:g} eV/Å: {sum(notes['dropped'] for notes in built.notes)}")
+    if failures := [failure for notes in built.notes for failure in notes["failures"]]:
+        print(f"trajectories that an error of the calculator ended: {len(failures)}")
+        print("\n".join(f"  {failure}" for failure in failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,151 @@
+"""Labelled structure files that ASE reads, and folders of VASP runs -> a parquet data set.
+
+A folder is searched for vasprun.xml and OUTCAR, also compressed; each run is a trajectory that bears the name of its
+folder. Of a run that was cut off the complete ionic steps are taken. An import that was interrupted goes on when the
+same command is given again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..data.build.building import Built, Notes, build_dataset
+from ..data.build.summary import summary_table
+from ..data.read.site_search import SiteSearch, add_host_option, host_state
+from ..data.read.structure_files import (
+    ENERGY_KEYS,
+    FORCE_KEYS,
+    ReadingOptions,
+    StructureFile,
+    find_files,
+    structure_rows,
+)
+from ..data.split.grouping import RowKey
+from ..data.split.splitting import add_split_options, divide_rows, split_name
+from ..data.split.subsets import Division, train_subsets
+from ..errors import InputError
+from ..files import require_empty_folder
+from .command_line import CommandParser, run_command, whole_number
+
+EXAMPLE = """examples:
+  python data_scripts/import_structures.py relaxation.traj OUTCAR datasets/mine
+  python data_scripts/import_structures.py RUNS/ datasets/mine --num-proc 4
+  python data_scripts/import_structures.py train=a.extxyz validation=b.extxyz datasets/mine --forces-key REF_forces
+"""
+_LISTED = 20  # lines about what was left out
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    output = require_empty_folder(arguments.output)
+    inputs = [_split_and_path(argument) for argument in arguments.inputs]
+    if any(split for split, _ in inputs) and not all(split for split, _ in inputs):
+        raise InputError("name a split for every input (SPLIT=FILE) or for none")
+    if inputs[0][0] and arguments.split != _parser().get_default("split"):
+        raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
+    options = ReadingOptions(**{name: getattr(arguments, name) for name in ReadingOptions._fields})
+    SiteSearch(options.host)  # a host that cannot be read is an error now, and not when the work begins
+    files = find_files(inputs)
+    divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
+    if inputs[0][0]:
+        divide = partial(_by_name, seed=arguments.seed)
+    built = build_dataset(
+        output,
+        files,
+        partial(structure_rows, options=options),
+        divide,
+        plan=[options, host_state(options.host)],
+        provenance=partial(_provenance, arguments, files),
+        num_proc=arguments.num_proc,
+        description="importing",
+    )
+    print(summary_table(built.summary))
+    _report(built)
+    print(f"data set written to: {output}")
+
+
+def _provenance(arguments: argparse.Namespace, files: list[StructureFile], notes: list[Notes]) -> dict[str, Any]:
+    return {
+        "command": "data_scripts/import_structures.py",
+        "files": ", ".join(Path(path).name for _, path in map(_split_and_path, arguments.inputs)),
+        "number of files": len(files),
+        "split": "as given" if files[0].split else f"{arguments.split}, seed {arguments.seed}",
+        "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
+        "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, trajectory {arguments.group_key}",
+        "VASP runs that were cut off": _cut_off(notes),
+        "left out": "; ".join(line.rpartition("/")[2] for line in _skipped(notes)) or "none",  # without the folders
+    }
+
+
+def _cut_off(notes: list[Notes]) -> int:
+    return sum(note.get("cut_off", False) for note in notes)
+
+
+def _skipped(notes: list[Notes]) -> list[str]:
+    return [line for note in notes for line in note["skipped"]]
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(__doc__, EXAMPLE)
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="a file or a folder, or SPLIT=INPUT to name its split"
+    )
+    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
+    parser.add_argument("--forces-key", metavar="KEY", help=f"array of forces in eV/Å (default: {_first(FORCE_KEYS)})")
+    parser.add_argument(
+        "--energy-key",
+        metavar="KEY",
+        help=f"info key of the energy in eV (default: of VASP runs the free energy, or {_first(ENERGY_KEYS)})",
+    )
+    parser.add_argument(
+        "--group-key",
+        metavar="KEY",
+        help="info key that names the trajectory of a frame, which no split divides (default: consecutive frames "
+        "with the same atoms, moved by less than 1 Å, are one)",
+    )
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave out and list what cannot be read or has bad data, instead of stopping there",
+    )
+    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
+    add_host_option(parser)
+    add_split_options(parser)
+    return parser
+
+
+def _first(keys: Sequence[str]) -> str:
+    return f"the first of {', '.join(keys)}"
+
+
+def _split_and_path(argument: str) -> tuple[str, Path]:
+    """`SPLIT=INPUT` taken apart, unless a file has that very name."""
+    split, equals, path = argument.partition("=")
+    if not equals or Path(argument).exists():
+        return "", Path(argument)
+    if not path:
+        raise InputError(f"{argument}: no file after the =")
+    return split_name(split), Path(path)
+
+
+def _by_name(sources: Sequence[str], keys: Sequence[RowKey], seed: int) -> Division:
+    """The split in which each trajectory is by its name."""
+    splits: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        splits.setdefault(key.trajectory.split("/", 1)[0], []).append(row)
+    return splits, train_subsets(keys, splits, seed)
+
+
+def _report(built: Built) -> None:
+    if cut_off := _cut_off(built.notes):
+        print(f"VASP runs that were cut off, of which the complete ionic steps are taken: {cut_off}")
+    if skipped := _skipped(built.notes):
+        print(f"left out because it cannot be read or has bad data: {len(skipped)}")
+        print("\n".join(f"  {line}" for line in skipped[:_LISTED]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,256 @@
+"""
+Builds a data set in parts: bounded memory, many processes, and a killed run goes on where it was.
+
+A part is what one call makes: a file, a range of structures, a range of trajectories. Each becomes one parquet file in
+a hidden folder beside the output, named by a fingerprint of what it was made from, so a part is never mistaken for
+another one. When all are there, their rows are divided into splits and written as the data set.
+"""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ...files import require_empty_folder, require_replaceable
+from ...errors import InputError
+from .dividing import Divide, write_divided
+from ..split.grouping import RowKey
+from ..structures import STRUCTURE_FEATURES
+from .summary import DatasetSummary
+from .writing import RowWriter, rows_of_files
+
+_NOTES = b"adapt_notes"  # key of the metadata of a part's parquet file
+
+Notes = dict[str, Any]
+MakePart = Callable[[Any, Notes], Iterable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came out: rows by split, what the data set holds, and the notes of the parts in order."""
+
+    counts: dict[str, int]
+    summary: DatasetSummary
+    notes: list[Notes]
+
+
+def build_dataset(
+    folder: str | Path,
+    parts: Iterable[Any],
+    make: MakePart,
+    divide: Divide,
+    *,
+    plan: Any = None,
+    provenance: Callable[[list[Notes]], Mapping[str, Any]] = lambda notes: {},
+    limit: int | None = None,
+    expected: int | None = None,
+    num_proc: int = 1,
+    description: str = "building",
+) -> Built:
+    """
+    Makes all parts that are not there yet, and the data set of their rows in the order of the parts, with its card.
+
+    The result does not depend on `num_proc`, nor on how often the run was interrupted.
+
+    Args:
+        folder: must not exist or be empty; appears when everything is done.
+        parts: descriptions of the parts, plain values that JSON can write; may be endless where there is a `limit`.
+        make: `make(part, notes)` yields the rows of a part, as [`structure_row`] returns them, and may leave
+            JSON values in the dictionary `notes`. A function of a module (or a `partial` of one) that gives the same
+            rows each time; with several processes it runs in fresh ones.
+        divide: says in which split each row goes, such as [`divide_rows`].
+        plan: whatever else decides the content of a part, such as options and the state of files; plain values.
+        provenance: what the card says of where the data come from, given the notes of all parts.
+        limit: number of rows wanted; no part is made beyond them, and rows beyond them are dropped.
+        expected: number of rows that there must be in the end.
+        num_proc: processes.
+        description: what the progress bar says.
+
+    Raises:
+        InputError: if `folder` is not empty or in use, `make` raises one, no row came out, or not as many as
+            `expected`, a disk is full or a worker was killed. Finished parts stay, and the same command goes on.
+    """
+    folder = require_empty_folder(folder)
+    with _workshop(folder) as workshop:
+        total = limit if limit is not None else expected
+        with tqdm(total=total, unit="structure", desc=description, disable=None) as bar:
+            made = _make_parts(workshop, parts, make, plan, limit, num_proc, bar)
+        paths, notes = [path for path, _, _ in made], [note for _, _, note in made]
+        rows = sum(count for _, count, _ in made)
+        rows = rows if limit is None else min(limit, rows)
+        if rows == 0:
+            raise InputError(f"no structures to write to {folder}")
+        if expected is not None and rows != expected:
+            raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
+        sources, keys = _sources_and_keys(paths, rows)
+        unfinished = workshop / "dataset"
+        unfinished.mkdir()
+        read = partial(rows_of_files, paths)
+        counts, summary = write_divided(unfinished, sources, keys, divide, read, provenance(notes), name=folder.name)
+        if sum(counts.values()) != rows:
+            raise InputError(f"{folder}: {sum(counts.values())} structures were written of {rows}")
+        os.replace(unfinished, folder)
+        for path in workshop.glob("*.parquet"):
+            path.unlink()
+    return Built(counts, summary, notes)
+
+
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """Where the parts of `folder` are kept until it is finished; for one run at a time.
+
+    What no later run can use (half a part, half a data set) is removed, and all of it when no part is left.
+    """
+    absolute = require_replaceable(folder).absolute()
+    workshop = absolute.parent / f".{absolute.name}.unfinished"
+    workshop.mkdir(parents=True, exist_ok=True)
+    with (workshop / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run is building {folder}; wait for it, or name another folder") from error
+        _tidy(workshop)  # after a run that was killed
+        try:
+            yield workshop
+        except (OSError, BrokenExecutor) as error:
+            reason = "a worker was killed, perhaps for memory" if isinstance(error, BrokenExecutor) else error
+            raise InputError(f"{folder}: {reason}; finished parts are kept, and the same command goes on") from error
+        finally:
+            _tidy(workshop)
+            if not any(workshop.glob("*.parquet")):
+                shutil.rmtree(workshop)
+
+
+def _tidy(workshop: Path) -> None:
+    shutil.rmtree(workshop / "dataset", ignore_errors=True)
+    for half in workshop.glob("*.half"):
+        half.unlink(missing_ok=True)
+
+
+def _make_parts(
+    workshop: Path,
+    parts: Iterable[Any],
+    make: MakePart,
+    plan: Any,
+    limit: int | None,
+    num_proc: int,
+    bar: tqdm,
+) -> list[tuple[Path, int, Notes]]:
+    """Path, number of rows and notes of every part needed, in order."""
+    made: list[tuple[Path, int, Notes]] = []
+    rows = 0
+    with _workers(num_proc) as submit:
+        waiting: deque[Future] = deque()
+        remaining = iter(parts)
+        busy = 1 if num_proc == 1 else num_proc + 1  # one part more than workers, so that none has to wait
+        most = busy if limit is not None else sys.maxsize  # parts beyond the limit would be made for nothing
+        while limit is None or rows < limit:
+            unfinished = [future for future in waiting if not future.done()]
+            for part in islice(remaining, min(busy - len(unfinished), most - len(waiting))):
+                file = workshop / _file_name(plan, make, part)
+                waiting.append(submit(partial(_make_part, file, make, part)))
+            if not waiting:
+                break
+            if not waiting[0].done() and unfinished:
+                wait(unfinished, return_when=FIRST_COMPLETED)
+                continue
+            path, count, notes = waiting.popleft().result()
+            made.append((path, count, notes))
+            bar.update(count if limit is None else min(count, limit - rows))
+            rows += count
+    return made
+
+
+def _file_name(plan: Any, make: MakePart, part: Any) -> str:
+    function = make.func if isinstance(make, partial) else make
+    content = json.dumps([plan, function.__qualname__, part, STRUCTURE_FEATURES.to_dict()], sort_keys=True)
+    return f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
+
+
+def _make_part(path: Path, make: MakePart, part: Any) -> tuple[Path, int, Notes]:
+    """Makes the part unless it is there; the file takes its name when it is complete."""
+    if (found := _finished(path)) is not None:
+        return found
+    notes: Notes = {}
+    with NamedTemporaryFile(dir=path.parent, suffix=".half", delete=False) as half:
+        temporary = Path(half.name)
+    try:
+        with RowWriter(temporary) as writer:
+            count = writer.write(make(part, notes))
+            writer.note(_NOTES, json.dumps(notes))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path, count, notes
+
+
+def _finished(path: Path) -> tuple[Path, int, Notes] | None:
+    """What an earlier run made; None if there is nothing, or a file that a power failure left damaged."""
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return None
+    return path, metadata.num_rows, json.loads((metadata.metadata or {})[_NOTES])
+
+
+@contextmanager
+def _workers(num_proc: int) -> Iterator[Callable[[Callable[[], Any]], Future]]:
+    """A function that runs calls in `num_proc` other processes, or here and now where one is enough."""
+    if num_proc == 1:
+        yield _run_here
+        return
+    # Fresh processes: a fork would copy the threads' locks of torch and Arrow in whatever state they are.
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_here(call: Callable[[], Any]) -> Future:
+    future: Future = Future()
+    future.set_result(call())
+    return future
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed command must not linger."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _sources_and_keys(paths: list[Path], count: int) -> tuple[list[str], list[RowKey]]:
+    """What decides the split of each of the first `count` rows, without reading the structures."""
+    sources: list[str] = []
+    keys: list[RowKey] = []
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["source", "trajectory", "config_type", "forces"]):
+            sources += batch.column("source").to_pylist()
+            has_forces = batch.column("forces").is_valid().to_pylist()
+            trajectories, kinds = batch.column("trajectory").to_pylist(), batch.column("config_type").to_pylist()
+            keys += map(RowKey, trajectories, kinds, has_forces)
+    return sources[:count], keys[:count]

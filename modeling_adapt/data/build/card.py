@@ -1,0 +1,144 @@
+"""The README.md of a data set: what the Hub and `datasets` read in its header, and what people want to know."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ...files import write_whole
+from ...errors import InputError, one_line
+from .card_figures import ForceFigures, draw_kinds
+from .card_text import card_body, symbols
+from .parquet_files import parquet_splits, parquet_tables
+from .summary import DatasetSummary
+from .tally import Tally
+
+_NOTES = "<!-- Your own notes: what is below this line stays when the card is written again. -->"
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What one pass over the files finds."""
+
+    summary: DatasetSummary
+    forces: ForceFigures
+    features: Features
+    files: Mapping[str, list[Path]]
+
+
+def write_card(
+    folder: str | Path,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    name: str = "",
+    license: str = "",
+    like: str | Path | None = None,
+) -> DatasetSummary:
+    """Writes `README.md` and `figures/` for the data set in `folder`; one pass, with bounded memory.
+
+    Its `dataset_info` agrees with the files, which `datasets.load_dataset` checks; so files that change need a new
+    card. What an earlier card has of provenance, licence and further metadata stays where nothing new is given, as do
+    the notes at its end.
+
+    Args:
+        provenance: where the data come from: command, options, calculator, versions; values that YAML can write.
+        name: title; by default the one of an earlier card, or the name of the folder.
+        license: identifier of the Hub, such as mit or cc-by-4.0; by default that of an earlier card, or unknown.
+        like: folder of the data set that this one was made from; its card counts as the earlier one.
+
+    Returns:
+        What the data set holds, for [`summary_table`].
+
+    Raises:
+        InputError: if the folder holds no data set of structures, or its README.md has a header that is no YAML.
+    """
+    folder = Path(folder).expanduser()
+    metadata, notes = _earlier_card(Path(like or folder).expanduser())
+    if like is not None:
+        metadata.pop("configs", None)  # they name the files of the other data set
+    contents = _read(folder)
+    metadata = metadata | {
+        "license": license or metadata.get("license", "unknown"),
+        "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
+        "tags": metadata.get("tags") or _tags(contents.summary.total),
+        "task_categories": metadata.get("task_categories") or ["other"],
+        "size_categories": [_size_category(contents.summary.total.structures)],
+        # No "configs": with them `datasets` would know its cached copy by the header alone, and take that of another
+        # folder of the same name, or of earlier files, for this one.
+        "dataset_info": _dataset_info(contents),
+    }
+    if provenance is not None:
+        metadata["provenance"] = {**(metadata.get("provenance") or {}), **provenance}
+    body = card_body(contents.summary, contents.features, metadata, _draw(contents, folder / "figures"))
+    header = DatasetCardData(**metadata).to_yaml()
+    text = "\n\n".join([f"---\n{header}\n---", body, _NOTES, notes]).rstrip() + "\n"
+    write_whole(folder / "README.md", text)
+    return contents.summary
+
+
+def _earlier_card(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and notes of the README that is there; of one that was written by hand all of the text."""
+    path = folder / "README.md"
+    if not path.exists():
+        return {}, ""
+    try:
+        card = DatasetCard.load(path, ignore_metadata_errors=False)
+    except Exception as error:  # the YAML library raises many types
+        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+    if not isinstance(card.data.to_dict().get("provenance") or {}, dict):
+        raise InputError(f"{path}: provenance in its header must be a mapping; correct or remove it")
+    body, mark, notes = card.text.partition(_NOTES)
+    return card.data.to_dict(), (notes if mark else body).strip()
+
+
+def _read(folder: Path) -> _Contents:
+    files = parquet_splits(folder)
+    paths = sum(files.values(), [])
+    summary = DatasetSummary()
+    forces = ForceFigures(sum(pq.read_metadata(path).num_rows for path in paths))
+    for split in files:
+        for table in parquet_tables(files[split]):
+            summary.add(split, table)
+            forces.add(split, table)
+    if not summary.tallies:
+        raise InputError(f"{folder} holds no structures")
+    return _Contents(summary, forces, Features.from_arrow_schema(pq.read_schema(paths[0])), files)
+
+
+def _dataset_info(contents: _Contents) -> dict[str, Any]:
+    tallies, sizes = contents.summary.by("split"), contents.summary.bytes_by_split
+    splits = SplitDict()
+    for split, tally in tallies.items():
+        splits.add(SplitInfo(split, num_bytes=sizes[split], num_examples=tally.structures))
+    stored = sum(path.stat().st_size for paths in contents.files.values() for path in paths)
+    info = DatasetInfo(
+        features=contents.features, splits=splits, download_size=stored, dataset_size=sum(sizes.values())
+    )
+    return info._to_yaml_dict()
+
+
+def _size_category(structures: int) -> str:
+    return next((name for limit, name in _SIZES if structures < limit), "1M<n<10M")
+
+
+def _tags(total: Tally) -> list[str]:
+    return ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential", *symbols(total)]
+
+
+def _draw(contents: _Contents, folder: Path) -> dict[str, str]:
+    """Draws what the data allow; file name -> what it shows."""
+    if any(split not in path.name for split, paths in contents.files.items() for path in paths):
+        return {}  # where names tell no split, `datasets` counts every file as data, and pictures would be the most
+    folder.mkdir(exist_ok=True)
+    figures = {}
+    if contents.forces.draw_distribution(folder / "forces.png"):
+        figures["forces.png"] = "Distribution of the sizes of the forces"
+    if contents.forces.draw_distance(folder / "distance.png"):
+        figures["distance.png"] = "Sizes of forces against the distance to the nearest defect site"
+    draw_kinds(contents.summary, folder / "kinds.png")
+    return figures | {"kinds.png": "Structures by config type"}

@@ -1,0 +1,122 @@
+"""Figures of a data set card: how large forces are, where they are, and how many structures there are of each kind."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import NullFormatter
+
+from ...figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from ..columns import flat_values, list_column
+from ..load.importance import defect_distances
+from .summary import DatasetSummary
+
+_DECADES = (-4, 2)  # powers of ten in eV/Å that the distribution of forces shows
+_BINS_PER_DECADE = 10
+_SAMPLE = 1000  # structures whose forces are drawn against the distance, and atoms of each at most
+_COLOURS = {"train": BLUE, "validation": GREY, "test": ORANGE}
+_FURTHER_COLOURS = ("#3c8d5a", "#8b5fa8", "#b04a4a")
+
+
+class ForceFigures:
+    """Collects in one pass, with bounded memory, what the figures of forces show.
+
+    Args:
+        rows: number of structures that will come; of which `_SAMPLE`, evenly spread, are drawn against the distance.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._every = -(-rows // _SAMPLE)
+        self._seen = 0
+        bins = (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE
+        self._counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(bins, dtype=np.int64))
+        self._points: list[np.ndarray] = []  # (2, atoms): distances in Å, sizes of forces in eV/Å
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Counts the forces of a table with the columns of `STRUCTURE_FEATURES`."""
+        sizes = np.linalg.norm(flat_values(table, "forces").reshape(-1, 3), axis=1)
+        counts = self._counts[split]
+        scale = (np.log10(np.maximum(sizes, 10.0 ** _DECADES[0])) - _DECADES[0]) * _BINS_PER_DECADE
+        counts += np.bincount(np.minimum(scale.astype(np.int64), len(counts) - 1), minlength=len(counts))
+        self._sample(table.take(np.arange(-self._seen % self._every, len(table), self._every)))
+        self._seen += len(table)
+
+    def _sample(self, table: pa.Table) -> None:
+        names = ("positions", "forces", "defect_sites")
+        cells = flat_values(table, "cell").reshape(-1, 3, 3)
+        periodic = flat_values(table, "pbc").reshape(-1, 3)
+        columns = zip(*(list_column(table, name) for name in names), cells, periodic, strict=True)
+        for positions, forces, sites, cell, pbc in columns:
+            if positions is not None and forces is not None and sites is not None and len(sites):
+                some = slice(None, None, -(-len(positions) // _SAMPLE))
+                nearest = defect_distances(positions[some], sites, cell, pbc).min(axis=1)
+                self._points.append(np.stack([nearest, np.linalg.norm(forces[some], axis=1)]).astype(np.float32))
+
+    def draw_distribution(self, path: Path) -> bool:
+        """Shares of atoms by the size of their force; False where there are no forces to draw."""
+        shown = {split: counts for split, counts in self._counts.items() if counts.any()}
+        if not shown:
+            return False
+        figure, (axes,) = new_figure(6.0, 3.6)
+        edges = np.logspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE + 1)
+        for (split, counts), colour in zip(shown.items(), _colours(shown), strict=True):
+            axes.stairs(100 * counts / counts.sum(), edges, color=colour, linewidth=1.3, label=split)
+        filled = np.flatnonzero(sum(shown.values()))
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # takes half of the time to draw
+        axes.set(xlim=(edges[filled[0]], edges[filled[-1] + 1]), ylim=(0, None))
+        axes.set(xlabel="|F| of an atom (eV/Å)", ylabel="share of atoms (%)")
+        axes.legend(frameon=False)
+        save_figure(figure, path)
+        return True
+
+    def draw_distance(self, path: Path) -> bool:
+        """|F| against the distance to the nearest defect site; False where no structure has both."""
+        if not self._points:
+            return False
+        distances, sizes = np.concatenate(self._points, axis=1)
+        sizes = np.maximum(sizes, 10.0 ** _DECADES[0])
+        figure, (axes,) = new_figure(6.0, 3.6)
+        cells = axes.hexbin(
+            distances, sizes, yscale="log", gridsize=70, mincnt=1, norm=LogNorm(), cmap="Blues", linewidths=0.1
+        )
+        figure.colorbar(cells, ax=axes, label="atoms").outline.set_visible(False)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        middle, medians = _medians(distances, sizes)
+        axes.plot(middle, medians, color=ORANGE, linewidth=1.5, label="median")
+        axes.set(xlabel="distance to the nearest defect site (Å)", ylabel="|F| of an atom (eV/Å)")
+        axes.legend(frameon=False)
+        save_figure(figure, path)
+        return True
+
+
+def draw_kinds(summary: DatasetSummary, path: Path) -> None:
+    """Number of structures of every config type, by split."""
+    totals = {kind: tally.structures for kind, tally in summary.by("config_type").items()}
+    kinds = sorted(totals, key=lambda kind: totals[kind])
+    counts = {label: tally.structures for label, tally in summary.by("split", "config_type").items()}
+    splits = list(summary.by("split"))
+    figure, (axes,) = new_figure(6.0, 1.2 + 0.25 * len(kinds))
+    left = np.zeros(len(kinds))
+    for split, colour in zip(splits, _colours(splits), strict=True):
+        widths = np.array([counts.get((split, kind), 0) for kind in kinds])
+        axes.barh([kind or "none given" for kind in kinds], widths, left=left, color=colour, label=split)
+        left += widths
+    axes.set_xlabel("structures")
+    figure.legend(frameon=False, loc="outside upper right", ncols=len(splits))
+    save_figure(figure, path)
+
+
+def _medians(distances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of half-Å bins of the distance, and the median size in each; bins with few atoms are left out."""
+    bins = (2 * distances).astype(np.int64)
+    filled = [index for index, count in enumerate(np.bincount(bins)) if count >= 10]
+    return np.array([index / 2 + 0.25 for index in filled]), np.array([np.median(sizes[bins == i]) for i in filled])
+
+
+def _colours(splits: Mapping[str, object] | list[str]) -> list[str]:
+    further = iter(_FURTHER_COLOURS * len(splits))
+    return [_COLOURS.get(split) or next(further) for split in splits]

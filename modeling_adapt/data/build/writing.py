@@ -1,0 +1,170 @@
+"""Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...files import finished_folder
+from ...errors import InputError
+from ..structures import STRUCTURE_FEATURES
+from ..split.subsets import Division, with_subsets
+
+ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
+ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
+
+
+class RowWriter:
+    """One parquet file of rows with the columns of `STRUCTURE_FEATURES`; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> int:
+        """Writes rows of [`structure_row`]; returns how many."""
+        count = 0
+        for table in _tables(rows):
+            self._writer.write_table(table)
+            count += len(table)
+        return count
+
+    def write_table(self, table: pa.Table) -> None:
+        """Writes rows that are in Arrow's format already, with the columns in any order."""
+        self._writer.write_table(table.select(self._schema.names).cast(self._schema), row_group_size=ROWS_PER_GROUP)
+
+    def note(self, key: bytes, text: str) -> None:
+        """Stores a text in the metadata of the file."""
+        self._writer.add_key_value_metadata({key: text.encode()})
+
+
+def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder: str | Path) -> dict[str, int]:
+    """Writes `data/<split>-00000-of-00001.parquet` for every split that has rows.
+
+    An error half-way, also one raised by an iterator of rows, leaves nothing behind.
+
+    Args:
+        rows_by_split: rows of [`structure_row`] by split name; lists or iterators.
+        folder: must not exist or be empty.
+
+    Returns:
+        Number of rows written by split.
+
+    Raises:
+        InputError: if the folder is not empty or there is no row at all.
+    """
+    with finished_folder(folder) as unfinished:
+        (unfinished / "data").mkdir()
+        counts = {}
+        for split, rows in rows_by_split.items():
+            path = shard_path(unfinished, split, 0, 1)
+            with RowWriter(path) as writer:
+                count = writer.write(rows)
+            if count:
+                counts[split] = count
+            else:
+                path.unlink()  # an empty split is no split
+        if not counts:
+            raise InputError(f"no structures to write to {folder}")
+    return counts
+
+
+def write_shards(
+    folder: Path,
+    division: Division,
+    read: Callable[[np.ndarray], Iterable[pa.Table]],
+    rows_per_shard: int = ROWS_PER_SHARD,
+) -> dict[str, int]:
+    """Writes the rows of each split to files of at most `rows_per_shard` rows; memory is for a row group.
+
+    Args:
+        folder: gets `data/<split>-00000-of-0000n.parquet`.
+        division: row numbers by split, and the smallest nested subset of each row.
+        read: tables with the rows of given sorted numbers, in order.
+
+    Returns:
+        Number of rows written by split.
+    """
+    splits, subsets = division
+    (folder / "data").mkdir()
+    counts: dict[str, int] = {}
+    for split, members in splits.items():
+        wanted = np.sort(np.asarray(members, dtype=np.int64))
+        shards = -(-len(wanted) // rows_per_shard)
+        for shard in range(shards):
+            numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
+            with RowWriter(shard_path(folder, split, shard, shards)) as writer:
+                for table in _row_groups(read(numbers)):
+                    writer.write_table(with_subsets(table, subsets[numbers[: len(table)]]))
+                    counts[split] = counts.get(split, 0) + len(table)
+                    numbers = numbers[len(table) :]
+    return counts
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least `ROWS_PER_GROUP`, but for the last."""
+    gathered: list[pa.Table] = []
+    for table in tables:
+        gathered.append(table)
+        if sum(map(len, gathered)) >= ROWS_PER_GROUP:
+            yield pa.concat_tables(gathered)
+            gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def rows_of_files(sources: Sequence[Path], wanted: np.ndarray) -> Iterator[pa.Table]:
+    """The rows with the sorted numbers `wanted`, counted over all files of [`RowWriter`]; only files that hold some of
+    them are read."""
+    start = 0
+    for source in sources:
+        file = pq.ParquetFile(source)
+        end = start + file.metadata.num_rows
+        if ((wanted >= start) & (wanted < end)).any():
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
+                yield pa.Table.from_batches([batch]).take(pa.array(inside))
+                start += len(batch)
+        start = end
+
+
+def shard_path(folder: Path, split: str, shard: int, shards: int) -> Path:
+    """Where `datasets` looks for a file of a split."""
+    return folder / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def _tables(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    """Row groups in Arrow's format."""
+    schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
+    iterator = iter(rows)
+    while group := list(islice(iterator, ROWS_PER_GROUP)):
+        columns = [_column([row[field.name] for row in group], field.type) for field in schema]
+        yield pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; the numbers of lists go there as one array, which is a hundred times faster than one by one."""
+    if not pa.types.is_list(kind) or pa.types.is_string(kind.value_type):
+        return pa.array([v.tolist() if isinstance(v, np.ndarray) else v for v in values], kind)
+    missing = pa.array([value is None for value in values])
+    ends = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
+    numbers = np.concatenate([np.ravel(value) for value in values if value is not None] or [np.zeros(0)])
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        content = pa.FixedSizeListArray.from_arrays(pa.array(numbers, inner.value_type), type=inner)
+    else:
+        content = pa.array(numbers, inner)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), content, type=kind, mask=missing)

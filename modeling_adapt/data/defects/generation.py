@@ -1,0 +1,158 @@
+"""Training data without DFT: trajectories of random defects in silicon, labelled with a potential."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from ...errors import InputError
+from ..build.building import Built, Notes, build_dataset
+from ..build.dividing import Divide
+from ..structures import structure_row
+from .defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, THERMAL_KINDS, silicon_supercell
+from .distortion import BOND_FACTORS, distort
+from .labelling import Trajectory, dynamics_trajectory, load_calculator, relaxation_trajectory
+from .point_defects import Defect
+
+ERHART_ALBE = "modeling_adapt.data.defects.labelling:erhart_albe"
+_BLOCK = 10  # trajectories made by one process at a time, which a killed run loses
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """All that decides what is generated, but for how much of it.
+
+    Args:
+        seed: of everything random.
+        calculator: that labels, as `module:factory`.
+        kinds: keys of `STRUCTURE_KINDS`, taken in turn.
+        lattice_constant: of silicon for this calculator, in Å.
+        repeat: cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
+        rattle, strain: how far the starts are distorted, see [`distort`].
+        frames: rows per trajectory at most.
+        steps: FIRE steps per relaxation at most.
+        md_share: share of the trajectories that are molecular dynamics and not relaxations.
+        md_steps: steps of a molecular dynamics run.
+        temperature: the highest of molecular dynamics, in K; each run has a random one from a quarter of it upwards.
+    """
+
+    seed: int = 0
+    calculator: str = ERHART_ALBE
+    kinds: tuple[str, ...] = tuple(DEFECT_KINDS)
+    lattice_constant: float = SILICON_LATTICE_CONSTANT
+    repeat: int = 3
+    rattle: float = 0.04
+    strain: float = 0.0
+    frames: int = 10
+    steps: int = 60
+    md_share: float = 0.2
+    md_steps: int = 60
+    temperature: float = 1000.0
+
+
+def generate_dataset(
+    folder: str | Path,
+    structures: int,
+    plan: GenerationPlan,
+    divide: Divide,
+    num_proc: int = 1,
+) -> Built:
+    """Writes a data set of `structures` labelled frames with [`build_dataset`].
+
+    Every trajectory has its own random stream, made of the seed and its number: the same plan gives the same data
+    whatever the number of processes, and the first structures of a larger data set are those of a smaller one. Notes
+    of the parts hold `dropped`, the number of frames with absurd forces, and `failures`, one line for each trajectory
+    that the calculator ended by an error.
+
+    Args:
+        folder: must not exist or be empty.
+        structures: rows to make.
+        plan: what to make.
+        divide: rows to splits, as [`build_dataset`] wants it.
+        num_proc: processes; each starts with a calculator of its own.
+
+    Raises:
+        InputError: if the calculator cannot be made, or ten trajectories in a row have not one usable frame.
+    """
+    most = min(structures, _BLOCK * plan.frames)
+    blocks = ([first, most] for first in itertools.count(0, _BLOCK))
+    return build_dataset(
+        folder,
+        blocks,
+        partial(generate_block, plan),
+        divide,
+        plan=asdict(plan),
+        limit=structures,
+        num_proc=num_proc,
+        description="labelling defects",
+        provenance=partial(_provenance, plan),
+    )
+
+
+def _provenance(plan: GenerationPlan, notes: list[Notes]) -> dict[str, Any]:
+    failures = [failure for note in notes for failure in note["failures"]]
+    return {
+        "command": "data_scripts/generate_defects.py",
+        **asdict(plan),
+        "kinds": ", ".join(plan.kinds),
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("ase", "matscipy")),
+        "dropped for absurd forces": sum(note["dropped"] for note in notes),
+        "ended by an error of the calculator": "; ".join(failures) or "none",
+    }
+
+
+def generate_block(plan: GenerationPlan, block: list[int], notes: Notes) -> Iterator[dict[str, Any]]:
+    """Rows of the trajectories from number `block[0]` on: those of a whole block, or `block[1]` if they are fewer."""
+    first, most = block
+    calculator = load_calculator(plan.calculator)  # a new one: what it remembers must not decide what comes out
+    host = silicon_supercell(plan.lattice_constant, plan.repeat)
+    made, dropped, failures = 0, 0, []
+    for number in range(first, first + _BLOCK):
+        kind = plan.kinds[number % len(plan.kinds)]
+        name = f"seed-{plan.seed}-{number:05d}-{kind}"
+        defect, trajectory = _trajectory(plan, kind, host, calculator, np.random.default_rng([plan.seed, number]))
+        dropped += trajectory.dropped
+        if trajectory.failure is not None:
+            failures.append(f"{name}: {trajectory.failure}")
+        for index, frame in enumerate(trajectory.frames[: most - made]):
+            yield structure_row(
+                frame.atoms,
+                frame.forces,
+                frame.energy,
+                defect_sites=defect.site_positions(frame.atoms.positions),
+                defect_kinds=defect.site_kinds,
+                config_type=kind,
+                trajectory=name,
+                source=f"generated#{number}.{index}",
+            )
+            made += 1
+        if made == most:
+            break
+    if not made:
+        reason = f"the calculator fails, first on {failures[0]}" if failures else "check calculator and lattice"
+        raise InputError(f"{_BLOCK} trajectories in a row without a frame, {dropped} with absurd forces; {reason}")
+    notes.update(dropped=dropped, failures=failures)
+
+
+def _trajectory(
+    plan: GenerationPlan, kind: str, host: Atoms, calculator: Calculator, rng: np.random.Generator
+) -> tuple[Defect, Trajectory]:
+    """A random structure of this kind as it starts, and what becomes of it."""
+    ideal = STRUCTURE_KINDS[kind](host, rng)
+    heated = bool(rng.random() < plan.md_share) or kind in THERMAL_KINDS
+    # Distorted bonds would heat a run by thousands of kelvins; its thermal motion distorts enough.
+    factors = (0.0,) if heated else BOND_FACTORS
+    start = distort(ideal, rng, bond_factors=factors, rattle=plan.rattle, strain=plan.strain)
+    if not heated:
+        return start, relaxation_trajectory(start.atoms, calculator, frames=plan.frames, max_steps=plan.steps)
+    temperature = plan.temperature * rng.uniform(0.25, 1.0)
+    return start, dynamics_trajectory(
+        start.atoms, calculator, rng, temperature=temperature, frames=plan.frames, steps=plan.md_steps
+    )

@@ -1,0 +1,174 @@
+"""
+Other structures with known labels, made from one: symmetry operations that carry positions, cell and forces along.
+
+A step takes a structure as [`StructureDataset`] gives it and a random generator, and returns a new one; steps compose
+in any order, except that `octahedral` needs the cell as it was. Weights and distances to the defect belong to the
+atoms and stay as they are. Each step computes in float64 and keeps the type of what it gets; float32 moves an atom by
+less than 2e-6 Å in a cell of 16 Å. The forces of `octahedral` and `inversion` are exact to the bit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ...errors import InputError
+from ..columns import flat_values
+
+AugmentationStep = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+
+OCTAHEDRAL_OPERATIONS = np.array(
+    [np.eye(3)[list(axes)] * signs for axes in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)]
+)
+"""(48, 3, 3) the operations of the point group Oh: every permutation of x, y, z with every choice of signs.
+
+Like all operations here, they multiply row vectors from the right.
+"""
+
+_IDENTITY = np.eye(3)
+CUBIC_TOLERANCE = 1e-5  # of the edge: what a file with five digits leaves of a cubic cell
+
+
+@dataclass(frozen=True)
+class OctahedralRotations:
+    """One of the 48 operations of Oh about the origin, then wrapping: exact, as a cubic cell is mapped onto itself.
+
+    Raises:
+        InputError: if the cell is no cube along x, y, z that is periodic in all three directions.
+    """
+
+    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if not is_cubic(structure["cell"], structure["pbc"]):
+            raise InputError("octahedral augmentation of a cell that is not cubic")
+        operation = OCTAHEDRAL_OPERATIONS[rng.integers(len(OCTAHEDRAL_OPERATIONS))]
+        return _moved(structure, wrapped(structure["positions"] @ operation, structure), operation)
+
+
+@dataclass(frozen=True)
+class Rotations:
+    """A rotation about the origin, uniform on SO(3), of the cell, positions and forces together."""
+
+    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        rotation = Rotation.random(None, rng).as_matrix()
+        moved = _moved(structure, structure["positions"] @ rotation, rotation)
+        return moved | {"cell": structure["cell"] @ rotation}
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Every second time, inversion at the origin and wrapping; after [`Rotations`], uniform on O(3).
+
+    The cell stays: a lattice is its own inverse.
+    """
+
+    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if rng.random() < 0.5:
+            return structure
+        return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -_IDENTITY)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translation, uniform in the cell along its periodic directions, then wrapping."""
+
+    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        shift = np.where(structure["pbc"], rng.random(3), 0.0) @ structure["cell"]
+        return _moved(structure, wrapped(structure["positions"] + shift, structure))
+
+
+@dataclass(frozen=True)
+class PositionNoise:
+    """Gaussian noise of standard deviation `sigma` Å on each coordinate.
+
+    The labels stay, so they are wrong by the change of the forces, in silicon about 0.3 eV/Å per component for
+    0.01 Å: this is regularisation, not a symmetry.
+    """
+
+    sigma: float
+
+    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        noise = rng.normal(scale=self.sigma, size=structure["positions"].shape)
+        return _moved(structure, structure["positions"] + noise)
+
+
+STEPS: dict[str, Callable[[], AugmentationStep]] = {
+    "octahedral": OctahedralRotations,
+    "rotation": Rotations,
+    "inversion": Inversion,
+    "translation": Translation,
+}
+
+
+def augmentation_steps(names: Sequence[str], position_noise: float = 0.0) -> list[AugmentationStep]:
+    """The steps of these `names` (see `STEPS`), in order, then noise of `position_noise` Å unless that is 0.
+
+    Raises:
+        InputError: for an unknown name, `octahedral` after `rotation`, or noise that is negative or not finite.
+    """
+    for name in names:
+        if name not in STEPS:
+            raise InputError(f"there is no augmentation {name!r}; there are {', '.join(STEPS)}")
+    if "rotation" in names and "octahedral" in names[list(names).index("rotation") :]:
+        raise InputError("augmentation: octahedral goes before rotation, which turns the cell away from x, y, z")
+    if not 0 <= position_noise < np.inf:
+        raise InputError(f"position_noise must be a distance in Å, not {position_noise}")
+    return [STEPS[name]() for name in names] + ([PositionNoise(position_noise)] if position_noise else [])
+
+
+def require_cubic_cells(rows: datasets.Dataset) -> None:
+    """Checks that `octahedral` is a symmetry of every cell.
+
+    Raises:
+        InputError: naming the first row that has another cell.
+    """
+    table = rows.select_columns(["cell", "pbc"]).with_format("arrow")[:]
+    cells, pbc = flat_values(table, "cell").reshape(-1, 3, 3), flat_values(table, "pbc").reshape(-1, 3)
+    if (others := np.flatnonzero(~is_cubic(cells, pbc))).size:
+        row = int(others[0])
+        raise InputError(
+            f"row {row} ({rows[row]['source'] or 'source unknown'}): octahedral augmentation needs periodic cubic "
+            "cells along x, y, z; use rotation and translation instead"
+        )
+
+
+def is_cubic(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """For cells (..., 3, 3) and pbc (..., 3): whether each is a cube along x, y, z, periodic in all directions."""
+    edge = cell[..., 0, 0]
+    deviation = np.abs(cell - edge[..., None, None] * _IDENTITY).max(axis=(-1, -2))
+    return (deviation <= CUBIC_TOLERANCE * edge) & (edge > 0) & pbc.all(axis=-1)
+
+
+def wrapped(positions: np.ndarray, structure: dict[str, Any]) -> np.ndarray:
+    """`positions` (N, 3) shifted by lattice vectors into the cell of `structure`, along its periodic directions."""
+    cell, pbc = structure["cell"], structure["pbc"]
+    edges = cell.diagonal()
+    if pbc.all() and edges.all() and np.count_nonzero(cell) == 3:  # a box along x, y, z is three times as fast
+        return positions - np.floor(positions / edges) * edges
+    lattice = cell[pbc]
+    if not len(lattice):
+        return positions
+    inverse = lattice.T @ np.linalg.inv(lattice @ lattice.T)
+    return positions - np.floor(positions @ inverse) @ lattice
+
+
+def symmetry_image(structure: dict[str, Any], operation: np.ndarray) -> dict[str, Any]:
+    """
+    `structure` with its positions (N, 3) times `operation` (3, 3). An operation of Oh maps a cubic cell onto itself,
+    so there the positions are wrapped; any other cell, or operation, turns the cell along. Labels stay as they are.
+    """
+    positions = structure["positions"].astype(np.float64) @ operation
+    if np.isin(operation, (-1, 0, 1)).all() and is_cubic(structure["cell"], structure["pbc"]):
+        return structure | {"positions": wrapped(positions, structure)}
+    return structure | {"positions": positions, "cell": structure["cell"] @ operation}
+
+
+def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:
+    """`structure` with other positions, and the forces times `operation` (3, 3) unless that is None."""
+    moved = structure | {"positions": positions.astype(structure["positions"].dtype)}
+    if operation is not None and structure["forces"] is not None:
+        moved["forces"] = (structure["forces"] @ operation).astype(structure["forces"].dtype)
+    return moved

@@ -1,0 +1,144 @@
+"""From a folder or a Hub id to one split of a structure data set."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub import snapshot_download
+
+from ...errors import InputError
+from ...hub_access import HUB_DATASETS, hub_problem, is_local
+from ..structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
+from ..validation import require_valid_rows
+
+
+class NoSuchSplitError(InputError):
+    """The data set has other splits."""
+
+
+def read_split(dataset: str | Path, split: str, target: Target | None = None, revision: str | None = None) -> Dataset:
+    """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
+
+    Args:
+        dataset: a folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
+            `hf://datasets/organisation/name` always does.
+        split: such as `"train"`.
+        target: keep only the rows that carry this label, or both. None keeps all.
+        revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        InputError: one line for a missing folder, a folder without data set, an unknown split (the existing ones are
+            named), missing columns, a split in which no row has the wanted label, a row that is no valid structure,
+            or a folder with a revision.
+    """
+    splits = load_splits(dataset, revision)
+    if split not in splits:
+        raise NoSuchSplitError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
+    rows = splits[split]
+    missing = [name for name in STRUCTURE_FEATURES if name not in rows.column_names]
+    if not set(missing) <= LATER_COLUMNS.keys():
+        raise InputError(
+            f"{dataset} is no structure data set: it lacks the columns {', '.join(missing)}; "
+            "build one with data_scripts/import_structures.py"
+        )
+    for name in missing:
+        empty = pa.array([LATER_COLUMNS[name]] * len(rows), STRUCTURE_FEATURES.arrow_schema.field(name).type)
+        rows = rows.add_column(name, empty, feature=STRUCTURE_FEATURES[name])
+    rows = rows.select_columns(list(STRUCTURE_FEATURES))
+    if rows.features != STRUCTURE_FEATURES:
+        try:
+            rows = rows.cast(STRUCTURE_FEATURES)
+        except (TypeError, ValueError) as error:  # Arrow's errors derive from these
+            raise InputError(f"{dataset}, split {split}: columns of the wrong type: {error}") from error
+    where = f"{dataset}, split {split}"
+    rows = rows if target is None else _labelled(rows, target, where)
+    require_valid_rows(rows, where)
+    return rows
+
+
+def read_splits(dataset: str | Path) -> dict[str, Dataset]:
+    """All splits of a data set; see [`read_split`]."""
+    return {split: read_split(dataset, split) for split in load_splits(dataset)}
+
+
+def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
+    """The rows in which no label that `target` names is null."""
+    names = target.split("_and_")
+    table = rows.select_columns(names).with_format("arrow")[:]
+    valid = np.logical_and.reduce([table[name].is_valid().to_numpy() for name in names])
+    if not valid.any():
+        wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
+        raise InputError(f"{where}: no structure has {wanted}")
+    return rows if valid.all() else rows.select(np.flatnonzero(valid))
+
+
+def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:
+    """
+    The commit that a branch or tag of a Hub repository names now (by default main), so that what is read later is of
+    the same one; without the Hub, when it was last asked. None for a folder, which has none.
+
+    Raises:
+        InputError: as [`read_split`].
+    """
+    folder = _folder_of(str(dataset), revision)
+    return None if is_local(dataset) else folder.name
+
+
+def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict:
+    """All splits as `datasets` loads them, not yet checked; [`InputError`] where it cannot."""
+    dataset = str(dataset)
+    folder = _folder_of(dataset, revision)
+    if not any(folder.rglob("*.parquet")):
+        raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
+    try:
+        return load_dataset(str(folder))
+    except Exception as error:  # damaged parquet, a full disk: datasets raises many types
+        problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
+        if problem is not None:
+            raise InputError(problem) from error
+        if (empty := _file_without_rows(folder)) is not None:
+            raise InputError(f"{empty} has no rows: a split needs some; remove the file, or write it again") from error
+        cause = error.__cause__ or error
+        raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _file_without_rows(folder: Path) -> Path | None:
+    """`datasets` says nothing of use about a split that is empty."""
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            if pq.read_metadata(file).num_rows == 0:
+                return file
+        except (OSError, pa.ArrowException):  # damaged: that is what the error is about
+            return None
+    return None
+
+
+def _folder_of(dataset: str, revision: str | None) -> Path:
+    """The folder itself, or that of the commit in the cache of the Hub."""
+    if is_local(dataset):
+        folder = Path(dataset).expanduser()
+        if not folder.exists():
+            raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
+        if not folder.is_dir():
+            raise InputError(f"{dataset} is a file; give the folder of a data set")
+        if revision is not None:
+            raise InputError(f"{dataset} is a folder, which has no revision {revision}: leave that out")
+        return folder
+    repository, _, also = dataset.removeprefix(HUB_DATASETS).partition("@")
+    if also:
+        raise InputError(f"{dataset}: name the data set as {repository}, and {also} as its revision")
+    try:
+        # Not by `load_dataset`, which without the Hub takes what it loaded last, whatever revision that was.
+        patterns = ["*.parquet", "README.md"]
+        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except Exception as error:  # no network, no such repository, a bad name
+        problem = hub_problem(error, repository, "dataset", revision)
+        raise InputError(problem or f"{dataset} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -1,0 +1,203 @@
+"""Labelled structures out of any file that ASE reads, and out of folders of VASP runs."""
+
+import reprlib
+from collections.abc import Iterator, Sequence
+from os.path import abspath, commonpath, realpath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from ...errors import InputError
+from ..split.splitting import same_trajectory
+from ..structures import structure_row
+from .frames import file_state, read_frames
+from .site_search import SiteSearch
+from .vasp import find_runs, read_run, run_kind
+
+# Searched in this order; names that say "reference" come first, since a file may also hold a model's predictions.
+FORCE_KEYS = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force")
+RUN_ENERGY_KEYS = ("free_energy", "energy")  # VASP's forces are the gradient of the first; "energy" is E(sigma -> 0)
+ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
+
+
+class StructureFile(NamedTuple):
+    """One file to import; plain values, as `build_dataset` wants them for a part.
+
+    Attributes:
+        path: of the file.
+        name: what rows call it in `source` and `trajectory`.
+        split: where all of it goes; empty where that is not decided yet. Part of the names of its trajectories, which
+            in two splits are two.
+        one_trajectory: whether the file is one, which bears the name of its folder.
+        state: see [`file_state`].
+    """
+
+    path: str
+    name: str
+    split: str
+    one_trajectory: bool
+    state: tuple[int, int]
+
+
+class ReadingOptions(NamedTuple):
+    """How files are read.
+
+    Attributes:
+        forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
+        energy_key: likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free
+            energy, of which the forces are the gradient.
+        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
+            moved by little, are one trajectory ([`same_trajectory`]).
+        host: of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
+        skip_broken: leave out and note what cannot be used, instead of raising an error: a frame with bad data, and
+            what follows the last frame that can be read.
+    """
+
+    forces_key: str | None = None
+    energy_key: str | None = None
+    group_key: str | None = None
+    host: str = "auto"
+    skip_broken: bool = False
+
+
+def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
+    """The files to import: those named, and of folders the VASP runs in them.
+
+    Args:
+        inputs: split, empty where none is named, and path.
+
+    Raises:
+        InputError: for a file that is missing, and a folder without a VASP run.
+    """
+    files: list[StructureFile] = []
+    seen: set[tuple[str, str]] = set()
+    for (split, path), name in zip(inputs, distinct_names([path for _, path in inputs]), strict=True):
+        if not path.exists():  # now, and not when those before it are imported
+            raise InputError(f"{path}: no such file")
+        for run in find_runs(path) if path.is_dir() else [path]:
+            if (where := (split, realpath(run))) in seen:
+                raise InputError(f"{run} is given twice; its frames would be counted twice, and might be divided")
+            seen.add(where)
+            inside = (Path(name) / run.relative_to(path)).as_posix()
+            files.append(StructureFile(str(run), inside, split, path.is_dir(), file_state(run)))
+    return files
+
+
+def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+    """Short names for files: the part of each path below the folder that all share; base names for one folder."""
+    absolute = [Path(abspath(path)) for path in paths]
+    shared = commonpath([path.parent for path in absolute])
+    return [path.relative_to(shared).as_posix() for path in absolute]
+
+
+def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingOptions) -> Iterator[dict[str, Any]]:
+    """Rows of [`structure_row`] for the frames of a file, one at a time.
+
+    Forces and energies are what the file says: constraints stored beside them (frozen atoms) never zero a label.
+    `info["config_type"]`, `info["defect_sites"]` ((S, 3) in Å) and `info["defect_kinds"]` are taken over.
+
+    Args:
+        part: the file.
+        notes: gets `skipped`, one line for each thing left out, and `cut_off` for a VASP run that did not end.
+        options: see there.
+
+    Raises:
+        InputError: for a file that is missing, empty or not readable, and for a frame without forces or with bad data.
+    """
+    path = Path(part.path)
+    skipped: list[str] = notes.setdefault("skipped", [])
+    search = SiteSearch(options.host)
+    energy_keys = ENERGY_KEYS if run_kind(path) is None else RUN_ENERGY_KEYS
+    group_sizes: dict[str, int] = {}
+    folder = Path(part.name).parent.as_posix() if part.one_trajectory else None
+    before: Atoms | None = None
+    start = 0
+    for index, atoms in enumerate(_readable_frames(path, notes, options.skip_broken)):
+        where = f"{path}, frame {index}"
+        try:
+            row = _row(atoms, options, energy_keys, where)
+            new_trajectory = before is None or not same_trajectory(before, atoms)
+            if "defect_sites" not in atoms.info:
+                row |= search.columns(atoms, new_trajectory, where)
+            group = None if options.group_key is None else _group(atoms, options.group_key, group_sizes, where)
+        except InputError as error:
+            if not options.skip_broken:
+                raise
+            skipped.append(str(error))
+            continue
+        before, start = atoms, index if new_trajectory else start
+        trajectory = group or folder or f"{part.name}#{start}"
+        trajectory = f"{part.split}/{trajectory}" if part.split else trajectory
+        yield row | {"source": f"{part.name}#{index}", "trajectory": trajectory}
+    if before is None and not skipped:
+        raise InputError(f"{path}: no structures in it")
+
+
+def _readable_frames(path: Path, notes: dict[str, Any], skip_broken: bool) -> Iterator[Atoms]:
+    try:
+        kind = run_kind(path)
+        yield from read_frames(path) if kind is None else read_run(path, kind, notes)
+    except InputError as error:
+        if not skip_broken:
+            raise
+        notes["skipped"].append(str(error))
+
+
+def _row(atoms: Atoms, options: ReadingOptions, energy_keys: Sequence[str], where: str) -> dict[str, Any]:
+    """What the frame alone tells."""
+    return structure_row(
+        atoms,
+        forces=_label(atoms, options.forces_key, FORCE_KEYS, where, required=True),
+        energy=_energy(atoms, options.energy_key, energy_keys, where),
+        config_type=str(atoms.info.get("config_type", "")),
+        source=where,
+        **_known_defects(atoms, where),
+    )
+
+
+def _label(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str, required: bool) -> Any:
+    """The value of `key`, or of the first candidate that the frame has, among arrays, info and calculator results."""
+    results = {} if atoms.calc is None else atoms.calc.results  # raw: `get_forces` would apply constraints
+    found = {**atoms.info, **atoms.arrays, **results}
+    for candidate in candidates if key is None else [key]:
+        if found.get(candidate) is not None:
+            return found[candidate]
+    if not required:
+        return None
+    if key is not None:
+        raise InputError(f"{where}: no {key!r}; it has {', '.join(sorted(map(str, found)))}")
+    raise InputError(f"{where}: no forces (looked for {', '.join(candidates)}); name them with --forces-key")
+
+
+def _energy(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str) -> float | None:
+    value = _label(atoms, key, candidates, where, required=key is not None)
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: the energy {reprlib.repr(value)} is not a number") from error
+
+
+def _group(atoms: Atoms, key: str, sizes: dict[str, int], where: str) -> str:
+    """The name of the trajectory; `sizes` remembers how many atoms each has."""
+    if key not in atoms.info:
+        raise InputError(f"{where}: no {key!r} to group by; it has {', '.join(sorted(atoms.info)) or 'no info'}")
+    name = str(atoms.info[key])
+    if (size := sizes.setdefault(name, len(atoms))) != len(atoms):
+        raise InputError(
+            f"{where}: {len(atoms)} atoms, but trajectory {key}={name} began with {size}; "
+            "give trajectories names of their own, or leave --group-key out"
+        )
+    return name
+
+
+def _known_defects(atoms: Atoms, where: str) -> dict[str, Any]:
+    """`defect_sites` and `defect_kinds` that the file tells."""
+    kinds = atoms.info.get("defect_kinds", ())
+    sites = np.asarray(atoms.info.get("defect_sites", ()), dtype=object)
+    try:
+        sites = sites.astype(np.float64).reshape(-1, 3)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: defect_sites must hold three numbers per site") from error
+    return {"defect_sites": sites, "defect_kinds": kinds.split() if isinstance(kinds, str) else list(kinds)}

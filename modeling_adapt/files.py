@@ -1,0 +1,81 @@
+"""Files and folders that exist as a whole or not at all, and whether they can be written, asked before the work."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+
+def require_empty_folder(folder: str | Path) -> Path:
+    """Returns `folder` as a path; raises [`InputError`] if something is there already, or it cannot be made.
+
+    Commands ask first and write last: hours of work must not end at a folder that could never be written.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a new folder for the output")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} exists and is not empty; name a new folder or remove it")
+    return require_writable(folder)
+
+
+def require_writable(folder: Path) -> Path:
+    """Returns `folder`; raises [`InputError`] if it is not there and cannot be made, or you may not write into it."""
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {nearest} is no folder that you may write to")
+    return folder
+
+
+def require_replaceable(folder: Path) -> Path:
+    """Returns `folder`; raises [`InputError`] if no finished folder could take its place."""
+    if folder.is_symlink() or os.path.ismount(folder) or (folder.exists() and folder.samefile(Path.cwd())):
+        raise InputError(f"{folder} is a link, a mount point or the current folder; name a new folder in it")
+    return folder
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file takes its name when the block ends without an error.
+
+    A kill or a full disk leaves the old file or the new one, never half of it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Writes a text file as [`whole_file`] does, with its line ends as they are."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def finished_folder(folder: str | Path) -> Iterator[Path]:
+    """A new folder to write into, beside `folder`, whose name it takes when the block ends without an error.
+
+    So half a result is never mistaken for one, and an error leaves nothing behind.
+    """
+    folder = require_replaceable(require_empty_folder(folder))
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)  # mkdtemp makes private folders
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
