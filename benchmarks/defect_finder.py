@@ -18,8 +18,8 @@ from tqdm import tqdm
 from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.crystal.defect_sites import find_defects
 from modeling_adapt.crystal.minimum_image import shortest_images
-from modeling_adapt.data.defects.defects import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.distortion import distort
+from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe, relaxation_trajectory
 from modeling_adapt.errors import InputError
 from modeling_adapt.tables import format_table

@@ -13,7 +13,7 @@ from ase.md.verlet import VelocityVerlet
 from scipy.stats import linregress
 from tqdm import trange
 
-from modeling_adapt.data.defects.defects import SILICON_LATTICE_CONSTANT
+from modeling_adapt.data.defects.kinds import SILICON_LATTICE_CONSTANT
 from modeling_adapt.data.defects.labelling import erhart_albe
 
 from .drawing import curves

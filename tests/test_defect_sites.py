@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from modeling_adapt.crystal.defect_sites import DefectSite, find_defects
 from modeling_adapt.crystal.host_crystal import host_of
 from modeling_adapt.crystal.minimum_image import shortest_images
-from modeling_adapt.data.defects.defects import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.distortion import distort
+from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe, relaxation_trajectory
 from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances
 from modeling_adapt.data.read.published import read_published

@@ -6,8 +6,8 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
 from modeling_adapt.crystal.minimum_image import shortest_images
-from modeling_adapt.data.defects.defects import DEFECT_KINDS, STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.distortion import BOND_FACTORS, distort, too_close
+from modeling_adapt.data.defects.kinds import DEFECT_KINDS, STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.load.importance import defect_distances
 from modeling_adapt.errors import InputError

@@ -8,7 +8,7 @@ from ase.build import bulk
 from modeling_adapt.cli.check_splits import main
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.data.build.writing import write_dataset
-from modeling_adapt.data.defects.defects import silicon_supercell
+from modeling_adapt.data.defects.kinds import silicon_supercell
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.split.duplicates import near_duplicates
 from modeling_adapt.data.structures import structure_row

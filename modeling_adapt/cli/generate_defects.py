@@ -10,8 +10,8 @@ from functools import partial
 
 from ..data.build.building import Built
 from ..data.build.summary import summary_table
-from ..data.defects.defects import STRUCTURE_KINDS
 from ..data.defects.generation import GenerationPlan, generate_dataset
+from ..data.defects.kinds import STRUCTURE_KINDS
 from ..data.defects.labelling import ABSURD_FORCE, load_calculator
 from ..data.split.splitting import add_split_options, divide_rows
 from ..files import require_empty_folder

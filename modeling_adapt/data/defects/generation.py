@@ -16,8 +16,8 @@ from ...errors import InputError
 from ..build.building import Built, Notes, build_dataset
 from ..build.dividing import Divide
 from ..structures import structure_row
-from .defects import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, THERMAL_KINDS, silicon_supercell
 from .distortion import BOND_FACTORS, distort
+from .kinds import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, THERMAL_KINDS, silicon_supercell
 from .labelling import Trajectory, dynamics_trajectory, load_calculator, relaxation_trajectory
 from .point_defects import Defect
 
