@@ -9,12 +9,12 @@ from matscipy.calculators.manybody.explicit_forms.tersoff_brenner import Erhart_
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.generate_defects import main
+from modeling_adapt.data.defects import generation
 from modeling_adapt.data.defects.distortion import distort
 from modeling_adapt.data.defects.kinds import (
     DEFECT_KINDS,
     SILICON_LATTICE_CONSTANT,
     STRUCTURE_KINDS,
-    generation,
     silicon_supercell,
 )
 from modeling_adapt.data.defects.labelling import (
