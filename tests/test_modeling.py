@@ -110,23 +110,19 @@ def test_low_precision_weights_run_and_statistics_stay_exact(make_force_model, s
     atoms = extract(structures)["attention_mask"].bool()
     assert low.dtype == torch.bfloat16 and forces.dtype == torch.float32
     assert (forces - expected)[atoms].abs().max() < 0.05 * expected[atoms].abs().max()
-    for constant, as_it_was in (
-        (low.normalizer.mean, model.normalizer.mean),
-        (low.to(torch.float16).normalizer.scale, model.normalizer.scale),
-    ):
-        assert torch.equal(constant(torch.float64), as_it_was(torch.float64))  # not rounded to bfloat16
+    for name in ("mean", "scale"):  # not rounded to bfloat16
+        exact = getattr(model.normalizer, name)(torch.float64)
+        assert torch.equal(getattr(low.normalizer, name)(torch.float64), exact)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_coordinates_stay_float32_under_autocast(make_force_model, structures, geometry):
     model = make_force_model(architecture=geometry)
     batch = ADAPTFeatureExtractor.for_model(model.config)(structures)
-    seen: dict = {}
-    for name in ("embeddings", "measure"):
+    seen: dict = {"embeddings": [], "measure": []}
+    for name, outputs in seen.items():
         if (module := getattr(model.adapt.trunk, name, None)) is not None:
-            module.register_forward_hook(
-                lambda module, inputs, output, name=name: seen.setdefault(name, []).append(output)
-            )
+            module.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
     with torch.no_grad():
         model(**batch)
         with torch.autocast("cpu", torch.bfloat16):

@@ -219,8 +219,8 @@ def add_neighbours(structures: list[Structure], cutoff: float) -> None:
 class StructureCollator:
     """Structures to one padded batch: what the feature extractor returns, plus labels.
 
-    It also takes rows as `datasets` gives them, in the types of Python, numpy, torch or Arrow, streamed or not, as in a
-    plain `transformers.Trainer`:
+    It also takes rows as `datasets` gives them, in the types of Python, numpy, torch or Arrow, streamed or not, as in
+    a plain `transformers.Trainer`:
 
         rows = load_dataset(folder, split="train", streaming=True)
         collator = StructureCollator(ADAPTFeatureExtractor.for_model(model.config))
