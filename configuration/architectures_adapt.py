@@ -29,6 +29,7 @@ class Architecture:
         reads_order (`bool`): Atoms are told apart by their place in the list.
         cutoff_field (`str`, *optional*): Field with the distance in Å beyond which atoms do not meet directly; such an
             architecture reads pairs of neighbours. `None`: all atoms meet.
+        attends (`bool`): It runs the attention of transformers, of which only `"eager"` has second derivatives.
         has_forces (`bool`): It has a read-out for forces.
         has_gradient (`bool`): The gradient of its energy is a usable force.
     """
@@ -39,6 +40,7 @@ class Architecture:
     reads_positions: bool = True
     reads_order: bool = False
     cutoff_field: str | None = None
+    attends: bool = False
     has_forces: bool = True
     has_gradient: bool = True
 
@@ -51,9 +53,9 @@ class Architecture:
 
 ARCHITECTURES = {
     # The published encoder over normalised Cartesian coordinates.
-    "cartesian": Architecture(reads=_ENCODER),
+    "cartesian": Architecture(reads=_ENCODER, attends=True),
     # The same encoder over sines and cosines of fractional coordinates.
-    "fourier": Architecture(reads=(*_ENCODER, "fourier_wave_numbers"), needs_cell=True),
+    "fourier": Architecture(reads=(*_ENCODER, "fourier_wave_numbers"), needs_cell=True, attends=True),
     # Attention through displacements.
     "pairwise": Architecture(
         reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels"),
