@@ -89,7 +89,7 @@ class AtomForcesPipeline(Pipeline):
         domain = self.model.config.training_domain
         if domain is not None and domain.get("frame") is not None:
             try:
-                from .crystal.alignment import FrameFinder
+                from modeling_adapt.crystal.alignment import FrameFinder
             except ImportError:  # see `_check_domain`
                 pass
             else:
@@ -103,7 +103,7 @@ class AtomForcesPipeline(Pipeline):
         try:
             from ase import Atoms
 
-            from .crystal.trained_region import TrainingDomain
+            from modeling_adapt.crystal.trained_region import TrainingDomain
         except ImportError:  # a checkpoint brings the model along, not what watches over it
             return
         if not hasattr(structure, "get_atomic_numbers"):

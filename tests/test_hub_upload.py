@@ -34,9 +34,9 @@ run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the
 class TestBeforeAnythingGoesOut:
     def test_dry_run_shows_the_tree_and_the_card_without_network_or_token(self, run_folder, capsys, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr("hub_upload.get_token", lambda: None)
-        monkeypatch.setattr("hub_upload.HfApi", None)
-        monkeypatch.setattr("hub_upload.check_as_stranger", lambda folder, subfolders: {"forces": 0.0})
+        monkeypatch.setattr("modeling_adapt.cli.hub_upload.get_token", lambda: None)
+        monkeypatch.setattr("modeling_adapt.cli.hub_upload.HfApi", None)
+        monkeypatch.setattr("modeling_adapt.cli.hub_upload.check_as_stranger", lambda folder, subfolders: {"forces": 0.0})
         assert run_command(lambda: hub_upload.main([str(run_folder), "org/adapt-si", "--dry-run"])) == 0
         shown = capsys.readouterr().out
         tree, card = shown.split("---", 1)
@@ -106,7 +106,7 @@ class TestBeforeAnythingGoesOut:
         ],
     )
     def test_wrong_options(self, run_folder, arguments, message, capsys, monkeypatch):
-        monkeypatch.setattr("hub_upload.get_token", lambda: None)
+        monkeypatch.setattr("modeling_adapt.cli.hub_upload.get_token", lambda: None)
         given = [str(run_folder) if word == "RUN" else word for word in arguments]
         assert run_command(lambda: hub_upload.main(given)) == 2
         assert_one_line(capsys, message)

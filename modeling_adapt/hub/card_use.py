@@ -26,7 +26,7 @@ print(model(**extract(example)).{answer})
 _CALCULATOR = """\
 from ase import Atoms
 
-from ..simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.calculator import ADAPTCalculator
 
 atoms = Atoms(example["atomic_numbers"], example["positions"], cell=example["cell"], pbc=example["pbc"])
 atoms.calc = ADAPTCalculator.from_pretrained("{repository}"{energy}{revision})
