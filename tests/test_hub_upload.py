@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hub_uploads import EXPECTED, PAIRWISE, PIXEL, SECRET, assert_one_line, parse, require_clean, save
+from hub_uploads import EXPECTED, PAIRWISE, PIXEL, SECRET, assert_one_line, require_clean, save, stage
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -20,12 +20,10 @@ from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.data.build.card import write_card
 from modeling_adapt.errors import InputError
-from modeling_adapt.hub.answers import answers
 from modeling_adapt.hub.dataset import stage_dataset
-from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.private import publishable, publishable_text, require_nothing_private
-from modeling_adapt.hub.run_folder import open_run
-from modeling_adapt.hub.staging import staged_files
+from modeling_adapt.hub.privacy import publishable, publishable_text, require_nothing_private
+from modeling_adapt.hub.repository import answers
+from modeling_adapt.hub.staging import example_structure, staged_files
 from modeling_adapt.hub.stranger import check_as_stranger
 
 run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the fixtures
@@ -34,9 +32,11 @@ run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the
 class TestBeforeAnythingGoesOut:
     def test_dry_run_shows_the_tree_and_the_card_without_network_or_token(self, run_folder, capsys, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr("modeling_adapt.cli.hub_upload.get_token", lambda: None)
-        monkeypatch.setattr("modeling_adapt.cli.hub_upload.HfApi", None)
-        monkeypatch.setattr("modeling_adapt.cli.hub_upload.check_as_stranger", lambda folder, subfolders: {"forces": 0.0})
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        monkeypatch.setattr("modeling_adapt.hub.publishing.HfApi", None)
+        monkeypatch.setattr(
+            "modeling_adapt.hub.stranger.check_as_stranger", lambda folder, subfolders: {"forces": 0.0}
+        )
         assert run_command(lambda: hub_upload.main([str(run_folder), "org/adapt-si", "--dry-run"])) == 0
         shown = capsys.readouterr().out
         tree, card = shown.split("---", 1)
@@ -48,7 +48,7 @@ class TestBeforeAnythingGoesOut:
     @pytest.mark.slow
     def test_a_folder_that_computes_something_else_is_refused(self, run_folder, make_force_model, tmp_path):
         staged = tmp_path / "staged"
-        hub_upload._stage(parse(run_folder), [open_run(run_folder)], staged)
+        stage(run_folder, staged)
         weights = load_file(staged / "model.safetensors")
         name = next(name for name in weights if name.endswith("head.weight") or "layers" in name)
         save_file(weights | {name: weights[name] + 0.1}, staged / "model.safetensors", metadata={"format": "pt"})
@@ -57,7 +57,7 @@ class TestBeforeAnythingGoesOut:
 
     def test_only_listed_files_and_modest_code_pass(self, run_folder, tmp_path):
         staged = tmp_path / "staged"
-        files = hub_upload._stage(parse(run_folder), [open_run(run_folder)], staged)
+        files = stage(run_folder, staged)
         assert set(files) == EXPECTED
         require_clean({name: path.read_bytes() for name, path in files.items()})
         (staged / "pipeline_adapt.py").write_text("import ase\n")
@@ -69,7 +69,7 @@ class TestBeforeAnythingGoesOut:
 
     def test_large_weights_are_shards(self, run_folder, tmp_path, monkeypatch):
         monkeypatch.setattr("modeling_adapt.hub.staging._SHARD", "10KB")
-        files = hub_upload._stage(parse(run_folder), [open_run(run_folder)], tmp_path / "staged")
+        files = stage(run_folder, tmp_path / "staged")
         shards = [name for name in files if name.endswith(".safetensors")]
         assert len(shards) > 1 and "model.safetensors.index.json" in files
 
@@ -106,7 +106,7 @@ class TestBeforeAnythingGoesOut:
         ],
     )
     def test_wrong_options(self, run_folder, arguments, message, capsys, monkeypatch):
-        monkeypatch.setattr("modeling_adapt.cli.hub_upload.get_token", lambda: None)
+        monkeypatch.setattr("modeling_adapt.hub.publishing.get_token", lambda: None)
         given = [str(run_folder) if word == "RUN" else word for word in arguments]
         assert run_command(lambda: hub_upload.main(given)) == 2
         assert_one_line(capsys, message)
@@ -234,9 +234,9 @@ class TestExample:
         monkeypatch.chdir(data_folder.parent)
         recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
         (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"dataset": data_folder.name}))
-        for options, silicon in (([], True), (["--dataset", str(data_folder)], False)):
+        for options, silicon in (({}, True), ({"dataset": data_folder}, False)):
             staged = tmp_path / f"staged{len(options)}"
-            hub_upload._stage(parse(run_folder, *options), [open_run(run_folder)], staged)
+            stage(run_folder, staged, **options)
             source = json.loads((staged / "example.json").read_text())["source"]
             assert ("not from the training data" in source) == silicon
 
@@ -273,7 +273,7 @@ def test_an_energy_that_is_the_first_model_has_no_second(make_energy_model, tmp_
 def test_a_data_set_of_the_hub_is_named_as_the_hub_does(run_folder, tmp_path, recorded):
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
     (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"dataset": recorded}))
-    hub_upload._stage(parse(run_folder), [open_run(run_folder)], tmp_path / "staged")
+    stage(run_folder, tmp_path / "staged")
     assert "datasets:\n- org/springs\n" in (tmp_path / "staged" / "README.md").read_text()
 
 

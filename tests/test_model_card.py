@@ -17,11 +17,9 @@ from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.hub.card import write_model_card
-from modeling_adapt.hub.evaluations import require_all_used
-from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.run_folder import open_run
-from modeling_adapt.hub.staging import ENERGY, stage_model
-from modeling_adapt.hub.weights import weights_hash
+from modeling_adapt.hub.run_folder import open_run, require_all_used
+from modeling_adapt.hub.staging import ENERGY, example_structure, stage_model
+from modeling_adapt.loading import weights_hash
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 KINDS = ["vacancy", "carbon|pair", "", "vacancy"]
