@@ -35,8 +35,8 @@ def escaped(value: Any) -> Markup:
 
 
 def code(value: Any) -> Markup:
-    """`value` as a span of code, between more backticks than are in it."""
-    text = " ".join(str(value).splitlines()).replace("|", r"\|")
+    """`value` as a span of code in a line of text, between more backticks than are in it."""
+    text = " ".join(str(value).splitlines())
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return Markup(f"{fence}{space}{text}{space}{fence}")
