@@ -269,9 +269,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, capsys, monke
 def test_an_installed_package_has_all_that_goes_out(run_folder, tmp_path):
     """The folder of the package alone, as a wheel installs it: nothing is looked for beside it."""
     site = tmp_path / "site"
-    shutil.copytree(
-        REPOSITORY / "modeling_adapt", site / "modeling_adapt", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(REPOSITORY / "modeling_adapt", site / "modeling_adapt")
     code = """
 import sys
 from pathlib import Path

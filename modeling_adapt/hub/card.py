@@ -98,7 +98,7 @@ def write_model_card(
         license=license,
         library_name="transformers",
         pipeline_tag="other",  # of the tasks that the Hub knows; the pipeline's own name is among the tags
-        tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "mlp" else []), *_elements(models)],
+        tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "energy" else []), *_elements(models)],
         datasets=named or None,
         model_name=repository.split("/")[-1],
         eval_results=results or None,
@@ -159,8 +159,9 @@ class PublishedModel:
 
     @property
     def kind(self) -> str:
-        """forces, pooled (an energy with its gradient) or mlp (an energy alone)."""
-        return "forces" if self.config["model_type"] == "adapt" else str(self.config["architecture"])
+        """What it gives: `"forces"`, an `"energy"`, or `"both"`, where the forces are the gradient of the energy."""
+        gives_forces, gives_energy = "forces" in self.example, "energy" in self.example
+        return "both" if gives_forces and gives_energy else "forces" if gives_forces else "energy"
 
     def headline(self) -> tuple[Mapping[str, Any], str, str]:
         """Where the errors stand, what their names begin with, and the split that they are of."""
@@ -219,7 +220,7 @@ class PublishedModel:
         """Those of the evaluation; where one is missing, what the training or the example tells of it."""
         checks = checks_of(self.metrics)
         # The training measures a model that did not learn forces by its energies.
-        of_forces = self.kind != "mlp" and not (self.kind == "pooled" and self.config.get("force_weight") == 0)
+        of_forces = self.kind != "energy" and self.config.get("force_weight") != 0
         scale = "RMS force component" if of_forces else "composition-only error"
         found = [Check(name, CHECKS[name][0], _shown(value, name), CHECKS[name][1]) for name, value in checks.items()]
         for name, same, what in _OF_TRAINING:

@@ -125,7 +125,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
         [`InputError`]: the model does not load, has weights that are not finite, or cannot read the example.
     """
     model, feature_extractor = load_model(run.model)
-    if getattr(model.config, "architecture", None) == "mlp" and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
+    if not gives_forces(model) and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
         raise InputError(
             f"{run.model} has no {FEATURE_EXTRACTOR_NAME}, without which nobody knows in which order this network "
             "reads the atoms; copy it from where the model was trained"
