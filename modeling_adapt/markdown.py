@@ -1,5 +1,6 @@
 """Cards: Markdown from a template, in which what comes from a file is text and never markup."""
 
+import html
 import json
 import re
 from functools import cache
@@ -10,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # An underscore within a word, as in v_Si, emphasises nothing.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+_ESCAPED = re.compile(r"\\([\\`*\[\]|~$_])")
 
 
 def render(template: str, **values: Any) -> str:
@@ -30,8 +31,13 @@ def escaped(value: Any) -> Markup:
     """`value` as one line of Markdown that shows it as it is, in a cell of a table too."""
     if hasattr(value, "__html__"):
         return Markup(value)
-    text = "".join(_HTML.get(letter, letter) for letter in " ".join(str(value).splitlines()))
+    text = html.escape(" ".join(str(value).splitlines()), quote=False)
     return Markup(_SPECIAL.sub(r"\\\g<0>", text))
+
+
+def unescaped(text: str) -> str:
+    """What [`escaped`] made `text` of."""
+    return html.unescape(_ESCAPED.sub(r"\g<1>", text))
 
 
 def code(value: Any) -> Markup:

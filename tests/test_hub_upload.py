@@ -29,7 +29,10 @@ from modeling_adapt.hub.privacy import publishable, publishable_text, require_no
 from modeling_adapt.hub.repository import answers
 from modeling_adapt.hub.staging import example_structure, staged_files
 from modeling_adapt.hub.stranger import check_as_stranger
+from modeling_adapt.markdown import escaped
 
+WINDOWS = "C:\\_me/runs"
+ODD = "/data/_my_/a*b|c & <d> [e]"
 run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the fixtures
 
 
@@ -124,10 +127,13 @@ class TestBeforeAnythingGoesOut:
             ("https://a.b/xyz?at=/home/me", "a folder"),
             ("x: /data/my\n    folder/springs", "a folder"),  # as YAML folds a line
             ("see runs/silicon.", "a folder of this machine .runs/silicon."),
+            (f"| {escaped(ODD)} |", "a folder of this machine"),
+            (json.dumps({"in": ODD}), "a folder of this machine"),
+            *((write(WINDOWS), "a folder of this machine") for write in (str, escaped, json.dumps)),
         ):
             path.write_text(text)
             with pytest.raises(InputError, match=f"README.md would publish {found}"):
-                folders = ["/home/me/", "/data/my folder/springs", "runs/silicon", "springs", "./here"]
+                folders = ["/home/me/", "/data/my folder/springs", "runs/silicon", "springs", "./here", ODD, WINDOWS]
                 require_nothing_private([("README.md", path)], folders, ["other secret"])
         path.write_text("springs, /home/melanie, runs/silicon-2, here, https://a.bc/home/me-too")
         require_nothing_private([("README.md", path)], folders, ["", "other secret"])

@@ -23,7 +23,7 @@ from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.hub.run_folder import open_run, require_all_used
 from modeling_adapt.hub.staging import ENERGY, example_structure, stage_model
 from modeling_adapt.loading import weights_hash
-from modeling_adapt.markdown import code, escaped
+from modeling_adapt.markdown import code, escaped, unescaped
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 KINDS = ["vacancy", "carbon|pair", "", "vacancy"]
@@ -277,7 +277,7 @@ class TestWhatComesFromFiles:
         ],
     )
     def test_text(self, value, text):
-        assert escaped(value) == text
+        assert escaped(value) == text and unescaped(text) == " ".join(unescaped(value).splitlines())
 
     @pytest.mark.parametrize(("value", "span"), [("a|b", "`a|b`"), ("a`b\nc", "`` a`b c ``"), ("``", "``` `` ```")])
     def test_code(self, value, span):

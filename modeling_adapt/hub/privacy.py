@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ..data.structures import STRUCTURE_FEATURES
 from ..errors import InputError, one_line
 from ..hub_access import is_local
+from ..markdown import unescaped
 
 _START = r"(?:file://)?(?:~[\w-]*/|\.{0,2}/(?!/)|[A-Za-z]:[\\/](?!/))"
 _WHOLE_PATH = re.compile(_START)
@@ -115,7 +116,7 @@ def require_nothing_private(
     for name, path in files:
         if path.suffix in _NO_TEXTS:
             continue
-        text = _on_one_line(path.read_text(encoding="utf-8"))
+        text = _readings(path.read_text(encoding="utf-8"))
         if _TOKEN.search(text) or any(secret in text for secret in wanted):
             raise InputError(f"{name} would publish a token; remove it from {path.name}")
         found = at_home.search(text) if at_home is not None else None
@@ -125,10 +126,12 @@ def require_nothing_private(
             )
 
 
+def _readings(text: str) -> str:
+    """`text` on one line, and on another as it was before JSON, YAML or Markdown escaped characters."""
+    return "\n".join(_on_one_line(one) for one in (text, unescaped(text).replace("''", "'")))
+
+
 def _on_one_line(text: str) -> str:
-    """As it was before YAML folded a line, or JSON, YAML or Markdown escaped a character."""
-    for escaped, plain in (("\\\\", "\\"), ("\\|", "|"), ("''", "'")):
-        text = text.replace(escaped, plain)
     return " ".join(text.split())
 
 
