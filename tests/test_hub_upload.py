@@ -24,6 +24,7 @@ from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.data.build.card import write_card
 from modeling_adapt.errors import InputError
+from modeling_adapt.hub import publishing
 from modeling_adapt.hub.dataset import stage_dataset
 from modeling_adapt.hub.privacy import publishable, publishable_text, require_nothing_private
 from modeling_adapt.hub.repository import answers
@@ -40,7 +41,7 @@ class TestBeforeAnythingGoesOut:
     def test_dry_run_shows_the_tree_and_the_card_without_network_or_token(self, run_folder, capsys, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-        monkeypatch.setattr("modeling_adapt.hub.publishing.HfApi", None)
+        monkeypatch.setattr(publishing, "HfApi", None)
         monkeypatch.setattr(
             "modeling_adapt.hub.stranger.check_as_stranger", lambda folder, subfolders: {"forces": 0.0}
         )
@@ -113,7 +114,7 @@ class TestBeforeAnythingGoesOut:
         ],
     )
     def test_wrong_options(self, run_folder, arguments, message, capsys, monkeypatch):
-        monkeypatch.setattr("modeling_adapt.hub.publishing.get_token", lambda: None)
+        monkeypatch.setattr(publishing, "get_token", lambda: None)
         given = [str(run_folder) if word == "RUN" else word for word in arguments]
         assert run_command(lambda: hub_upload.main(given)) == 2
         assert_one_line(capsys, message)
