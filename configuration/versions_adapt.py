@@ -117,8 +117,8 @@ def require_readable(version: Any) -> None:
         raise ValueError(f"format_version must be a whole number of at least 1, not {version!r}")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"the checkpoint has format {version}, but adapt-force-field {ADAPT_VERSION} reads formats 1 to "
-            f"{FORMAT_VERSION}: run 'pip install --upgrade adapt-force-field', or pin an older revision of it"
+            f"the checkpoint has format {version}, but version {ADAPT_VERSION} of this project reads formats 1 to "
+            f"{FORMAT_VERSION}: install a later version of this project, or pin an older revision of the checkpoint"
         )
 
 

@@ -1,5 +1,6 @@
-"""Loading a checkpoint so that a wrong one is an error, not a half-random model."""
+"""Loading a checkpoint so that a wrong one is an error, not a half-random model; and which weights it has."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +118,31 @@ def pinned_revision(model: str | Path, revision: str | None = None) -> str | Non
         raise
     except Exception as error:
         _refuse(error, model, revision)
+
+
+def weights_folder(model: str | Path, subfolder: str = "", revision: str | None = None) -> Path:
+    """Where the files of a model lie that has been loaded: its folder, or that in the cache of the Hub."""
+    if is_local(model):
+        return Path(model) / subfolder
+    config = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)
+    return Path(str(config)).parent
+
+
+def weights_hash(folder: str | Path) -> str | None:
+    """
+    SHA-256 of `model.safetensors`, or of all its shards one after the other; None where there is neither. Records name
+    weights by it, since a folder can be renamed, and what is in it trained again.
+    """
+    whole = Path(folder) / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(Path(folder).glob("model-*-of-*.safetensors"))
+    if not paths:
+        return None
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _commit_of(model: str | Path, revision: str | None, subfolder: str = "") -> str | None:

@@ -27,8 +27,8 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 
 FORMATS = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
-LATER = f"the checkpoint has format {FORMAT_VERSION + 1}, but adapt-force-field {ADAPT_VERSION} reads formats 1 to "
-LATER += f"{FORMAT_VERSION}: run 'pip install --upgrade adapt-force-field', or pin an older revision of it"
+LATER = f"the checkpoint has format {FORMAT_VERSION + 1}, but version {ADAPT_VERSION} of this project reads formats "
+LATER += f"1 to {FORMAT_VERSION}: install a later version of this project, or pin an older revision of the checkpoint"
 
 
 @pytest.fixture(params=[f"{number}/{kind}" for number in FORMATS for kind in KINDS])
