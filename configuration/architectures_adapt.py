@@ -29,7 +29,7 @@ class Architecture:
         reads_order (`bool`): Atoms are told apart by their place in the list.
         cutoff_field (`str`, *optional*): Field with the distance in Å beyond which atoms do not meet directly; such an
             architecture reads pairs of neighbours. `None`: all atoms meet.
-        attends (`bool`): It runs the attention of transformers, of which only `"eager"` has second derivatives.
+        attends (`bool`): It runs the attention functions of transformers.
         has_forces (`bool`): It has a read-out for forces.
         has_gradient (`bool`): The gradient of its energy is a usable force.
     """

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -499,7 +501,9 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             gradient, (energy, outputs) = torch.func.grad(total, has_aux=True)(positions)
             return energy, outputs, -gradient
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
+        # The fused kernels of attention have no second derivative; their plain form has.
+        plain = sdpa_kernel(SDPBackend.MATH) if differentiable and self.config.traits.attends else nullcontext()
+        with torch.enable_grad(), plain:
             if not positions.requires_grad:
                 positions = positions.detach().requires_grad_()
             energy, outputs = self._energy(torch.cat([positions, descriptors], dim=-1), *inputs, **kwargs)
