@@ -102,7 +102,7 @@ def load_model(
 def require_forces(model: PreTrainedModel) -> None:
     """Raises [`InputError`] for the published energy network, the one model that gives no forces."""
     if not model.config.gives_forces:
-        raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
+        raise InputError("the published energy network gives no forces; name one that has a gradient")
 
 
 def pinned_revision(model: str | Path, revision: str | None = None) -> str | None:

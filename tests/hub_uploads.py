@@ -14,7 +14,7 @@ from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.hub.run_folder import open_runs
 from modeling_adapt.hub.staging import stage_repository
 
-PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
+PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8}
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECRET = "hf_PlantedTokenThatMustStayHome"
 PIXEL = b"\x89PNG\r\n\x1a\n" + b"not much of a picture"
@@ -62,8 +62,9 @@ def data_folder(springs, tmp_path) -> Path:
 EXPECTED = {
     *("LICENSE", "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "example.json"),
     *("recipe.yaml", "run.json", "training_metrics.json", "training_curve.png", "configuration_adapt.py"),
-    *("elements_adapt.py", "feature_extraction_adapt.py", "geometry_adapt.py", "modeling_adapt.py"),
-    *("pairwise_adapt.py", "pipeline_adapt.py", "versions_adapt.py"),
+    *("architectures_adapt.py", "elements_adapt.py", "embeddings_adapt.py", "encoder_adapt.py", "mlp_adapt.py"),
+    *("feature_extraction_adapt.py", "modeling_adapt.py", "neighbours_adapt.py", "pairwise_adapt.py"),
+    *("pipeline_adapt.py", "versions_adapt.py"),
 }
 OF_ENERGY = {f"energy/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors")}
 OF_ENERGY |= {"energy/example.json"}

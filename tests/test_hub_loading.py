@@ -85,7 +85,7 @@ def folders(tmp_path_factory):
     for seed, name in enumerate(("first", "second")):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = ADAPTConfig(**(TINY | STATISTICS), geometry="pairwise", num_vector_channels=8)
+            config = ADAPTConfig(**(TINY | STATISTICS), architecture="pairwise", num_vector_channels=8)
             forces = ADAPTForForces(config).eval()
             torch.manual_seed(7)
             energy = ADAPTForEnergy(ADAPTEnergyConfig(**(TINY | STATISTICS | small))).eval()

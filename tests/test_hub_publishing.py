@@ -48,7 +48,7 @@ class TestOverHttp:
 
     def test_the_command(self, hub, run_folder, data_folder, make_energy_model, tmp_path, publish, capsys):
         """A process of its own publishes all there is, privately; another finds nothing left to do."""
-        energy = save(make_energy_model(**PAIRWISE, architecture="pooled"), tmp_path / "energy")
+        energy = save(make_energy_model(**PAIRWISE), tmp_path / "energy")
         options = ["--energy", energy, "--dataset", data_folder, "--private", "--tag", "v1"]
         command = [sys.executable, str(REPOSITORY / "hub_upload.py"), run_folder, "org/adapt-si", *options]
         environment = hub.env(tmp_path / "hf") | {"OMP_NUM_THREADS": "1"}
@@ -396,7 +396,7 @@ class TestOverHttp:
         self, hub, run_folder, data_folder, make_energy_model, publish, tmp_path
     ):
         """Where only transformers is known, and the last block where our package is; the data set is read streamed."""
-        energy = save(make_energy_model(**PAIRWISE, architecture="pooled"), tmp_path / "energy")
+        energy = save(make_energy_model(**PAIRWISE), tmp_path / "energy")
         assert publish(run_folder, "org/adapt-si", "--energy", energy, "--dataset", data_folder) == 0
         card = hub.repository("org/adapt-si").files["README.md"].decode()
         blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)

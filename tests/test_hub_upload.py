@@ -268,7 +268,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, capsys, monke
     def full(*arguments, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("modeling_adapt.hub.staging.AtomForcesPipeline.save_pretrained", full)
+    monkeypatch.setattr("modeling_adapt.modeling_adapt.ADAPTPreTrainedModel.save_pretrained", full)
     assert run_command(lambda: hub_upload.main([str(run_folder), "org/adapt-si", "--dry-run"])) == 2
     assert_one_line(capsys, "no space is left in .*adapt-upload-.*: make room, or name another folder with TMPDIR")
 
@@ -295,7 +295,7 @@ print(__file__, *stage_repository(open_runs([sys.argv[1]]), Path(sys.argv[2]), "
 
 
 def test_an_energy_that_is_the_first_model_has_no_second(make_energy_model, tmp_path, capsys):
-    energy = save(make_energy_model(**PAIRWISE, architecture="pooled"), tmp_path / "energy")
+    energy = save(make_energy_model(**PAIRWISE), tmp_path / "energy")
     arguments = [str(energy), "org/adapt-si", "--energy", str(energy), "--dry-run"]
     assert run_command(lambda: hub_upload.main(arguments)) == 2
     assert_one_line(capsys, "is an energy model itself")

@@ -25,7 +25,7 @@ from modeling_adapt.hub.staging import ENERGY, example_structure, stage_model
 from modeling_adapt.loading import weights_hash
 from modeling_adapt.markdown import code, escaped, unescaped
 
-PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
+PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8}
 KINDS = ["vacancy", "carbon|pair", "", "vacancy"]
 
 
@@ -57,7 +57,7 @@ def make_run(make_force_model, make_energy_model, structures, tmp_path):
         folder = tmp_path / kind
         model = make_force_model(**PAIRWISE)
         if kind != "forces":
-            model = make_energy_model(**(PAIRWISE if kind == "pooled" else {}), architecture=kind)
+            model = make_energy_model(**(PAIRWISE if kind == "pooled" else {"architecture": kind}))
         measured = energy_metrics(2) if kind == "mlp" else force_metrics(1)
         if kind == "pooled":  # both in one file, as evaluate.py writes them
             energies, groups = energy_metrics(2), measured["by_config_type"]
@@ -67,12 +67,12 @@ def make_run(make_force_model, make_energy_model, structures, tmp_path):
             rows = [structure_row(atoms, np.full((len(atoms), 3), 0.25)) for atoms in structures]
             model.config.training_domain = fit_domain(rows).to_dict()
         model.save_pretrained(folder)
-        ADAPTFeatureExtractor().save_pretrained(folder)
+        ADAPTFeatureExtractor.for_model(model.config).save_pretrained(folder)
         if recorded:
             trained = prefixed("eval", force_metrics(5)) | prefixed("test", force_metrics(6))
             trained |= {"eval_octahedral_error": 1.3e-5, "eval_rotation_error": 2.5e-5, "epoch": 6.0}
             (folder / "training_metrics.json").write_text(json.dumps(trained))
-            recipe = {"geometry": "pairwise", "dataset": "/data/me/springs", "learning_rate": 0.003, "seed": 7}
+            recipe = {"architecture": "pairwise", "dataset": "/data/me/springs", "learning_rate": 0.003, "seed": 7}
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
             run = {"device": "cuda H100", "processes": 2, "parameters": 4321, "data": {"train": "abc123"}}
             run |= {"structures": {"train": 800}, "versions": {"torch": "2.13"}, "git_revision": "f00d"}

@@ -51,7 +51,7 @@ def folders(tmp_path_factory):
     for seed, version in enumerate(("first", "second")):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            forces = ADAPTForForces(ADAPTConfig(**(TINY | STATISTICS), geometry="pairwise", num_vector_channels=8))
+            forces = ADAPTForForces(ADAPTConfig(**(TINY | STATISTICS), architecture="pairwise", num_vector_channels=8))
             energy = ADAPTForEnergy(ADAPTEnergyConfig(**(TINY | STATISTICS | small)))
         pipe = pipeline("atom-forces", model=forces.eval(), feature_extractor=ADAPTFeatureExtractor(), device="cpu")
         pipe.save_pretrained(root / f"forces-{version}")

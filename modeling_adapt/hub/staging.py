@@ -20,7 +20,7 @@ import yaml
 from ase.build import bulk
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
-from transformers import Pipeline, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
@@ -31,8 +31,7 @@ from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..hub_access import is_full_disk
 from ..loading import load_model
 from ..markdown import TEMPLATES
-from ..modeling_adapt import forces_of, gives_forces
-from ..pipeline_adapt import AtomForcesPipeline
+from ..modeling_adapt import forces_of
 from .card import write_model_card
 from .dataset import trained_on
 from .privacy import publishable, require_png
@@ -41,7 +40,8 @@ from .run_folder import ENERGY, PICKLES, RunFolder
 SUBFOLDERS = ["", ENERGY]  # of the first model and of the second
 MAY_BE_IMPORTED = {"numpy", "torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names  # by published code
 _CODE = (
-    *("configuration", "elements", "feature_extraction", "geometry", "modeling", "pairwise", "pipeline", "versions"),
+    *("architectures", "configuration", "elements", "embeddings", "encoder", "feature_extraction", "mlp", "modeling"),
+    *("neighbours", "pairwise", "pipeline", "versions"),
 )
 _OF_EVALUATION = ("parity", "energy_parity", "error_by_distance", "error_by_force")  # its figures
 _OF_A_MODEL = (
@@ -125,7 +125,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
         [`InputError`]: the model does not load, has weights that are not finite, or cannot read the example.
     """
     model, feature_extractor = load_model(run.model)
-    if not gives_forces(model) and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
+    if not model.config.gives_forces and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
         raise InputError(
             f"{run.model} has no {FEATURE_EXTRACTOR_NAME}, without which nobody knows in which order this network "
             "reads the atoms; copy it from where the model was trained"
@@ -198,14 +198,8 @@ def example_structure(dataset: str | Path | None) -> dict[str, Any]:
 
 def _save(model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor, folder: Path) -> None:
     try:
-        if gives_forces(model):  # through the pipeline, which enters itself in config.json and adds its code
-            pipeline: Pipeline = AtomForcesPipeline(
-                model=model, feature_extractor=feature_extractor, task="atom-forces", device="cpu"
-            )
-            pipeline.save_pretrained(folder, max_shard_size=_SHARD)
-        else:
-            model.save_pretrained(folder, max_shard_size=_SHARD)
-            feature_extractor.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=_SHARD)
+        feature_extractor.save_pretrained(folder)
     except (ValueError, TypeError) as error:
         raise InputError(f"the model cannot be saved: {one_line(error)}") from error
 
@@ -282,7 +276,7 @@ def _with_answer(
     try:
         with _one_thread(), torch.no_grad():
             inputs = feature_extractor(structure)
-            output = forces_of(model, **inputs) if gives_forces(model) else model(**inputs)
+            output = forces_of(model, **inputs) if model.config.gives_forces else model(**inputs)
     except ValueError as error:
         raise InputError(f"the model cannot read the example ({structure['source']}): {error}") from error
     for name, decimals in (("forces", 7), ("energy", 6)):
