@@ -9,11 +9,10 @@ from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import initialization as init
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel, load_state_dict
 from transformers.processing_utils import Unpack
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -270,10 +269,10 @@ class ADAPTPreTrainedModel(PreTrainedModel):
 def _stored_weights(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint under the names that they have there, of one file or of many."""
     if (file := cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)) is not None:
-        return load_file(file)
+        return load_state_dict(file)
     with open(cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **hub), encoding="utf-8") as index:
         shards = sorted(set(json.load(index)["weight_map"].values()))
-    parts = [load_file(cached_file(name, shard, **hub)) for shard in shards]
+    parts = [load_state_dict(cached_file(name, shard, **hub)) for shard in shards]
     return {key: value for part in parts for key, value in part.items()}
 
 
