@@ -15,7 +15,7 @@ from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.processes import describe_processes
+from modeling_adapt.training.arguments import describe_processes
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/accelerate/cpu.yaml")
 STEPS = 20

@@ -22,7 +22,8 @@ from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
 from ..evaluation.plots import training_curve
 from ..files import write_whole
-from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
+from .arguments import MODEL_FIELDS, ADAPTTrainingArguments
+from .options import RunArguments
 from .trainer import ADAPTTrainer
 
 _PACKAGES = ("adapt-force-field", "torch", "transformers", "accelerate", "datasets", "safetensors", "ase", "numpy")
@@ -120,7 +121,7 @@ def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Datase
         "threads": torch.get_num_threads(),
         "structures": {split: len(table) for split, table in rows.items()},
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
-        **trainer.run,
+        **trainer.checkpoints.run,
     }
     write_whole(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
 
