@@ -221,23 +221,16 @@ def require_hooks(callbacks: list[TrainerCallback]) -> None:
     Checks that `Trainer` still has what is overridden here and the events that `callbacks` wait for. One that was
     renamed would never be called, and nobody would know that the average of the weights is not what is saved.
     """
-    missing = [
-        f"TrainerCallback.{n}"
-        for c in callbacks
-        for n in vars(type(c))
-        if n.startswith("on_") and not hasattr(TrainerCallback, n)
-    ]
+    events = {name for callback in callbacks for name in vars(type(callback)) if name.startswith("on_")}
+    missing = [f"TrainerCallback.{name}" for name in sorted(events) if not hasattr(TrainerCallback, name)]
     for name, parameters in HOOKS.items():
-        method = getattr(Trainer, name, None)
-        if method is None:
-            missing.append(f"Trainer.{name}")
-        else:
-            known = inspect.signature(method).parameters
-            missing += [f"{parameter} of Trainer.{name}" for parameter in parameters if parameter not in known]
+        try:
+            inspect.signature(getattr(Trainer, name)).bind_partial(**dict.fromkeys(parameters))
+        except (AttributeError, TypeError):
+            missing.append(f"Trainer.{name}({', '.join(parameters)})")
     if missing:
-        raise RuntimeError(
-            f"transformers {transformers.__version__} has no {', no '.join(missing)}, which training needs"
-        )
+        version = transformers.__version__
+        raise RuntimeError(f"transformers {version} has no {', no '.join(missing)}, which training needs")
 
 
 def data_seed(training: Any) -> int:
