@@ -167,30 +167,22 @@ def _without_effect(
     config: ADAPTConfig, run: RunArguments, training: ADAPTTrainingArguments
 ) -> dict[str, tuple[str, str]]:
     """Fields that cannot act, and for each the field that is the cause, and the reason in words."""
-    found = {}
-
-    def cannot_act(names: Iterable[str], cause: str, reason: str) -> None:
-        found.update(dict.fromkeys(names, (cause, reason)))
-
-    if training.eval_strategy != "steps":
-        cannot_act(["eval_steps"], "eval_strategy", f"eval_strategy is {_word(training.eval_strategy)}, not steps")
-    if training.save_strategy != "steps":
-        cannot_act(["save_steps"], "save_strategy", f"save_strategy is {_word(training.save_strategy)}, not steps")
-    if training.logging_strategy != "steps":
-        cannot_act(["logging_steps"], "logging_strategy", f"logging_strategy is {_word(training.logging_strategy)}")
-    if training.save_strategy == "no":
-        cannot_act(["save_total_limit"], "save_strategy", "save_strategy is no")
-    if training.lr_scheduler_type == "constant":
-        cannot_act(["warmup_steps"], "lr_scheduler_type", "lr_scheduler_type is constant, not constant_with_warmup")
-    chooses = training.load_best_model_at_end or training.save_strategy == "best"
-    if not chooses and training.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
-        of_the_best = ["metric_for_best_model", "greater_is_better"]
-        cannot_act(of_the_best, "load_best_model_at_end", "load_best_model_at_end is false")
-    if config.force_loss == "mse":
-        weighting = [f for f in fields(RunArguments) if f.name.startswith("weight_")]
-        weights = [f.name for f in weighting if getattr(run, f.name) != f.default]
-        cannot_act(weights, "force_loss", "force_loss is mse, which has no weights")
-    return found
+    evaluated, saved, logged = (_word(getattr(training, f"{what}_strategy")) for what in ("eval", "save", "logging"))
+    schedule = _word(training.lr_scheduler_type)
+    chooses = training.load_best_model_at_end or saved == "best" or schedule in ("reduce_lr_on_plateau", "greedy")
+    weighting = [f for f in fields(RunArguments) if f.name.startswith("weight_")]
+    weights = [f.name for f in weighting if getattr(run, f.name) != f.default]
+    of_the_best = ["metric_for_best_model", "greater_is_better"]
+    rules = [
+        (evaluated != "steps", ["eval_steps"], "eval_strategy", f"is {evaluated}, not steps"),
+        (saved != "steps", ["save_steps"], "save_strategy", f"is {saved}, not steps"),
+        (saved == "no", ["save_total_limit"], "save_strategy", "is no"),
+        (logged != "steps", ["logging_steps"], "logging_strategy", f"is {logged}, not steps"),
+        (schedule == "constant", ["warmup_steps"], "lr_scheduler_type", "is constant, not constant_with_warmup"),
+        (not chooses, of_the_best, "load_best_model_at_end", "is false"),
+        (config.force_loss == "mse", weights, "force_loss", "is mse, which has no weights"),
+    ]
+    return {name: (cause, f"{cause} {why}") for applies, names, cause, why in rules if applies for name in names}
 
 
 def _word(value: Any) -> str:

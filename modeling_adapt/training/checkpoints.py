@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedConfig, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 
 from ..configuration.versions_adapt import upgraded
@@ -57,7 +57,7 @@ class Checkpoints(TrainerCallback):
             folder.mkdir(parents=True)
         args.distributed_state.wait_for_everyone()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """`Trainer` has written it. Nobody goes on before it is sealed: the best one is looked for soon."""
         if self.unfinished is None:
             raise RuntimeError("this version of transformers does not save checkpoints through Trainer.save_model")
@@ -69,23 +69,14 @@ class Checkpoints(TrainerCallback):
         args.distributed_state.wait_for_everyone()
         self.unfinished = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """The state of a checkpoint holds paths as they were; the run may have been moved or copied."""
         if state.global_step:
             args.eval_on_start = False  # this is not the start
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = os.fspath(best) if (best / SEAL).is_file() else None
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """At the end `Trainer` loads the best checkpoint, whatever it holds."""
         if is_end_of_training(logs) and state.best_model_checkpoint is not None:
             try:

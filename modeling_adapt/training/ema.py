@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from .callbacks import is_end_of_training
 
@@ -34,9 +34,7 @@ class ExponentialMovingAverage(TrainerCallback):
         """Begins at the weights that the model has now, on the device where they are now."""
         self.average = [weight.detach().clone() for weight in self.model.parameters()]
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """The model has loaded the average from a checkpoint; that is taken, and the model given its own weights."""
         if self.average:  # the training begins again, with smaller batches
             return
@@ -45,29 +43,18 @@ class ExponentialMovingAverage(TrainerCallback):
             load_model(self.model, str(self.checkpoint / RAW_WEIGHTS))
 
     @torch.no_grad()
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         for average, weight in zip(self.average, self.model.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """The model that is left is the average; where one is wanted, the best checkpoint then takes its place."""
         if is_end_of_training(logs):
             self._exchange()
             self.average = []
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self.average:
             raise RuntimeError(
                 "the model that is left is not the average of the weights: this version of transformers does not log "

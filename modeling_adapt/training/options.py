@@ -16,7 +16,9 @@ DESCRIPTION = """\
 Trains ADAPT from a recipe (see configuration/recipes/), in one process or, with accelerate launch, in
 many. Every field can stand in the recipe or on the command line, which wins. A run that was cut off goes
 on when the same command is given again with --resume_from_checkpoint true."""
-EXAMPLE = """All other fields of transformers.TrainingArguments are taken as well; --help-all tells them too.
+EXAMPLE = """\
+All other fields of transformers.TrainingArguments are taken as well; --help-all tells them too. A field that
+cannot act because of another one is an error where both are on the command line, and a warning otherwise.
 
 example:
   python train.py configuration/recipes/demo.yaml --dataset DATASET --output_dir runs/demo"""

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import torch
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
@@ -37,14 +37,10 @@ _NOT_REPEATED = ("resume_from_checkpoint", "accelerator_config", "hub_token")  #
 class RunRecord(TrainerCallback):
     """Keeps `metrics.csv` and `training_curve.png` in the run folder up to date, also of a run that is cut off."""
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._write(args, state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._write(args, state)
 
     @staticmethod
