@@ -355,11 +355,20 @@ class TestRuns:
         assert np.allclose(model.config.force_std, statistics.force_std)
         assert model.config.training_domain["number_of_atoms"] == [6, 16]
 
-    def test_recorded_recipe_repeats_the_run(self, recipe, springs, tmp_path):
+    def test_recorded_recipe_repeats_the_run(self, recipe, springs, tmp_path, capsys):
         train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         again = ["--output_dir", str(tmp_path / "again")]
         train.main([str(tmp_path / "run" / "recipe.yaml"), *again])
         first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "again"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert "cannot act" not in capsys.readouterr().err
+
+    def test_recorded_recipe_goes_on_from_its_model(self, recipe, springs, tmp_path):
+        """It names the preset of the first run; the command line says that the second begins where that one ended."""
+        train.main([recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+        more = ["--initial_model", str(tmp_path / "run"), "--learning_rate", "0", "--output_dir", str(tmp_path / "on")]
+        train.main([str(tmp_path / "run" / "recipe.yaml"), *more])
+        first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "on"))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, springs, tmp_path):
