@@ -20,7 +20,7 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.prediction import predict, structure_of
 from modeling_adapt.simulation.relaxation import relax
-from modeling_adapt.training.arguments import RunArguments
+from modeling_adapt.training.options import RunArguments
 from modeling_adapt.training.preparation import prepare_config
 
 STRUCTURES = {

@@ -15,7 +15,7 @@ from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.processes import describe_processes
+from modeling_adapt.training.arguments import describe_processes
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/accelerate/cpu.yaml")
 STEPS = 20
@@ -105,6 +105,18 @@ def test_two_processes_resume(recipe, ragged, tmp_path):
     assert resumed.stderr.count("is damaged: rng_state_1.pth is missing") == 2  # once for each, by one process
     again = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_two_processes_end_with_their_best_model(recipe, ragged, tmp_path):
+    """The last checkpoint is the best: a process that looks for it waits for the one that seals it."""
+    best = {"load_best_model_at_end": True, "save_total_limit": 1, "ema_decay": 0.9}
+    path = recipe(save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4, max_steps=4, **best)
+    run = launch(path, "--dataset", ragged, "--output_dir", str(tmp_path / "run"))
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "best checkpoint cannot be used" not in run.stderr
+    assert re.search(r"^weights of step 4 of 4, the best force_mae_mev_per_ang", run.stdout, re.MULTILINE)
+    left, best_one = (load_file(tmp_path / "run" / n / "model.safetensors") for n in (".", "checkpoint-4"))
+    assert all(torch.equal(left[name], weight) for name, weight in best_one.items())
 
 
 def test_a_launch_of_one_process_is_loud(recipe, springs, tmp_path):

@@ -1,7 +1,11 @@
 """`train.py`: recipes are checked first, runs end in a model that loads, and resuming changes nothing."""
 
 import csv
+import dataclasses
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +14,23 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.content import content_hash
+from modeling_adapt.data.load.augmentation import STEPS
 from modeling_adapt.data.load.batching import StructureDataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.load.statistics import fit_statistics
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
-from modeling_adapt.training.arguments import parse_arguments
-from modeling_adapt.training.checkpoints import newest_checkpoint
+from modeling_adapt.training.arguments import MODEL_FIELDS, ADAPTTrainingArguments, parse_arguments, preset_config
+from modeling_adapt.training.callbacks import FiniteGradients
+from modeling_adapt.training.checkpoints import Checkpoints, newest_checkpoint
+from modeling_adapt.training.options import AUGMENTATIONS, LOSS_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RunArguments
+from modeling_adapt.training.trainer import HOOKS, ADAPTTrainer, require_hooks
 
 RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
 
@@ -112,6 +121,170 @@ class TestRecipes:
                 train.main([recipe(), *arguments, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
+    def test_the_start_on_the_command_line_wins(self, recipe, tmp_path, make_force_model):
+        """A recipe that names a model goes on with --initial_model; one that names a checkpoint can start anew."""
+        make_force_model(geometry="fourier").save_pretrained(tmp_path / "first")
+        more = ["--dataset", "d", "--output_dir", str(tmp_path / "run")]
+        _, run, _ = parse_arguments([recipe(), *more, "--initial_model", str(tmp_path / "first")])
+        assert (run.model, run.initial_model) == (None, str(tmp_path / "first"))
+        path = recipe(model=None, initial_model="organisation/other", initial_revision="v1", refit_statistics=True)
+        _, run, _ = parse_arguments([path, *more, "--initial_model", str(tmp_path / "first")])
+        assert (run.initial_model, run.initial_revision) == (str(tmp_path / "first"), None)
+        _, run, _ = parse_arguments([path, *more, "--model", "fourier-small"])
+        assert (run.model, run.initial_model, run.initial_revision) == ("fourier-small", None, None)
+        both = ["--model", "fourier-small", "--initial_model", str(tmp_path / "first")]
+        with pytest.raises(InputError, match="name either a model"):
+            parse_arguments([recipe(), *more, *both])
+
+    def test_a_revision_stays_with_its_data_set(self, recipe, tmp_path):
+        path, more = recipe(dataset="one", dataset_revision="v1"), ["--output_dir", str(tmp_path / "run")]
+        for dataset, revision in (("one", "v1"), ("other", None)):
+            assert parse_arguments([path, *more, "--dataset", dataset])[1].dataset_revision == revision
+
+
+WITHOUT_EFFECT = [
+    ({"eval_strategy": "epoch"}, {"eval_steps": 10}, "eval_steps cannot act: eval_strategy is epoch, not steps"),
+    ({"save_strategy": "epoch"}, {"save_steps": 10}, "save_steps cannot act: save_strategy is epoch, not steps"),
+    ({"save_strategy": "no"}, {"save_total_limit": 1}, "save_total_limit cannot act: save_strategy is no"),
+    ({"logging_strategy": "epoch"}, {"logging_steps": 2}, "logging_steps cannot act: logging_strategy is epoch"),
+    ({"lr_scheduler_type": "constant"}, {"warmup_steps": 5}, "warmup_steps cannot act: lr_scheduler_type is constant"),
+    (
+        {"load_best_model_at_end": "false"},
+        {"metric_for_best_model": "force_cosine"},
+        "metric_for_best_model cannot act: load_best_model_at_end is false",
+    ),
+    ({"force_loss": "mse"}, {"weight_maximum": 5.0}, "weight_maximum cannot act: force_loss is mse"),
+]
+
+
+class TestFieldsThatCannotAct:
+    @pytest.mark.parametrize("cause, field, message", WITHOUT_EFFECT)
+    def test_they_are_said(self, recipe, tmp_path, capsys, cause, field, message):
+        path, more = recipe(), ["--dataset", "d", "--output_dir", str(tmp_path / "run")]
+        words = [f"--{name}={value}" for name, value in (cause | field).items()]
+        with pytest.raises(InputError, match=f"--{message}.*leave one of the two out"):
+            parse_arguments([path, *more, *words])
+        parse_arguments([recipe(**(cause | field)), *more])
+        assert f"warning: {message}" in capsys.readouterr().err
+
+    def test_those_that_act_are_not(self, recipe, tmp_path, capsys):
+        fields = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5}
+        fields |= {"lr_scheduler_type": "cosine", "warmup_steps": 2, "load_best_model_at_end": True}
+        fields |= {"metric_for_best_model": "force_cosine", "save_total_limit": 1, "weight_maximum": 5.0}
+        parse_arguments([recipe(**fields), "--dataset", "d", "--output_dir", str(tmp_path / "run")])
+        assert "cannot act" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+    def test_no_shipped_recipe_has_one(self, path, tmp_path, capsys, make_energy_model):
+        argv = [str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")]
+        if "model" not in yaml.safe_load(path.read_text()):
+            make_energy_model(architecture="pooled").save_pretrained(tmp_path / "first")
+            argv += ["--initial_model", str(tmp_path / "first")]
+        parse_arguments(argv)
+        assert "cannot act" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "field, message",
+        [
+            ({"remove_unused_columns": True}, "remove_unused_columns must stay false"),
+            ({"dataloader_persistent_workers": True}, "needs dataloader_num_workers of at least 1"),
+        ],
+    )
+    def test_those_that_would_break_the_run(self, recipe, tmp_path, field, message):
+        with pytest.raises(InputError, match=message):
+            parse_arguments([recipe(**field), "--dataset", "d", "--output_dir", str(tmp_path / "run")])
+
+
+class TestHelp:
+    def test_it_is_short_and_in_groups(self, capsys):
+        train.main(["--help"])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 160 and max(map(len, text.splitlines())) <= 130
+        for group in ("data", "model", "loss and weights", "augmentation", "optimisation", "hardware"):
+            assert f"\n{group}:\n" in text
+        for name in (*MODEL_FIELDS, *(field.name for field in dataclasses.fields(RunArguments))):
+            assert len(re.findall(rf"^  --{name} ", text, re.MULTILINE)) == 1, name
+
+    def test_everything_is_told_on_request(self, capsys):
+        train.main(["--help-all"])
+        text = capsys.readouterr().out
+        for field in dataclasses.fields(ADAPTTrainingArguments):
+            assert f"--{field.name} " in text or not field.init, field.name
+
+    def test_it_says_what_is_so(self):
+        """What is said of fields that are defined elsewhere, held against the definitions."""
+        assert {*MODEL_OPTIONS, *LOSS_OPTIONS} == set(MODEL_FIELDS)
+        assert set(AUGMENTATIONS) == set(STEPS)
+        actual = {field.name: field.default for field in dataclasses.fields(ADAPTTrainingArguments)}
+        enums = {"eval_strategy": IntervalStrategy, "save_strategy": SaveStrategy}
+        for name, option in (one for options in TRAINING_OPTIONS.values() for one in options.items()):
+            default = getattr(actual[name], "value", actual[name])
+            assert option.default == default, name
+            assert not option.choices or default in option.choices, name
+            assert name not in enums or set(option.choices) == {value.value for value in enums[name]}, name
+        for name, option in (MODEL_OPTIONS | LOSS_OPTIONS).items():
+            if option.choices:
+                with pytest.raises(InputError, match=f"{name} must be one of {', '.join(option.choices)},"):
+                    preset_config("published-energy", {name: "no-such"})
+
+    def test_it_waits_for_no_library(self):
+        script = (
+            "import sys, types; package = types.ModuleType('modeling_adapt'); package.__path__ = ['modeling_adapt']\n"
+            "sys.modules['modeling_adapt'] = package; import modeling_adapt.training.options as options\n"
+            "options.help_text(); print({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"
+        )
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"
+
+
+class TestHooks:
+    """A method of `Trainer` that is renamed is an error, and not a run whose model is not the average."""
+
+    def test_none_is_private_and_all_are_checked(self):
+        ours = {name for name in vars(ADAPTTrainer) if hasattr(transformers.Trainer, name)}
+        ours = {name for name in ours if not name.startswith("__")}
+        assert ours == set(HOOKS) and not any(name.startswith("_") for name in ours)
+        require_hooks([])
+
+    @pytest.mark.parametrize("name", HOOKS)
+    def test_one_that_is_gone(self, recipe, springs, tmp_path, monkeypatch, name):
+        monkeypatch.delattr(transformers.Trainer, name)
+        with pytest.raises(InputError, match=rf"transformers .* has no Trainer.{name}\(.*\), which training needs"):
+            train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+    def test_one_of_other_parameters(self, monkeypatch):
+        monkeypatch.setattr(transformers.Trainer, "save_model", lambda self, folder=None: None)
+        with pytest.raises(RuntimeError, match=r"has no Trainer.save_model\(output_dir\)"):
+            require_hooks([])
+
+    def test_an_event_that_is_gone(self, monkeypatch):
+        monkeypatch.delattr(transformers.TrainerCallback, "on_save")
+        with pytest.raises(RuntimeError, match="has no TrainerCallback.on_save"):
+            require_hooks([Checkpoints({})])
+
+    def test_checkpoints_that_are_saved_in_another_way(self, recipe, springs, tmp_path, monkeypatch):
+        def save(trainer, model, trial):
+            trainer.model.save_pretrained(f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}")
+
+        monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", save)
+        path = recipe(save_strategy="epoch", ema_decay=0.9)
+        with pytest.raises(RuntimeError, match="does not save checkpoints through Trainer.save_model"):
+            train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+
+    def test_an_end_that_is_not_logged(self, recipe, springs, tmp_path, monkeypatch):
+        monkeypatch.setattr("modeling_adapt.training.ema.is_end_of_training", lambda logs: False)
+        with pytest.raises(RuntimeError, match="the model that is left is not the average"):
+            train.main([recipe(ema_decay=0.9), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+
+    def test_workers_read_the_same(self, recipe, springs, tmp_path):
+        weights = []
+        for name, workers in (("without", {}), ("with", {"num_workers": 1, "persistent_workers": True})):
+            fields = {f"dataloader_{field}": value for field, value in workers.items()}
+            path = recipe(augmentation=["translation"], num_train_epochs=2, **fields)
+            train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / name)])
+            weights.append(load_file(tmp_path / name / "model.safetensors"))
+        assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
 
 class TestRuns:
     @pytest.mark.parametrize("geometry", ["pairwise", "fourier"])
@@ -182,11 +355,20 @@ class TestRuns:
         assert np.allclose(model.config.force_std, statistics.force_std)
         assert model.config.training_domain["number_of_atoms"] == [6, 16]
 
-    def test_recorded_recipe_repeats_the_run(self, recipe, springs, tmp_path):
+    def test_recorded_recipe_repeats_the_run(self, recipe, springs, tmp_path, capsys):
         train.main([recipe(), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         again = ["--output_dir", str(tmp_path / "again")]
         train.main([str(tmp_path / "run" / "recipe.yaml"), *again])
         first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "again"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert "cannot act" not in capsys.readouterr().err
+
+    def test_recorded_recipe_goes_on_from_its_model(self, recipe, springs, tmp_path):
+        """It names the preset of the first run; the command line says that the second begins where that one ended."""
+        train.main([recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")])
+        more = ["--initial_model", str(tmp_path / "run"), "--learning_rate", "0", "--output_dir", str(tmp_path / "on")]
+        train.main([str(tmp_path / "run" / "recipe.yaml"), *more])
+        first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "on"))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, springs, tmp_path):
@@ -257,6 +439,12 @@ class TestBadRuns:
         small = {"model": "pairwise-energy", "num_vector_channels": 8} if architecture == "pooled" else {}
         with pytest.raises(InputError, match="training stopped at step .*not finite.*lower learning_rate"):
             run(learning_rate=1e30, save_strategy="steps", save_steps=1, max_grad_norm=0.0, **small)
+
+    def test_gradient_that_overflows(self):
+        """Finite, but its length is not: clipping makes it zero, so that only the log tells."""
+        callback, state = FiniteGradients(), transformers.TrainerState(global_step=7)
+        with pytest.raises(InputError, match="training stopped at step 7.*the gradient is not finite"):
+            callback.on_log(None, state, transformers.TrainerControl(), logs={"grad_norm": float("inf")})
 
     @pytest.mark.parametrize(
         "step, message",
@@ -329,6 +517,22 @@ class TestBadRuns:
 
 
 class TestRunFolder:
+    @pytest.mark.parametrize("ema_decay", [None, 0.9])
+    def test_its_last_lines_say_which_weights_are_saved(self, recipe, springs, tmp_path, capsys, ema_decay):
+        fields = {"max_steps": 8, "save_strategy": "epoch", "ema_decay": ema_decay, "learning_rate": 1e-2}
+        averaged = "" if ema_decay is None else ", averaged over the steps before"
+        train.main([recipe(**fields), "--dataset", springs, "--output_dir", str(tmp_path / "last")])
+        *_, weights, folder = capsys.readouterr().out.splitlines()
+        assert (weights, folder) == (f"weights of step 8, the last{averaged}", f"model saved to: {tmp_path / 'last'}")
+        # The larger error counts as better, so the first of the checkpoints is the best.
+        best = {"load_best_model_at_end": True, "greater_is_better": True}
+        train.main([recipe(**fields, **best), "--dataset", springs, "--output_dir", str(tmp_path / "best")])
+        *_, weights, folder = capsys.readouterr().out.splitlines()
+        expected = r"weights of step 4 of 8, the best force_mae_mev_per_ang \(\d+\.?\d*\)" + averaged
+        assert re.fullmatch(expected, weights) and folder == f"model saved to: {tmp_path / 'best'}"
+        left, saved = (load_file(tmp_path / "best" / n / "model.safetensors") for n in (".", "checkpoint-4"))
+        assert all(torch.equal(left[name], weight) for name, weight in saved.items())
+
     @pytest.mark.figures
     def test_it_tells_everything(self, recipe, springs, tmp_path):
         path = recipe(num_train_epochs=2, test_split="validation")

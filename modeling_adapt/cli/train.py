@@ -9,25 +9,39 @@ A run that was cut off goes on when the same command is given again with --resum
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
-
-from ..data.load.reading import NoSuchSplitError, pinned_revision, read_split
-from ..data.split.subsets import select_subset
-from ..data.structures import Target
 from ..errors import InputError
-from ..training.arguments import RunArguments, parse_arguments
-from ..training.building import build_trainer
-from ..training.processes import allow_processes_without_gpu, describe_processes, warn_of_one_process
-from ..training.record import write_metrics, write_recipe, write_surroundings
-from ..training.resuming import checkpoint_to_resume, require_same_run
-from ..training.tasks import target_of
+from ..training.options import RunArguments, help_text
 from .command_line import run_command
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..data.structures import Target
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    allow_processes_without_gpu()
+    if "--help-all" in argv:
+        from ..training.arguments import further_options
+
+        print(help_text(further_options()), end="")
+    elif {"-h", "--help"} & set(argv):
+        print(help_text(), end="")
+    else:
+        train(argv)
+
+
+def train(argv: list[str]) -> None:
+    """Everything that takes seconds to import is imported here, so that help does not wait for it."""
+    from ..data.load.reading import pinned_revision
+    from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
+    from ..training.checkpoints import checkpoint_to_resume, require_same_run
+    from ..training.preparation import build_trainer
+    from ..training.record import write_metrics, write_recipe, write_surroundings
+    from ..training.tasks import target_of
+
     config, data, training = parse_arguments(argv)
     processes = describe_processes(training)
     checkpoint = checkpoint_to_resume(training)
@@ -36,13 +50,14 @@ def main(argv: list[str] | None = None) -> None:
     if "validation" not in rows:
         training.eval_strategy = "no"
     trainer = build_trainer(config, data, training, rows)
-    if checkpoint is not None:
-        require_same_run(checkpoint, trainer)
+    notes = [] if checkpoint is None else require_same_run(checkpoint, trainer.checkpoints.run, config)
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
     output = Path(training.output_dir)
     if trainer.is_world_process_zero():
         warn_of_one_process(training)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         print(processes)
         output.mkdir(parents=True, exist_ok=True)
         write_surroundings(trainer, rows, checkpoint)
@@ -55,11 +70,15 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         write_metrics(output, metrics)
+        print(trainer.saved_weights())
         print(f"model saved to: {output}")
 
 
-def read_rows(data: RunArguments, target: Target) -> dict[str, datasets.Dataset]:
+def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Dataset]":
     """The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named."""
+    from ..data.load.reading import NoSuchSplitError, read_split
+    from ..data.split.subsets import select_subset
+
     revision = data.dataset_revision
     train = read_split(data.dataset, data.train_split, target, revision)
     rows = {"train": select_subset(train, data.train_subset)}

@@ -1,9 +1,12 @@
-"""What a training run can be told, and where it comes from: a YAML recipe, overridden by the command line."""
+"""What a training run is told, by a YAML recipe and the command line, which wins, and on what it was launched."""
 
 import argparse
 import difflib
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +18,10 @@ from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from ..data.load.augmentation import STEPS, augmentation_steps
+from ..data.load.augmentation import augmentation_steps
 from ..errors import InputError, one_line
 from ..loading import load_model, pinned_revision
+from .options import TRAINING_OPTIONS, RunArguments
 
 PRESETS = Path(__file__).parents[1] / "configuration" / "models"
 CONFIGS: dict[str, type[ADAPTConfig]] = {config.model_type: config for config in (ADAPTConfig, ADAPTEnergyConfig)}
@@ -44,83 +48,6 @@ MODEL_FIELDS = [
     for field in fields(ADAPTEnergyConfig)
     if field.name not in {base.name for base in fields(PreTrainedConfig)} | FITTED_FIELDS | RECORDED_FIELDS
 ]
-MODEL_HELP = "of the model (default: of its preset); configuration/configuration_adapt.py describes it"
-
-
-@dataclass
-class RunArguments:
-    """The model, the data set, how its atoms are weighted and its structures augmented. Distances in Å."""
-
-    dataset: str = field(metadata={"help": "folder or Hub id of a structure data set"})
-    model: str | None = field(default=None, metadata={"help": "preset or JSON file; see configuration/models/"})
-    initial_model: str | None = field(
-        default=None,
-        metadata={"help": "checkpoint or Hub id to go on from: its model, weights and statistics are kept"},
-    )
-    initial_revision: str | None = field(
-        default=None,
-        metadata={"help": "branch, tag or commit of an initial_model on the Hub; a run keeps the commit"},
-    )
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of a dataset on the Hub; a run keeps the commit"}
-    )
-    refit_statistics: bool = field(
-        default=False, metadata={"help": "with initial_model: fit the normalisation statistics on the new data"}
-    )
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    validation_split: str | None = field(
-        default="validation", metadata={"help": "split to evaluate on; null trains without evaluation"}
-    )
-    test_split: str | None = field(
-        default=None, metadata={"help": "split on which the final model is tested, once; it decides nothing"}
-    )
-    train_subset: float = field(
-        default=100, metadata={"help": "percent of the train split: one of its nested subsets 1, 3, 10, 30, 100"}
-    )
-    weight_amplitude: float = field(default=2.54, metadata={"help": "importance weights: amplitude"})
-    weight_offset: float = field(default=0.21, metadata={"help": "importance weights: offset of the distance in Å"})
-    weight_inner_exponent: float = field(default=1.04, metadata={"help": "importance weights: exponent of a distance"})
-    weight_outer_exponent: float = field(default=1.92, metadata={"help": "importance weights: exponent of the sum"})
-    weight_maximum: float = field(default=9.8858, metadata={"help": "importance weights: largest excess over 1"})
-    weight_minimum_image: bool = field(
-        default=True, metadata={"help": "distance to the nearest periodic image; false: as published"}
-    )
-    augmentation: list[str] = field(
-        default_factory=list,
-        metadata={"help": f"steps applied to the training split, in order: {', '.join(STEPS)}"},
-    )
-    position_noise: float = field(
-        default=0.0, metadata={"help": "augmentation: standard deviation in Å of noise on the training positions"}
-    )
-
-    ema_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none"
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "stop after so many evaluations in a row that do not improve metric_for_best_model"},
-    )
-
-    def __post_init__(self) -> None:
-        # Null in a recipe, "null" on the command line.
-        for name in ("validation_split", "test_split", "initial_revision", "dataset_revision"):
-            if getattr(self, name) in ("null", "none", ""):
-                setattr(self, name, None)
-        if self.initial_revision is not None and self.initial_model is None:
-            raise ValueError("initial_revision goes with initial_model, and there is none")
-        if self.refit_statistics and self.initial_model is None:
-            raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be at least 0 and less than 1, not {self.ema_decay}")
-        self.ema_decay = self.ema_decay or None  # an average that keeps nothing is the weights themselves
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
-        if not isinstance(self.augmentation, list):  # YAML: one name, or null
-            self.augmentation = [self.augmentation] if self.augmentation is not None else []
-        augmentation_steps(self.augmentation, self.position_noise)  # refuses bad ones before anything is read
 
 
 @dataclass
@@ -130,20 +57,22 @@ class ADAPTTrainingArguments(TrainingArguments):
     not finite stops the run, so it is not filtered out of the logs; early stopping counts on after a resume.
     """
 
-    learning_rate: float = field(default=5e-5, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "learning rate schedule"})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "a loss that is not finite stops the run"})
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "early stopping counts on after a resume"}
-    )
+    learning_rate: float = field(default=5e-5)
+    lr_scheduler_type: str = field(default="constant")
+    logging_nan_inf_filter: bool = field(default=False)
+    restore_callback_states_from_checkpoint: bool = field(default=True)
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false: the collator reads rows"})
-
-    metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "what chooses the best model (default: MAE of the forces, or of the energy)"}
-    )
-    greater_is_better: bool | None = field(default=None, metadata={"help": "default: only of a cosine"})
+    metric_for_best_model: str | None = field(default=None)
+    greater_is_better: bool | None = field(default=None)
+    early_stopping_patience: int | None = field(default=None)
 
     def __post_init__(self) -> None:
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay false: the collator reads all columns of a structure")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise ValueError("dataloader_persistent_workers needs dataloader_num_workers of at least 1")
         if self.bf16 and not torch.cuda.is_available():
             self.use_cpu = True  # transformers asks for that where there is no GPU
         if self.load_best_model_at_end and self.metric_for_best_model is None:
@@ -163,29 +92,26 @@ class RecipeParser(HfArgumentParser):
 
 def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTrainingArguments]:
     """
-    Reads `RECIPE.yaml [--field value ...]`.
+    Reads `RECIPE.yaml [--field value ...]`, and says which fields cannot act.
 
     A recipe is flat: `model` (a preset of `configuration/models/` or a JSON file) or `initial_model`, any field of the
     model's configuration, of [`RunArguments`] and of [`ADAPTTrainingArguments`]. The command line wins.
 
     Raises:
-        [`InputError`]: the recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value.
+        [`InputError`]: the recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value;
+            a field on the command line cannot act because of another one there.
     """
-    parser = RecipeParser(
-        (RunArguments, ADAPTTrainingArguments),
-        prog="train.py",
-        description="Trains ADAPT from a recipe; every field of the recipe can be given on the command line.",
-        epilog="example: python train.py configuration/recipes/demo.yaml --dataset DATASET --output_dir runs/demo",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("recipe", nargs="?", help="YAML file; see configuration/recipes/")
+    parser = RecipeParser((RunArguments, ADAPTTrainingArguments), prog="train.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("recipe", nargs="?")
     for name in MODEL_FIELDS:
-        parser.add_argument(f"--{name}", type=_yaml, default=argparse.SUPPRESS, help=MODEL_HELP)
+        parser.add_argument(f"--{name}", type=_yaml, default=argparse.SUPPRESS)
 
     recipe_path = argv[0] if argv and not argv[0].startswith("-") else None
-    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "recipe")}
+    where = recipe_path or "command line"
+    actions = {action.dest: action for action in parser._actions if action.dest != "recipe"}
     recipe = _read_recipe(recipe_path, actions) if recipe_path else {}
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    recipe = _not_replaced(recipe, given)
     parser.set_defaults(**recipe)
     for action in parser._actions:
         action.required = action.required and action.dest not in recipe
@@ -196,21 +122,78 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
         raise InputError(f"the recipe comes first: python train.py {namespace.recipe} ...")
     if namespace.output_dir is None:
         raise InputError("no output folder: add --output_dir RUN")
+    for name, revision in (("dataset", "dataset_revision"), ("initial_model", "initial_revision")):
+        if revision not in given and recipe.get(name) not in (None, getattr(namespace, name)):
+            setattr(namespace, revision, None)  # it was that of another one
 
-    try:
+    _allow_processes_without_gpu()
+    with _said_of(where):
         run = RunArguments(**{f.name: getattr(namespace, f.name) for f in fields(RunArguments)})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{recipe_path or 'command line'}: {error}") from error
+        augmentation_steps(run.augmentation, run.position_noise)  # refuses bad ones before anything is read
     config = _model_config(namespace, run)
-    try:
+    with _said_of(where):
         names = [f.name for f in fields(ADAPTTrainingArguments) if f.init]
         training = ADAPTTrainingArguments(**{name: getattr(namespace, name) for name in names})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{recipe_path or 'command line'}: {error}") from error
     for name, least in _LEAST.items():
         if getattr(training, name) < least:
             raise InputError(f"{name} must be at least {least}, not {getattr(training, name)}")
+    for name, (cause, reason) in _without_effect(config, run, training).items():
+        if name in given and cause in given:
+            raise InputError(f"--{name} cannot act: {reason}; leave one of the two out")
+        if name in given | recipe.keys() and training.process_index == 0:
+            print(f"warning: {name} cannot act: {reason}", file=sys.stderr)
     return config, run, training
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _not_replaced(recipe: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    """A recipe without what the command line takes the place of: of two starts for a model, it names the one."""
+    replaced: set[str] = set()
+    if "initial_model" in given:
+        replaced = {"model"}
+    elif "model" in given:
+        replaced = {"initial_model", "initial_revision", "refit_statistics"}
+    return {name: value for name, value in recipe.items() if name not in replaced}
+
+
+def _without_effect(
+    config: ADAPTConfig, run: RunArguments, training: ADAPTTrainingArguments
+) -> dict[str, tuple[str, str]]:
+    """Fields that cannot act, and for each the field that is the cause, and the reason in words."""
+    evaluated, saved, logged = (_word(getattr(training, f"{what}_strategy")) for what in ("eval", "save", "logging"))
+    schedule = _word(training.lr_scheduler_type)
+    chooses = training.load_best_model_at_end or saved == "best" or schedule in ("reduce_lr_on_plateau", "greedy")
+    weighting = [f for f in fields(RunArguments) if f.name.startswith("weight_")]
+    weights = [f.name for f in weighting if getattr(run, f.name) != f.default]
+    of_the_best = ["metric_for_best_model", "greater_is_better"]
+    rules = [
+        (evaluated != "steps", ["eval_steps"], "eval_strategy", f"is {evaluated}, not steps"),
+        (saved != "steps", ["save_steps"], "save_strategy", f"is {saved}, not steps"),
+        (saved == "no", ["save_total_limit"], "save_strategy", "is no"),
+        (logged != "steps", ["logging_steps"], "logging_strategy", f"is {logged}, not steps"),
+        (schedule == "constant", ["warmup_steps"], "lr_scheduler_type", "is constant, not constant_with_warmup"),
+        (not chooses, of_the_best, "load_best_model_at_end", "is false"),
+        (config.force_loss == "mse", weights, "force_loss", "is mse, which has no weights"),
+    ]
+    return {name: (cause, f"{cause} {why}") for applies, names, cause, why in rules if applies for name in names}
+
+
+def _word(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def further_options() -> dict[str, str]:
+    """The training arguments that [`help_text`] does not tell of itself, and what transformers says they are."""
+    told = {name for options in TRAINING_OPTIONS.values() for name in options}
+    others = [f for f in fields(ADAPTTrainingArguments) if f.init and f.name not in told]
+    return {f.name: " ".join(str(f.metadata.get("help", "")).split()) for f in others}
 
 
 def _yaml(text: str) -> Any:
@@ -284,3 +267,44 @@ def _validated(config_class: type[ADAPTConfig], values: dict[str, Any]) -> ADAPT
         return config_class(**values)
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"model configuration: {one_line(error)}") from error
+
+
+def _allow_processes_without_gpu() -> None:
+    """
+    Many processes on a machine without a GPU talk over gloo, which accelerate only does when told so. Without that
+    each of them would train alone. To be called before anything of accelerate is made.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+def describe_processes(training: ADAPTTrainingArguments) -> str:
+    """
+    One line on the processes and the batch.
+
+    Raises:
+        [`InputError`]: processes were launched together, but each would train alone.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched > 1 and training.world_size == 1:
+        raise InputError(
+            f"{launched} processes were launched, but each would train alone; launch with "
+            "--config_file configuration/accelerate/cpu.yaml, or with a GPU for each process"
+        )
+    each, steps = training.train_batch_size, training.gradient_accumulation_steps
+    total = each * training.world_size * steps
+    line = f"training in {training.world_size} process{'es' if training.world_size > 1 else ''} on "
+    line += f"{training.device.type}; {total} structures a step"
+    if total != each:
+        line += f" ({each} x {training.world_size} processes x {steps} accumulated)"
+    return line
+
+
+def warn_of_one_process(training: ADAPTTrainingArguments) -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process and does not say so."""
+    if training.world_size == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ and training.device.type == "cpu":
+        print(
+            "warning: accelerate launched ONE process. For two on CPUs: "
+            "accelerate launch --config_file configuration/accelerate/cpu.yaml train.py ...",
+            file=sys.stderr,
+        )

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 from tqdm import tqdm
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from ..data.load.batching import StructureDataset
 from ..evaluation.equivariance import octahedral_error, rotation_error
@@ -62,9 +62,7 @@ class Diagnosis(TrainerCallback):
         }
         return found | {name: error / scale for name, error in errors.items() if error is not None and scale > 0}
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and state.global_step not in self._said:  # the final evaluation is no new sign
             self._said.add(state.global_step)
             for line in findings(state.log_history, self.task.headline):

@@ -1,21 +1,167 @@
-"""What a run fits before it trains: statistics, reference energies and the trained domain, from the training split."""
+"""From a recipe and rows to a trainer that is ready to run: what is fitted on the training split, and built."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import datasets
 import numpy as np
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain
 from ..data.columns import flat_values, list_column, list_lengths
-from ..data.load.augmentation import require_cubic_cells
+from ..data.content import content_hash
+from ..data.load.augmentation import augmentation_steps, require_cubic_cells
+from ..data.load.batching import StructureCollator, StructureDataset
+from ..data.load.importance import ImportanceWeighting
 from ..data.load.statistics import DatasetStatistics, fit_statistics
 from ..elements_adapt import SYMBOLS
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation.evaluate import fit_baseline
 from ..evaluation.metrics import compositions
-from .arguments import RunArguments
-from .tasks import target_of
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..loading import HEADS, load_model
+from .arguments import HEADLINE, ADAPTTrainingArguments
+from .callbacks import EarlyStopping, EpochToDataset, FiniteGradients, RunProgress
+from .checkpoints import Checkpoints
+from .diagnosis import Diagnosis
+from .ema import ExponentialMovingAverage
+from .options import RunArguments
+from .record import RunRecord
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, target_of
+from .trainer import ADAPTTrainer, data_seed
+
+
+def build_trainer(
+    config: ADAPTConfig,
+    run: RunArguments,
+    training: ADAPTTrainingArguments,
+    rows: Mapping[str, datasets.Dataset],
+) -> ADAPTTrainer:
+    """
+    A trainer for `config`, whose statistics and trained domain are fitted on the training split alone.
+
+    Args:
+        config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
+        rows: `"train"` and, where there are, `"validation"` and `"test"`, with the columns of `STRUCTURE_FEATURES`
+            and the labels to learn.
+
+    Raises:
+        [`InputError`]: the recipe contradicts itself or the data.
+    """
+    train_rows, validation_rows = rows["train"], rows.get("validation")
+    _require_consistent(run, training, validation_rows)
+    prepare_config(config, run, rows)
+    if run.initial_model is None:
+        torch.manual_seed(training.seed)
+        model, feature_extractor = HEADS[config.model_type](config), _feature_extractor(config)
+    else:
+        head, revision = HEADS[config.model_type], run.initial_revision
+        model, feature_extractor = load_model(run.initial_model, head, revision=revision, config=config)
+    task = _task(config, train_rows)
+    _choose_metric(training, task, validation_rows)
+    if task.target == "energy_and_forces" and config.geometry != "pairwise":
+        model.set_attn_implementation("eager")  # a force that is learned needs second derivatives; SDPA has none
+    weighting = ImportanceWeighting(
+        **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
+    )
+    augmentation = augmentation_steps(run.augmentation, run.position_noise)
+    training.label_names = task.label_names
+    training.batch_eval_metrics = True
+    training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type == "cuda"
+    callbacks: list[TrainerCallback] = [FiniteGradients(), RunProgress(), RunRecord(), EpochToDataset()]
+    if training.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(training.early_stopping_patience))
+    diagnosis = None
+    if validation_rows is not None:
+        diagnosis = Diagnosis(task, train_rows, feature_extractor, training.eval_batch_size)
+    try:
+        trainer = ADAPTTrainer(
+            model=model,
+            args=training,
+            train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training)),
+            eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
+            data_collator=StructureCollator(feature_extractor, task.target),
+            processing_class=feature_extractor,
+            compute_metrics=task,
+            checkpoints=Checkpoints(_identity(run, training, rows)),
+            ema=None if run.ema_decay is None else ExponentialMovingAverage(model, run.ema_decay),
+            diagnosis=diagnosis,
+            callbacks=callbacks,
+        )
+    except (ValueError, RuntimeError) as error:  # arguments that contradict each other, or name what is not installed
+        raise InputError(f"the Trainer cannot be made: {one_line(error)}") from error
+    for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
+        trainer.remove_callback(printer)
+    return trainer
+
+
+def _require_consistent(
+    run: RunArguments, training: ADAPTTrainingArguments, validation_rows: datasets.Dataset | None
+) -> None:
+    if training.train_sampling_strategy == "batch_rebalance":
+        raise InputError("train_sampling_strategy: batch_rebalance cannot read structures; use group_by_length")
+    if training.early_stopping_patience is not None and not training.load_best_model_at_end:
+        raise InputError("early_stopping_patience needs load_best_model_at_end: true, to end with the best model")
+    if validation_rows is None and training.load_best_model_at_end:
+        raise InputError("load_best_model_at_end needs a validation split; set validation_split, or set it to false")
+    if run.ema_decay is not None and (training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+        raise InputError("ema_decay does not go with fsdp, where no process holds all weights; leave it out")
+
+
+def _choose_metric(training: ADAPTTrainingArguments, task: Task, validation_rows: datasets.Dataset | None) -> None:
+    """Fills in the metric that chooses the best model, or refuses one that no evaluation will give."""
+    if training.metric_for_best_model == HEADLINE:
+        training.metric_for_best_model = task.headline
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric != "loss" and metric not in task.choices:
+        raise InputError(f"metric_for_best_model: {metric} is none of loss, {', '.join(task.choices)}")
+    if metric.startswith("near_defect") and validation_rows is not None:
+        table = validation_rows.select_columns(["defect_sites"]).with_format("arrow")[:]
+        if not list_lengths(table, "defect_sites").any():
+            raise InputError(
+                f"metric_for_best_model: {metric}, but no structure of the validation split has a defect site; use "
+                f"{task.headline}, or import the data with --host"
+            )
+
+
+def _identity(
+    run: RunArguments, training: ADAPTTrainingArguments, rows: Mapping[str, datasets.Dataset]
+) -> dict[str, Any]:
+    """What a run must share with the checkpoint that it goes on from; see [`Checkpoints`]."""
+    at_once = training.train_batch_size * training.world_size
+    return {
+        "data": {split: content_hash(table) for split, table in rows.items() if split != "test"},
+        "processes": training.world_size,
+        "structures_per_step": at_once * training.gradient_accumulation_steps,
+        "ema_decay": run.ema_decay,
+        "seed": training.seed,
+        "data_seed": data_seed(training),
+        "augmentation": [*run.augmentation, run.position_noise],
+        "weighting": [getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)],
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "sampling": str(training.train_sampling_strategy),
+        "dataset_revision": run.dataset_revision,
+        "initial_revision": run.initial_revision,
+    }
+
+
+def _feature_extractor(config: ADAPTConfig) -> ADAPTFeatureExtractor:
+    """The published energy network reads atoms by their place in the list; the others read a set."""
+    ordered = isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp"
+    return ADAPTFeatureExtractor(canonical_order=ordered)
+
+
+def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
+    target: Any = target_of(config)
+    if target == "forces":
+        return ForceTask()
+    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(fit_baseline(train_rows))
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:

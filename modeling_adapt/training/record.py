@@ -16,13 +16,14 @@ from typing import Any
 import datasets
 import torch
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
 from ..evaluation.plots import training_curve
 from ..files import write_whole
-from .arguments import MODEL_FIELDS, ADAPTTrainingArguments, RunArguments
+from .arguments import MODEL_FIELDS, ADAPTTrainingArguments
+from .options import RunArguments
 from .trainer import ADAPTTrainer
 
 _PACKAGES = ("adapt-force-field", "torch", "transformers", "accelerate", "datasets", "safetensors", "ase", "numpy")
@@ -36,14 +37,10 @@ _NOT_REPEATED = ("resume_from_checkpoint", "accelerator_config", "hub_token")  #
 class RunRecord(TrainerCallback):
     """Keeps `metrics.csv` and `training_curve.png` in the run folder up to date, also of a run that is cut off."""
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._write(args, state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._write(args, state)
 
     @staticmethod
@@ -120,7 +117,7 @@ def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Datase
         "threads": torch.get_num_threads(),
         "structures": {split: len(table) for split, table in rows.items()},
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
-        **trainer.run,
+        **trainer.checkpoints.run,
     }
     write_whole(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
 

@@ -1,29 +1,44 @@
 """The Hugging Face Trainer, told what an ADAPT batch is and what a checkpoint of it must survive."""
 
+import inspect
 import os
-import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+import transformers
 from torch import nn
-from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.load.batching import StructureDataset
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
-from .averaging import WeightAverage
-from .checkpoints import is_sealed, read_seal, readable_errors, rotate, seal_checkpoint, whole_or_gone
+from .callbacks import is_done, stopped
+from .checkpoints import Checkpoints, readable_errors
 from .diagnosis import Diagnosis
-from .sampling import EpochSampler
+from .ema import ExponentialMovingAverage
+from .sampling import EpochSampler, Strategy
 
 # What a batch holds for metrics and messages; the models do not take it.
 _NOT_FOR_THE_MODEL = ("nearest_defect", "rows")
+
+# The methods of `Trainer` that are overridden, and the parameters that are counted on. All of them are public.
+HOOKS = {
+    "train": ("resume_from_checkpoint",),
+    "get_train_dataloader": (),
+    "get_eval_dataloader": ("eval_dataset",),
+    "training_step": ("model", "inputs"),
+    "prediction_step": ("model", "inputs"),
+    "compute_loss": ("model", "inputs"),
+    "evaluate": ("eval_dataset", "metric_key_prefix"),
+    "evaluation_loop": ("metric_key_prefix",),
+    "save_model": ("output_dir",),
+}
 
 
 class ADAPTTrainer(Trainer):
@@ -31,26 +46,52 @@ class ADAPTTrainer(Trainer):
     `Trainer` for batches of [`StructureCollator`].
 
     Args:
-        average (*optional*): evaluated and saved in place of the weights that train on.
+        checkpoints: seals those that are written.
+        ema (*optional*): evaluated and saved in place of the weights that train on.
         diagnosis (*optional*): measured at every evaluation.
-        run: what a run that goes on from one of its checkpoints must share; see [`seal_checkpoint`].
+        callbacks: further ones.
     """
 
     def __init__(
         self,
         *args: Any,
-        average: WeightAverage | None = None,
+        checkpoints: Checkpoints,
+        ema: ExponentialMovingAverage | None = None,
         diagnosis: Diagnosis | None = None,
-        run: Mapping[str, Any] | None = None,
+        callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.average, self.diagnosis, self.run = average, diagnosis, dict(run or {})
-        if average is not None:
-            average.start()  # the model is on its device only now
-        for callback in (average, diagnosis):
-            if callback is not None:
-                self.add_callback(callback)
+        self.checkpoints, self.ema, self.diagnosis = checkpoints, ema, diagnosis
+        own = [callback for callback in (checkpoints, ema, diagnosis, *callbacks) if callback is not None]
+        require_hooks(own)
+        super().__init__(*args, callbacks=own, **kwargs)
+        self._validation_loader: DataLoader | None = None
+
+    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As `Trainer`'s; of a checkpoint that has nothing left to train, the best model or the last is taken."""
+        with self.checkpoints.whole_or_gone():
+            if resume_from_checkpoint is None:
+                return super().train(None, *args, **kwargs)
+            if self.ema is not None:
+                self.ema.checkpoint = Path(resume_from_checkpoint)
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
+            *_, state.max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
+            if not is_done(state, self.args.early_stopping_patience):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+            with self._no_epochs():
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+            self.state.max_steps, self.state.num_train_epochs = state.max_steps, state.num_train_epochs
+            return output
+
+    @contextmanager
+    def _no_epochs(self) -> Iterator[None]:
+        """Of a run that ended within an epoch `Trainer` would take one step more; where there is no epoch, none."""
+        steps, epochs = self.args.max_steps, self.args.num_train_epochs
+        self.args.max_steps, self.args.num_train_epochs = -1, 0
+        try:
+            yield
+        finally:
+            self.args.max_steps, self.args.num_train_epochs = steps, epochs
 
     # One step
 
@@ -58,7 +99,8 @@ class ADAPTTrainer(Trainer):
         for_the_model = {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
         result = super().compute_loss(model, for_the_model, *args, **kwargs)
         if model.training and not bool(torch.isfinite(result[0] if isinstance(result, tuple) else result)):
-            raise InputError(f"{self._stopped()}: the loss is not finite {self._culprits(for_the_model, inputs)}")
+            culprits = self._culprits(for_the_model, inputs["rows"].tolist())
+            raise InputError(f"{stopped(self.state.global_step + 1)}: the loss is not finite {culprits}")
         return result
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -77,47 +119,50 @@ class ADAPTTrainer(Trainer):
                 raise
             raise InputError(_does_not_fit(inputs, "per_device_eval_batch_size")) from error
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Asked before the optimiser steps: gradients that are not finite must not reach the weights."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None  # fp16 skips such steps and lowers its scale
-        if norm is not None and not scaled and not bool(torch.isfinite(torch.as_tensor(norm))):
-            raise InputError(f"{self._stopped()}: the gradient is not finite; lower learning_rate or max_grad_norm")
-        return norm
-
-    def _stopped(self) -> str:
-        return f"training stopped at step {self.state.global_step + 1}; its checkpoints are as they were"
-
-    def _culprits(self, for_the_model: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> str:
-        """Which structures of a batch have a loss that is not finite."""
+    def _culprits(self, batch: dict[str, torch.Tensor], rows: list[int]) -> str:
+        """Which structures of a batch, of these rows of the training split, have a loss that is not finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             return "because the weights are not; lower learning_rate or max_grad_norm"
-        rows = []
-        for index, row in enumerate(inputs["rows"].tolist()):
-            alone = {name: value[index : index + 1] for name, value in self._prepare_inputs(for_the_model).items()}
+        bad = []
+        for index, row in enumerate(rows):
+            alone = {name: value[index : index + 1] for name, value in batch.items()}
             if bool((alone["labels"] != IGNORE_INDEX).any()) and not bool(torch.isfinite(self.model(**alone).loss)):
-                rows.append(str(row))
-        where = f"for row {', '.join(rows)}" if rows else f"for rows {', '.join(map(str, inputs['rows'].tolist()))}"
+                bad.append(row)
+        where = f"for row {', '.join(map(str, bad))}" if bad else f"for rows {', '.join(map(str, rows))}"
         return f"{where} of the training split; look at these structures, or lower learning_rate"
 
     # Data
 
-    def _get_train_sampler(self, train_dataset: StructureDataset | None = None) -> Sampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        processes = self.args.world_size
-        at_once = self._train_batch_size * processes
-        return EpochSampler(
-            dataset,
+    def get_train_dataloader(self) -> DataLoader:
+        processes, batch_size = self.args.world_size, self._train_batch_size
+        at_once = batch_size * processes
+        sampler = EpochSampler(
+            self.train_dataset,
             self.args.train_sampling_strategy,
             data_seed(self.args),
             group_size=at_once * self.args.gradient_accumulation_steps,
             multiple=at_once if processes > 1 and not self.args.dataloader_drop_last else 1,
         )
+        return self._loader(sampler, batch_size)
 
-    def _get_eval_sampler(self, eval_dataset: StructureDataset) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
-        return EpochSampler(eval_dataset, "group_by_length", 0, group_size=self.args.eval_batch_size)
+    def get_eval_dataloader(self, eval_dataset: StructureDataset | None = None) -> DataLoader:
+        if eval_dataset is None and self._validation_loader is not None:
+            return self._validation_loader  # and its workers, where they persist
+        batch_size = self.args.eval_batch_size
+        in_groups = self.args.train_sampling_strategy == "group_by_length"
+        strategy: Strategy = "group_by_length" if in_groups else "sequential"
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        loader = self._loader(EpochSampler(dataset, strategy, 0, group_size=batch_size), batch_size)
+        if eval_dataset is None:
+            self._validation_loader = loader
+        return loader
+
+    def _loader(self, sampler: EpochSampler, batch_size: int) -> DataLoader:
+        """With every `dataloader_` field of the training arguments, which are named after those of `DataLoader`."""
+        prefix = "dataloader_"
+        options = {name.removeprefix(prefix): at for name, at in vars(self.args).items() if name.startswith(prefix)}
+        options |= {"batch_size": batch_size, "sampler": sampler, "collate_fn": self.data_collator}
+        return self.accelerator.prepare(DataLoader(sampler.dataset, **options))
 
     # Evaluation
 
@@ -126,98 +171,66 @@ class ADAPTTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        if not (self.is_in_train and self.average):
-            return self._evaluate_and_diagnose(*args, **kwargs)
-        with self.average.in_model():
-            return self._evaluate_and_diagnose(*args, **kwargs)
-
-    def _evaluate_and_diagnose(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.diagnosis is not None and metric_key_prefix == "eval":
-            signs = self.diagnosis.metrics(self.model)
-            output.metrics.update({f"eval_{name}": value for name, value in signs.items()})
-        return output
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        with self._averaged():
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self.diagnosis is not None and metric_key_prefix == "eval":
+                signs = self.diagnosis.metrics(self.model)
+                output.metrics.update({f"eval_{name}": value for name, value in signs.items()})
+            return output
 
     def test(self, rows: datasets.Dataset) -> dict[str, float]:
         """Metrics of the final model on a split that has decided nothing; their names begin with `test_`."""
         self.remove_callback(EarlyStoppingCallback)
-        self._eval_dataloaders: dict[str, Any] = {}  # with persistent workers, that of the validation split is kept
         return self.evaluate(StructureDataset(rows, self.train_dataset.weighting), metric_key_prefix="test")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.ema is None:
+            yield
+        else:
+            with self.ema.in_model():
+                yield
 
     # Checkpoints
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As `Trainer`'s, but sealed, and older checkpoints are removed only once this one is whole."""
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed here left behind
-            with whole_or_gone(folder):
-                folder.mkdir(parents=True)
-                if self.average is not None:
-                    self.average.save_raw(folder)
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`'s. While it trains, a checkpoint begins so: with the average, and the raw weights beside it."""
+        if not self.is_in_train:
+            with readable_errors(f"{output_dir or self.args.output_dir}: the model"):
+                return super().save_model(output_dir, *args, **kwargs)
+        assert output_dir is not None
+        self.checkpoints.begin(Path(output_dir), self.args)
+        if self.ema is not None and self.args.should_save:
+            self.ema.save_raw(Path(output_dir))
+        with self._averaged():
+            super().save_model(output_dir, *args, **kwargs)
+
+    def saved_weights(self) -> str:
+        """Which of its weights the run has left, in words."""
+        averaged = ", averaged over the steps before" if self.ema is not None else ""
+        if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+            return f"weights of step {self.state.global_step}, the last{averaged}"
+        metric = self.args.metric_for_best_model.removeprefix("eval_")
+        best = f"the best {metric} ({self.state.best_metric:.4g})"
+        return f"weights of step {self.state.best_global_step} of {self.state.global_step}, {best}{averaged}"
+
+
+def require_hooks(callbacks: list[TrainerCallback]) -> None:
+    """
+    Checks that `Trainer` still has what is overridden here and the events that `callbacks` wait for. One that was
+    renamed would never be called, and nobody would know that the average of the weights is not what is saved.
+    """
+    events = {name for callback in callbacks for name in vars(type(callback)) if name.startswith("on_")}
+    missing = [f"TrainerCallback.{name}" for name in sorted(events) if not hasattr(TrainerCallback, name)]
+    for name, parameters in HOOKS.items():
         try:
-            with whole_or_gone(folder):
-                if self.average is None:
-                    super()._save_checkpoint(model, trial)
-                else:
-                    with self.average.in_model():
-                        super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            with whole_or_gone(folder):
-                seal_checkpoint(folder, self.run)
-            rotate(folder, limit, self.state.best_model_checkpoint)
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        with readable_errors(f"{self.args.output_dir}: the model"):
-            super().save_model(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.average is not None:
-            self.average.resume(Path(resume_from_checkpoint))
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        patience = {cb.early_stopping_patience for cb in self._early_stopping()}
-        progress = super()._init_training_state(*args, **kwargs)
-        if not self.state.global_step:
-            return progress
-        self.args.eval_on_start = False  # this is not the start
-        for callback in self._early_stopping():
-            callback.early_stopping_patience = max(patience)  # of this run, not of the checkpoint
-            self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
-        # The state holds paths as they were; the run may have been moved or copied.
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        self.state.best_model_checkpoint = os.fspath(best) if is_sealed(best) else None
-        return progress
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """A run that was cut off after its last step, or after it was stopped early, has nothing left to train."""
-        counts = [(cb.early_stopping_patience_counter, cb.early_stopping_patience) for cb in self._early_stopping()]
-        if self.state.global_step >= self.state.max_steps or any(count >= most for count, most in counts):
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
-
-    def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The model that is left is the average; then, where one is wanted, the best checkpoint takes its place."""
-        if self.average is not None:
-            self.average.exchange()
-        if self.state.best_model_checkpoint is not None:
-            try:
-                read_seal(Path(self.state.best_model_checkpoint))
-            except InputError as error:
-                print(f"warning: the best checkpoint cannot be used, the last model is kept: {error}", file=sys.stderr)
-                self.state.best_model_checkpoint = None
-        return super()._finalize_training(*args, **kwargs)
+            inspect.signature(getattr(Trainer, name)).bind_partial(**dict.fromkeys(parameters))
+        except (AttributeError, TypeError):
+            missing.append(f"Trainer.{name}({', '.join(parameters)})")
+    if missing:
+        version = transformers.__version__
+        raise RuntimeError(f"transformers {version} has no {', no '.join(missing)}, which training needs")
 
 
 def data_seed(training: Any) -> int:

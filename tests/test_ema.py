@@ -13,13 +13,13 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.evaluate import evaluate_forces
 from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import parse_arguments
-from modeling_adapt.training.averaging import RAW_WEIGHTS, WeightAverage
+from modeling_adapt.training.ema import RAW_WEIGHTS, ExponentialMovingAverage
 
 
 def test_average_is_the_sum_that_its_docstring_says():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    average = WeightAverage(model, decay=0.5)
+    average = ExponentialMovingAverage(model, decay=0.5)
     average.start()
     expected = 1.0
     for step, weight in enumerate((2.0, -3.0, 5.0), start=1):
