@@ -73,9 +73,13 @@ def test_heads_never_load_as_each_other(saved):
 
 
 ROOT = Path(modeling_adapt.__file__).parents[1]
-NAMES = ("modeling", "pairwise", "geometry", "elements", "feature_extraction", "pipeline")
+NAMES = ("modeling", "embeddings", "encoder", "mlp", "pairwise", "neighbours")
+NAMES += ("elements", "feature_extraction", "pipeline")
 REMOTE_CODE = {f"{name}_adapt": ROOT / "modeling_adapt" / f"{name}_adapt.py" for name in NAMES}
-REMOTE_CODE |= {name: ROOT / "configuration" / f"{name}.py" for name in ("configuration_adapt", "versions_adapt")}
+REMOTE_CODE |= {
+    name: ROOT / "configuration" / f"{name}.py"
+    for name in ("configuration_adapt", "architectures_adapt", "versions_adapt")
+}
 TRIED = {"ase", "modeling_adapt"}  # inside `try`, where a checkpoint can do without
 
 
@@ -133,7 +137,7 @@ class TestWrongFolders:
         [
             ({"hiden_size": 3}, "did you mean 'hidden_size'"),
             ({"hidden_size": "wide"}, "expected int, got str"),
-            ({"geometry": "polar"}, "geometry must be one of"),
+            ({"architecture": "polar"}, "architecture must be one of"),
             ({"hidden_act": "no-such"}, "no-such"),
         ],
     )

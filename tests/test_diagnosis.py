@@ -70,12 +70,12 @@ class TestEquivarianceErrors:
         return [structure(atoms)]
 
     def test_pairwise_model_follows(self, make_force_model, silicon):
-        model = make_force_model(geometry="pairwise", num_vector_channels=8)
+        model = make_force_model(architecture="pairwise", num_vector_channels=8)
         assert rotation_error(model, ADAPTFeatureExtractor(), silicon) < 1e-5
         assert octahedral_error(model, ADAPTFeatureExtractor(), silicon) < 1e-5
 
     def test_cartesian_model_does_not_and_the_error_is_what_it_says(self, make_force_model, silicon):
-        model, extract = make_force_model(geometry="cartesian"), ADAPTFeatureExtractor()
+        model, extract = make_force_model(architecture="cartesian"), ADAPTFeatureExtractor()
         found = octahedral_error(model, extract, silicon, count=1)
         operation = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, -1.0]])  # the second of the 48
         turned = silicon[0] | {"positions": (silicon[0]["positions"] @ operation) % silicon[0]["cell"][0, 0]}
@@ -84,7 +84,7 @@ class TestEquivarianceErrors:
         assert rotation_error(model, extract, silicon) > 1e-3
 
     def test_energies_per_atom(self, make_energy_model, silicon):
-        pooled = make_energy_model(architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        pooled = make_energy_model(architecture="pairwise", num_vector_channels=8)
         assert rotation_error(pooled, ADAPTFeatureExtractor(), silicon) < 1e-4
         assert rotation_error(make_energy_model(), ADAPTFeatureExtractor(), silicon) > 1e-4
 

@@ -9,7 +9,7 @@ from modeling_adapt.data.load.batching import Blank, StructureCollator, Structur
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.training.sampling import EpochSampler
 
-POOLED = {"architecture": "pooled", "geometry": "pairwise", "num_vector_channels": 8}
+POOLED = {"architecture": "pairwise", "num_vector_channels": 8}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class TestRecipes:
     def test_every_shipped_recipe_is_valid(self, path, tmp_path, make_energy_model):
         argv = [str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")]
         if "model" not in yaml.safe_load(path.read_text()):
-            make_energy_model(architecture="pooled").save_pretrained(tmp_path / "first")
+            make_energy_model(architecture="cartesian").save_pretrained(tmp_path / "first")
             argv += ["--initial_model", str(tmp_path / "first")]
         parse_arguments(argv)
 
@@ -62,7 +62,7 @@ class TestRecipes:
         [
             ({"lerning_rate": 1e-3}, "no field 'lerning_rate'; did you mean 'learning_rate'"),
             ({"hiden_size": 8}, "no field 'hiden_size'; did you mean 'hidden_size'"),
-            ({"geometry": "polar"}, "geometry must be one of"),
+            ({"architecture": "polar"}, "architecture must be one of"),
             ({"hidden_size": "wide"}, "expected int, got str"),
             ({"model": None}, "name either a model"),
             ({"model": "huge"}, "no model preset 'huge'; name a JSON file or one of: .*published-small"),
@@ -74,8 +74,8 @@ class TestRecipes:
             ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
             ({"report_to": "no-such-tracker"}, "no-such-tracker is not supported"),
             ({"hidden_act": "no-such"}, "hidden_act must be one of"),
-            ({"num_descriptors": 5}, "num_descriptors must be 9"),
-            ({"geometry": "pairwise", "attention_radius": 4.0}, "its radius is pairwise_cutoff"),
+            ({"num_descriptors": 5}, "there is no field 'num_descriptors'"),
+            ({"architecture": "pairwise", "attention_radius": 4.0}, "its radius is pairwise_cutoff"),
         ],
     )
     def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, springs, tmp_path, fields, message):
@@ -123,7 +123,7 @@ class TestRecipes:
 
     def test_the_start_on_the_command_line_wins(self, recipe, tmp_path, make_force_model):
         """A recipe that names a model goes on with --initial_model; one that names a checkpoint can start anew."""
-        make_force_model(geometry="fourier").save_pretrained(tmp_path / "first")
+        make_force_model(architecture="fourier").save_pretrained(tmp_path / "first")
         more = ["--dataset", "d", "--output_dir", str(tmp_path / "run")]
         _, run, _ = parse_arguments([recipe(), *more, "--initial_model", str(tmp_path / "first")])
         assert (run.model, run.initial_model) == (None, str(tmp_path / "first"))
@@ -178,7 +178,7 @@ class TestFieldsThatCannotAct:
     def test_no_shipped_recipe_has_one(self, path, tmp_path, capsys, make_energy_model):
         argv = [str(path), "--dataset", "data", "--output_dir", str(tmp_path / "run")]
         if "model" not in yaml.safe_load(path.read_text()):
-            make_energy_model(architecture="pooled").save_pretrained(tmp_path / "first")
+            make_energy_model(architecture="cartesian").save_pretrained(tmp_path / "first")
             argv += ["--initial_model", str(tmp_path / "first")]
         parse_arguments(argv)
         assert "cannot act" not in capsys.readouterr().err
@@ -225,7 +225,9 @@ class TestHelp:
         for name, option in (MODEL_OPTIONS | LOSS_OPTIONS).items():
             if option.choices:
                 with pytest.raises(InputError, match=f"{name} must be one of {', '.join(option.choices)},"):
-                    preset_config("published-energy", {name: "no-such"})
+                    preset_config(
+                        "published-energy" if "mlp" in option.choices else "published-small", {name: "no-such"}
+                    )
 
     def test_it_waits_for_no_library(self):
         script = (
@@ -291,7 +293,7 @@ class TestRuns:
     def test_pooled_energy_learns_energies_and_forces(self, recipe, springs, tmp_path, geometry):
         path = recipe(
             model="pairwise-energy",
-            geometry=geometry,
+            architecture=geometry,
             hidden_size=16,
             num_vector_channels=8,
             force_weight=10.0,

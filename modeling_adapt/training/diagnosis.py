@@ -104,7 +104,7 @@ def _say_trivial(last: Mapping[str, Any], headline: str) -> str:
         )
     return (
         f"trivial prediction: forces are {last['eval_force_norm_ratio']:.0%} as long as they should be and no better "
-        "than zero; raise learning_rate, use geometry: pairwise, or force_loss: weighted_l2"
+        "than zero; raise learning_rate, use architecture: pairwise, or force_loss: weighted_l2"
     )
 
 
@@ -132,7 +132,7 @@ def _say_not_rotated(last: Mapping[str, Any], headline: str) -> str:
     worst = max(_rotations(last))
     return (
         f"rotation: predictions miss the symmetry of a turned structure by {worst:.0%} of their size; use "
-        "augmentation: [octahedral, translation] in a cubic cell, or geometry: pairwise"
+        "augmentation: [octahedral, translation] in a cubic cell, or architecture: pairwise"
     )
 
 

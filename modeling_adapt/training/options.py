@@ -103,8 +103,9 @@ class Option(NamedTuple):
 
 # Of the configuration of the model; None as default: that of the preset.
 MODEL_OPTIONS = {
-    "geometry": Option("how coordinates enter", choices=("cartesian", "fourier", "pairwise")),
-    "architecture": Option("of an energy: network of the paper, or sum over atoms", choices=("mlp", "pooled")),
+    "architecture": Option(
+        "network; mlp: of energies alone, as published", choices=("cartesian", "fourier", "pairwise", "mlp")
+    ),
     "hidden_size": Option("width of the tokens"),
     "num_hidden_layers": Option("layers"),
     "num_attention_heads": Option("heads of the attention"),
@@ -115,7 +116,6 @@ MODEL_OPTIONS = {
     "layer_norm_eps": Option("epsilon of the layer norms"),
     "norm_position": Option("layer norm after or before each sub-layer", choices=("post", "pre")),
     "embedding_sizes": Option("widths of the token embedding, as [128, 256]"),
-    "num_descriptors": Option("element descriptors of a token"),
     "descriptors": Option("names of those that are read; null: all nine"),
     "element_embedding_size": Option("width of a learned vector per element; 0: none"),
     "fourier_wave_numbers": Option("of fourier: waves per lattice vector, as [1, 2, 3]"),

@@ -57,14 +57,12 @@ def build_trainer(
     prepare_config(config, run, rows)
     if run.initial_model is None:
         torch.manual_seed(training.seed)
-        model, feature_extractor = HEADS[config.model_type](config), _feature_extractor(config)
+        model, feature_extractor = HEADS[config.model_type](config), ADAPTFeatureExtractor.for_model(config)
     else:
         head, revision = HEADS[config.model_type], run.initial_revision
         model, feature_extractor = load_model(run.initial_model, head, revision=revision, config=config)
     task = _task(config, train_rows)
     _choose_metric(training, task, validation_rows)
-    if task.target == "energy_and_forces" and config.geometry != "pairwise":
-        model.set_attn_implementation("eager")  # a force that is learned needs second derivatives; SDPA has none
     weighting = ImportanceWeighting(
         **{field.name: getattr(run, f"weight_{field.name}") for field in fields(ImportanceWeighting)}
     )
@@ -75,15 +73,16 @@ def build_trainer(
     callbacks: list[TrainerCallback] = [FiniteGradients(), RunProgress(), RunRecord(), EpochToDataset()]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(training.early_stopping_patience))
-    diagnosis = None
+    diagnosis = validation = None
     if validation_rows is not None:
+        validation = StructureDataset(validation_rows, weighting, cutoff=config.cutoff)
         diagnosis = Diagnosis(task, train_rows, feature_extractor, training.eval_batch_size)
     try:
         trainer = ADAPTTrainer(
             model=model,
             args=training,
-            train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training)),
-            eval_dataset=None if validation_rows is None else StructureDataset(validation_rows, weighting),
+            train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training), config.cutoff),
+            eval_dataset=validation,
             data_collator=StructureCollator(feature_extractor, task.target),
             processing_class=feature_extractor,
             compute_metrics=task,
@@ -151,12 +150,6 @@ def _identity(
     }
 
 
-def _feature_extractor(config: ADAPTConfig) -> ADAPTFeatureExtractor:
-    """The published energy network reads atoms by their place in the list; the others read a set."""
-    ordered = isinstance(config, ADAPTEnergyConfig) and config.architecture == "mlp"
-    return ADAPTFeatureExtractor(canonical_order=ordered)
-
-
 def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
     target: Any = target_of(config)
     if target == "forces":
@@ -184,9 +177,12 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
             _require_readable(config, table, f"the {split} split")
-    local = config.geometry == "pairwise" and getattr(config, "architecture", "pooled") == "pooled"
     # Every augmentation moves the crystal about, so no frame is left that the model knows.
-    domain = fit_domain(train_rows, local=local, reads_coordinates=not local and not run.augmentation)
+    domain = fit_domain(
+        train_rows,
+        local=config.cutoff is not None,
+        reads_coordinates=config.traits.reads_positions and not run.augmentation,
+    )
     config.training_domain = domain.to_dict()
 
 
@@ -202,10 +198,12 @@ def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None
 
 
 def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None:
-    config.force_mean, config.force_std = statistics.force_mean, statistics.force_std
-    if config.geometry == "pairwise" and statistics.force_std:  # one scale for all directions keeps them equivalent
-        scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
-        config.force_mean, config.force_std = [0.0] * 3, [float(scale)] * 3
+    """Energy models read the scale alone; they have no mean force to add."""
+    mean, std = statistics.force_mean, statistics.force_std
+    if config.traits.equivariant and std:  # one scale for all directions keeps them equivalent
+        scale = np.sqrt(np.mean(np.square(np.array(std))))
+        mean, std = [0.0] * 3, [float(scale)] * 3
+    config.force_mean, config.force_std = mean if config.predicts == "forces" else None, std
 
 
 def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
@@ -222,7 +220,7 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
     counts = compositions(list_column(table, "atomic_numbers"))
     left_over = table["energy"].to_numpy() - baseline.predict(counts)
-    if config.architecture == "pooled":
+    if not config.traits.reads_order:
         left_over = left_over / counts.sum(axis=1)
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
@@ -231,10 +229,10 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
 def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset) -> None:
     if "octahedral" in run.augmentation:
         require_cubic_cells(train_rows)
-    if "rotation" in run.augmentation and config.geometry == "fourier":
+    if "rotation" in run.augmentation and config.traits.needs_cell:
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
     table = train_rows.select_columns(["defect_sites", "importance_weights"]).with_format("arrow")[:]
-    if target_of(config) == "forces" and config.force_loss != "mse":
+    if target_of(config) != "energy" and config.force_loss != "mse":
         if not any(list_lengths(table, name).any() for name in table.column_names):
             raise InputError(
                 f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
@@ -246,7 +244,7 @@ def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: 
     """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
     table = rows.select_columns(["atomic_numbers"]).with_format("arrow")[:]
     largest = int(list_lengths(table, "atomic_numbers").max())
-    if config.architecture == "mlp" and largest > config.max_atoms:
+    if config.traits.reads_order and largest > config.max_atoms:
         raise InputError(
             f"{where} has a structure of {largest} atoms, but this energy model takes at most {config.max_atoms}; "
             "raise max_atoms"

@@ -13,7 +13,7 @@ def target_of(config: ADAPTConfig) -> Target:
     """The labels that a model of `config` learns."""
     if not isinstance(config, ADAPTEnergyConfig):
         return "forces"
-    return "energy_and_forces" if config.architecture == "pooled" and config.force_weight > 0 else "energy"
+    return "energy_and_forces" if config.traits.has_gradient and config.force_weight > 0 else "energy"
 
 
 class ForceTask:
@@ -63,10 +63,10 @@ class EnergyTask:
 
 
 class EnergyAndForcesTask:
-    """Energies and their gradient; labels are (`labels`, `atomic_numbers`, `force_labels`, `nearest_defect`)."""
+    """Energies and their gradient; labels are (`labels`, `atomic_numbers`, `reference_forces`, `nearest_defect`)."""
 
     target: Target = "energy_and_forces"
-    label_names = ["labels", "atomic_numbers", "force_labels", "nearest_defect"]
+    label_names = ["labels", "atomic_numbers", "reference_forces", "nearest_defect"]
     headline = "force_mae_mev_per_ang"
     choices = ForceTask.choices + EnergyTask.choices
 
@@ -75,9 +75,9 @@ class EnergyAndForcesTask:
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, Any]:
         energies, forces = prediction.predictions
-        labels, atomic_numbers, force_labels, nearest_defect = prediction.label_ids
+        labels, atomic_numbers, reference_forces, nearest_defect = prediction.label_ids
         energy = EvalPrediction(predictions=energies, label_ids=(labels, atomic_numbers))
-        force = EvalPrediction(predictions=forces, label_ids=(force_labels, nearest_defect))
+        force = EvalPrediction(predictions=forces, label_ids=(reference_forces, nearest_defect))
         return self.energy(energy, compute_result) | self.forces(force, compute_result)
 
 
