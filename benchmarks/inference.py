@@ -146,8 +146,9 @@ def forces_by(name: str, mode: str) -> Callable[[list[Atoms]], object]:
     compiled = mode == "compiled"
     dtype = "float32" if compiled else mode
     model = on_device(model, torch.device("cpu"), dtype, compiled)
-    extract = ADAPTFeatureExtractor(dtype="float64" if dtype == "float64" else "float32")
-    return lambda structures: forces_of(model, **extract(structures))
+    extract = ADAPTFeatureExtractor.for_model(config)
+    exact = "float64" if dtype == "float64" else "float32"
+    return lambda structures: forces_of(model, **extract(structures, dtype=exact))
 
 
 def matrix_rate() -> float:

@@ -192,17 +192,20 @@ def loader_share(repeats: int) -> str:
     table = []
     with tempfile.TemporaryDirectory() as folder:
         write_dataset({"train": rows}, Path(folder) / "data")
-        structures = StructureDataset(read_split(Path(folder) / "data", "train"), ImportanceWeighting())
+        rows = read_split(Path(folder) / "data", "train")
         for preset in ("published-small", "pairwise-small"):
-            loader = DataLoader(structures, 16, shuffle=True, collate_fn=StructureCollator(ADAPTFeatureExtractor()))
-            model = ADAPTForForces(preset_config(preset)).train()
+            config = preset_config(preset)
+            structures = StructureDataset(rows, ImportanceWeighting(), cutoff=config.cutoff)
+            collator = StructureCollator(ADAPTFeatureExtractor.for_model(config))
+            loader = DataLoader(structures, 16, shuffle=True, collate_fn=collator)
+            model = ADAPTForForces(config).train()
             optimizer = torch.optim.Adam(model.parameters(), lr=5e-5)
             waited, began = [], time.perf_counter()
             for _ in range(max(1, repeats // 4)):
                 asked = time.perf_counter()
                 for batch in loader:
                     waited.append(time.perf_counter() - asked)
-                    inputs = {key: batch[key] for key in ("input_features", "attention_mask", "cell", "labels")}
+                    inputs = {key: value for key, value in batch.items() if key not in ("nearest_defect", "rows")}
                     model(**inputs, importance_weights=batch["importance_weights"]).loss.backward()
                     optimizer.step()
                     optimizer.zero_grad()

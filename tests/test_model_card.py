@@ -305,7 +305,7 @@ def test_settings_are_those_of_the_configuration_and_of_the_recipe(make_run, sta
     """A field that the architecture does not read, and that its config.json has not, is nowhere on the card."""
     staged, _ = stage(folder := make_run())
     config = json.loads((staged / "config.json").read_text())
-    absent = {name: config.pop(name) for name in ("norm_position", "fourier_wave_numbers", "hidden_act")}
+    absent = {name: config.pop(name, "relu") for name in ("norm_position", "fourier_wave_numbers", "hidden_act")}
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | absent | {"weight_decay": 0.1, "train_subset": 100}
     (staged / "config.json").write_text(json.dumps(config))
     (staged / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"augmentation": ["octahedral", "translation"]}))
