@@ -15,7 +15,7 @@ from ase import Atoms
 
 from modeling_adapt.data.build.building import build_dataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.split.subsets import train_subsets
+from modeling_adapt.data.split.splitting import train_subsets
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 

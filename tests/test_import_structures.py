@@ -12,7 +12,8 @@ from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
 from modeling_adapt.data.build import building
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.read.structure_files import ReadingOptions, distinct_names, find_files, structure_rows
+from modeling_adapt.data.options import ReadingOptions
+from modeling_adapt.data.read.structure_files import distinct_names, find_files, structure_rows
 from modeling_adapt.errors import InputError
 
 

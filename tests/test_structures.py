@@ -8,8 +8,8 @@ from datasets import Dataset, load_dataset
 
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.split.grouping import RowKey
-from modeling_adapt.data.split.splitting import assign_rows, same_trajectory
+from modeling_adapt.data.read.frames import same_trajectory
+from modeling_adapt.data.split.splitting import RowKey, assign_rows
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, atoms_from_row, structure_row
 from modeling_adapt.errors import InputError
 

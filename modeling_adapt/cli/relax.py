@@ -17,7 +17,7 @@ from ase.data import atomic_numbers
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from ..data.read.structure_files import read_frames
+from ..data.read.frames import read_frames
 from ..device import DTYPES, available_device
 from ..errors import InputError
 from ..simulation.calculator import ADAPTCalculator

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import datasets
 
-from ..data.load.reading import NoSuchSplitError, pinned_revision, read_split
-from ..data.split.subsets import select_subset
+from ..data.load.reading import NoSuchSplitError, pinned_revision, read_split, select_subset
 from ..data.structures import Target
 from ..errors import InputError
 from ..training.arguments import RunArguments, parse_arguments

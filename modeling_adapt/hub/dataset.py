@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
-from ..data.build.parquet_files import parquet_splits
+from ..data.load.reading import parquet_splits
 from ..errors import InputError, one_line
 from ..hub_access import is_local
 from .ownership import OUR_TAG

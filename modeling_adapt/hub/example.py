@@ -12,7 +12,7 @@ import torch
 from ase.build import bulk
 from transformers import PreTrainedModel
 
-from ..data.build.parquet_files import parquet_splits
+from ..data.load.reading import parquet_splits
 from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

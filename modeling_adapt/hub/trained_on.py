@@ -7,8 +7,7 @@ from huggingface_hub import HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.content import content_hash
-from ..data.load.reading import read_split
-from ..data.split.subsets import select_subset
+from ..data.load.reading import read_split, select_subset
 from ..errors import InputError
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of

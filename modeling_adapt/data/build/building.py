@@ -32,7 +32,7 @@ from tqdm import tqdm
 from ...files import require_empty_folder, require_replaceable
 from ...errors import InputError
 from .dividing import Divide, write_divided
-from ..split.grouping import RowKey
+from ..split.splitting import RowKey
 from ..structures import STRUCTURE_FEATURES
 from .summary import DatasetSummary
 from .writing import RowWriter, rows_of_files

@@ -13,9 +13,9 @@ from ...files import write_whole
 from ...errors import InputError, one_line
 from .card_figures import ForceFigures, draw_kinds
 from .card_text import card_body, symbols
-from .parquet_files import parquet_splits, parquet_tables
+from ..load.reading import parquet_splits, parquet_tables
 from .summary import DatasetSummary
-from .tally import Tally
+from .summary import Tally
 
 _NOTES = "<!-- Your own notes: what is below this line stays when the card is written again. -->"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

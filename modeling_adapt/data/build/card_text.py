@@ -8,9 +8,9 @@ from datasets import Features, List
 
 from ...elements_adapt import SYMBOLS
 from ...tables import markdown_table
-from ..split.subsets import SUBSETS
+from ..split.splitting import SUBSETS
 from .summary import DatasetSummary
-from .tally import Tally
+from .summary import Tally
 
 _COLUMNS = {
     "atomic_numbers": "atomic numbers of the n atoms",

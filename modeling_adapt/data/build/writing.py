@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ...files import finished_folder
 from ...errors import InputError
 from ..structures import STRUCTURE_FEATURES
-from ..split.subsets import Division, with_subsets
+from ..split.splitting import Division
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
 ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
@@ -108,10 +108,16 @@ def write_shards(
             numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
             with RowWriter(shard_path(folder, split, shard, shards)) as writer:
                 for table in _row_groups(read(numbers)):
-                    writer.write_table(with_subsets(table, subsets[numbers[: len(table)]]))
+                    writer.write_table(_with_subsets(table, subsets[numbers[: len(table)]]))
                     counts[split] = counts.get(split, 0) + len(table)
                     numbers = numbers[len(table) :]
     return counts
+
+
+def _with_subsets(table: pa.Table, subsets: np.ndarray) -> pa.Table:
+    """The rows of a table with these values (rows,) of [`train_subsets`] in the column `subset`; NaN becomes null."""
+    column = pa.array(subsets, pa.float32(), from_pandas=True)
+    return table.set_column(table.column_names.index("subset"), table.schema.field("subset"), column)
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
