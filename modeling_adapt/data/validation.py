@@ -119,15 +119,16 @@ def _missing(table: pa.Table) -> tuple[int, str] | None:
         if table[name].null_count:
             return int(table[name].is_null().to_numpy().argmax()), f"it has no {name}"
     for name in (*_LISTS, "cell", "pbc"):
-        if _has_holes(table[name].combine_chunks()):
-            first = next(row for row, value in enumerate(table[name]) if _has_holes(value.values))
+        column = table[name].combine_chunks()
+        if _has_holes(column):
+            first = next(row for row in range(len(column)) if _has_holes(column.slice(row, 1)))
             return first, f"{name} holds a value that is missing"
     return None
 
 
-def _has_holes(array: pa.Array | None) -> bool:
+def _has_holes(array: pa.Array) -> bool:
     """Whether something inside of lists is null; null lists themselves are none of it."""
-    while array is not None and pa.types.is_nested(array.type):
+    while pa.types.is_nested(array.type):
         array = array.flatten()
         if array.null_count:
             return True
