@@ -10,8 +10,8 @@ import yaml
 from modeling_adapt import ADAPTFeatureExtractor
 from modeling_adapt.cli import hub_upload
 from modeling_adapt.data.build.card import write_card
-from modeling_adapt.data.content import content_hash
 from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.load.survey import content_hash
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
-from modeling_adapt.data.content import content_hash
 from modeling_adapt.data.load.batching import StructureDataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.load.statistics import fit_statistics
+from modeling_adapt.data.load.survey import content_hash, fit_statistics
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import parse_arguments

@@ -5,7 +5,7 @@ way. Rotations, shifts and wrapping change no physics, so a structure is brought
 host say where its crystal is, up to a translation of the crystal; the place of the defect decides among these.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import combinations
@@ -253,7 +253,7 @@ class Aligner:
         return _Seen(numbers, cell, last.orientation, scaled)
 
 
-def fit_alignment(rows: Collection[dict[str, Any]]) -> TrainedAlignment | None:
+def fit_alignment(rows: Iterable[dict[str, Any]]) -> TrainedAlignment | None:
     """
     How the crystal of a split (`STRUCTURE_FEATURES`, read twice) lies. None where nobody can say: other cells than
     one, a direction that is not periodic, no crystal in its first structure, or crystals at various origins.
@@ -337,7 +337,7 @@ def _densest_place(densities: np.ndarray) -> np.ndarray:
     return np.angle(places[densest]) / (2 * np.pi)
 
 
-def _seam(host: np.ndarray, rows: Collection[dict[str, Any]]) -> np.ndarray:
+def _seam(host: np.ndarray, rows: Iterable[dict[str, Any]]) -> np.ndarray:
     """(3,) between two planes of the host (H, 3 fractional), and so that most training coordinates lie beyond it."""
     seams: list[np.ndarray] = []
     for axis in range(3):

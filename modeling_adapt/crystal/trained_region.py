@@ -4,7 +4,7 @@ A network answers anything with a number. These few ranges, fitted on the traini
 (`config.training_domain`), are what lets a relaxation say that its answer is no longer backed by any training data.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
@@ -206,7 +206,7 @@ class TrainingDomain:
 
 
 def fit_domain(
-    rows: Collection[dict[str, Any]], *, local: bool = False, reads_coordinates: bool = False
+    rows: Iterable[dict[str, Any]], *, local: bool = False, reads_coordinates: bool = False
 ) -> TrainingDomain:
     """
     Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms.

@@ -6,8 +6,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from ..configuration_adapt import ADAPTConfig
-from ..data.content import content_hash
 from ..data.load.reading import read_split, select_subset
+from ..data.load.survey import content_hash
 from ..errors import InputError
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of

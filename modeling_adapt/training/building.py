@@ -11,10 +11,10 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.columns import list_lengths
-from ..data.content import content_hash
 from ..data.load.augmentation import augmentation_steps
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..data.load.importance import ImportanceWeighting
+from ..data.load.survey import content_hash
 from ..errors import InputError, one_line
 from ..evaluation.evaluate import fit_baseline
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

@@ -7,13 +7,11 @@ import numpy as np
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain
-from ..data.columns import flat_values, list_column, list_lengths
-from ..data.load.augmentation import require_cubic_cells
-from ..data.load.statistics import DatasetStatistics, fit_statistics
+from ..data.columns import ArrayRows
+from ..data.load.survey import DatasetStatistics, fit_statistics, require_cubic_cells, survey
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
-from ..evaluation.evaluate import fit_baseline
-from ..evaluation.metrics import compositions
+from ..evaluation.metrics import CompositionBaseline
 from .arguments import RunArguments
 from .tasks import target_of
 
@@ -40,7 +38,7 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
             _require_readable(config, table, f"the {split} split")
     local = config.geometry == "pairwise" and getattr(config, "architecture", "pooled") == "pooled"
     # Every augmentation moves the crystal about, so no frame is left that the model knows.
-    domain = fit_domain(train_rows, local=local, reads_coordinates=not local and not run.augmentation)
+    domain = fit_domain(ArrayRows(train_rows), local=local, reads_coordinates=not local and not run.augmentation)
     config.training_domain = domain.to_dict()
 
 
@@ -70,14 +68,13 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     Returns:
         Standard deviation of what is left over in eV.
     """
-    baseline = fit_baseline(train_rows)
+    found = survey(train_rows)
+    baseline = CompositionBaseline.fit(found.compositions, found.energies)
     known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
     config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
-    table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
-    counts = compositions(list_column(table, "atomic_numbers"))
-    left_over = table["energy"].to_numpy() - baseline.predict(counts)
+    left_over = found.energies - baseline.predict(found.compositions)
     if config.architecture == "pooled":
-        left_over = left_over / counts.sum(axis=1)
+        left_over = left_over / found.sizes
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
 
@@ -87,9 +84,9 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         require_cubic_cells(train_rows)
     if "rotation" in run.augmentation and config.geometry == "fourier":
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
-    table = train_rows.select_columns(["defect_sites", "importance_weights"]).with_format("arrow")[:]
     if target_of(config) == "forces" and config.force_loss != "mse":
-        if not any(list_lengths(table, name).any() for name in table.column_names):
+        found = survey(train_rows)
+        if not (found.defective.any() or found.weighted.any()):
             raise InputError(
                 f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
                 "training split has a defect site; use force_loss: mse, or import the data with --host"
@@ -98,15 +95,15 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
 
 def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str) -> None:
     """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
-    table = rows.select_columns(["atomic_numbers"]).with_format("arrow")[:]
-    largest = int(list_lengths(table, "atomic_numbers").max())
+    found = survey(rows)
+    largest = int(found.sizes.max())
     if config.architecture == "mlp" and largest > config.max_atoms:
         raise InputError(
             f"{where} has a structure of {largest} atoms, but this energy model takes at most {config.max_atoms}; "
             "raise max_atoms"
         )
     known = config.element_energies or {}
-    for number in np.unique(flat_values(table, "atomic_numbers")):
+    for number in found.elements:
         if known and SYMBOLS[number] not in known:
             raise InputError(
                 f"{where} has {SYMBOLS[number]}, of which the training split has none: there is no reference energy"

@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ...crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
 from ...errors import InputError
-from ..columns import flat_values
 
 AugmentationStep = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
@@ -106,22 +104,6 @@ def augmentation_steps(names: Sequence[str], position_noise: float = 0.0) -> lis
     if not 0 <= position_noise < np.inf:
         raise InputError(f"position_noise must be a distance in Å, not {position_noise}")
     return [STEPS[name]() for name in names] + ([PositionNoise(position_noise)] if position_noise else [])
-
-
-def require_cubic_cells(rows: datasets.Dataset) -> None:
-    """Checks that `octahedral` is a symmetry of every cell.
-
-    Raises:
-        InputError: naming the first row that has another cell.
-    """
-    table = rows.select_columns(["cell", "pbc"]).with_format("arrow")[:]
-    cells, pbc = flat_values(table, "cell").reshape(-1, 3, 3), flat_values(table, "pbc").reshape(-1, 3)
-    if (others := np.flatnonzero(~is_cubic(cells, pbc))).size:
-        row = int(others[0])
-        raise InputError(
-            f"row {row} ({rows[row]['source'] or 'source unknown'}): octahedral augmentation needs periodic cubic "
-            "cells along x, y, z; use rotation and translation instead"
-        )
 
 
 def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:
