@@ -9,7 +9,7 @@ import yaml
 
 from modeling_adapt import ADAPTFeatureExtractor
 from modeling_adapt.cli import hub_upload
-from modeling_adapt.data.build.card import write_card
+from modeling_adapt.data.build.dataset_card import write_card
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.load.survey import content_hash
 

@@ -120,7 +120,7 @@ def test_kinds_as_a_whole_and_held_out():
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """30 trajectories of 3 structures, of two kinds, in splits."""
-    monkeypatch.setattr("modeling_adapt.data.build.card._draw", lambda *_: {})  # figures take long
+    monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda *_: {})  # figures take long
     rng = np.random.default_rng(0)
     rows = []
     for trajectory in range(30):

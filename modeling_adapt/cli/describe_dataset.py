@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
 
-    from ..data.build.card import write_card
+    from ..data.build.dataset_card import write_card
     from ..data.build.summary import summary_table
 
     print(summary_table(write_card(arguments.dataset, name=arguments.name, license=arguments.license)))

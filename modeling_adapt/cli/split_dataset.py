@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.split_file:
         how = f"as {arguments.split_file}"
 
-    from ..data.build.dividing import resplit
     from ..data.build.summary import summary_table
+    from ..data.build.writing import resplit
 
     print(summary_table(resplit(arguments.dataset, output, divide, how)))
     print(f"data set written to: {output}")

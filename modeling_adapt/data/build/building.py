@@ -29,13 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ...files import require_empty_folder, require_replaceable
 from ...errors import InputError
-from .dividing import Divide, write_divided
+from ...files import require_empty_folder, require_replaceable
 from ..split.splitting import RowKey
 from ..structures import STRUCTURE_FEATURES
 from .summary import DatasetSummary
-from .writing import RowWriter, rows_of_files
+from .writing import Divide, RowWriter, rows_of_files, write_divided
 
 _NOTES = b"adapt_notes"  # key of the metadata of a part's parquet file
 

@@ -48,6 +48,11 @@ class Tally:
         return self
 
     @property
+    def symbols(self) -> list[str]:
+        """Of the elements, by atomic number."""
+        return [SYMBOLS[number] for number in np.flatnonzero(self.element_atoms)]
+
+    @property
     def mean_force(self) -> float | None:
         """Mean size of a force component in eV/Å: the MAE of predicting zero forces. None without forces."""
         return self.component_sum / self.components if self.components else None
@@ -110,9 +115,6 @@ def tally_of(rows: RowNumbers, members: np.ndarray) -> Tally:
         energies=_range(energies[known].tolist()),
         energies_per_atom=_range((energies / atoms)[known].tolist()),
     )
-
-
-
 
 
 @dataclass
@@ -190,6 +192,6 @@ def _cells(tally: Tally) -> tuple[str, ...]:
         str(len(tally.trajectories)),
         str(tally.with_energy),
         "-".join(map(str, sorted(set(tally.atoms)))),
-        " ".join(SYMBOLS[number] for number in np.flatnonzero(tally.element_atoms)),
+        " ".join(tally.symbols),
         "-" if tally.mean_force is None else f"{1000 * tally.mean_force:.1f}",
     )

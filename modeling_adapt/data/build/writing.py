@@ -1,22 +1,28 @@
-"""Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
+"""Rows to a parquet data set that `datasets.load_dataset(folder)` reads, divided into splits, with its card."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import finished_folder
 from ...errors import InputError
+from ...files import finished_folder
+from ..load.reading import read_splits
+from ..split.splitting import SPLIT_FILE, Division, RowKey, write_split_file
 from ..structures import STRUCTURE_FEATURES
-from ..split.splitting import Division
+from .dataset_card import write_card
+from .summary import DatasetSummary
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
 ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
+Divide = Callable[[Sequence[str], Sequence[RowKey]], Division]  # from the source and the key of every row
 
 
 class RowWriter:
@@ -80,6 +86,75 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
         if not counts:
             raise InputError(f"no structures to write to {folder}")
     return counts
+
+
+def write_divided(
+    folder: Path,
+    sources: Sequence[str],
+    keys: Sequence[RowKey],
+    divide: Divide,
+    read: Callable[[np.ndarray], Iterable[pa.Table]],
+    provenance: Mapping[str, Any],
+    *,
+    name: str,
+    like: str | Path | None = None,
+) -> tuple[dict[str, int], DatasetSummary]:
+    """Writes the data, `splits.csv`, `README.md` and `figures/` into an empty folder.
+
+    Args:
+        sources, keys: of all rows.
+        divide: such as [`divide_rows`].
+        read: tables with the rows of given sorted numbers, in order.
+        provenance, name, like: of [`write_card`].
+
+    Returns:
+        Number of rows by split, and what the data set holds.
+    """
+    splits, subsets = divide(sources, keys)
+    counts = write_shards(folder, (splits, subsets), read)
+    write_split_file(folder / SPLIT_FILE, sources, keys, splits, subsets)
+    return counts, write_card(folder, provenance, name=name, like=like, checked=True)
+
+
+def resplit(
+    dataset: str | Path,
+    folder: str | Path,
+    divide: Divide,
+    how: str,
+) -> DatasetSummary:
+    """Writes the rows of all splits of a data set into new splits, with a card and a file of the splits.
+
+    The rows stay on disk; memory is for the sources and keys of all rows and for the structures of a few.
+
+    Args:
+        dataset: folder or Hub id.
+        folder: must not exist or be empty.
+        divide: says where every row goes.
+        how: what was done, for the provenance.
+    """
+    with finished_folder(folder) as unfinished:
+        rows = datasets.concatenate_datasets(list(read_splits(dataset).values())).with_format("arrow")
+        sources, keys = _keys(rows)
+        read, name = partial(_rows_with, rows), Path(folder).name
+        return write_divided(unfinished, sources, keys, divide, read, {"divided": how}, name=name, like=dataset)[1]
+
+
+def _keys(rows: datasets.Dataset) -> tuple[list[str], list[RowKey]]:
+    sources: list[str] = []
+    keys: list[RowKey] = []
+    names = ("source", "trajectory", "config_type")
+    columns = rows.select_columns([*names, "forces"])
+    for start in range(0, len(rows), ROWS_PER_GROUP):
+        table = columns[start : start + ROWS_PER_GROUP]
+        source, trajectory, kind = (table[name].fill_null("").to_pylist() for name in names)
+        sources += source
+        keys += map(RowKey, trajectory, kind, table["forces"].is_valid().to_pylist())
+    return sources, keys
+
+
+def _rows_with(rows: datasets.Dataset, numbers: np.ndarray) -> Iterator[pa.Table]:
+    for start in range(0, len(numbers), ROWS_PER_GROUP):
+        yield rows[numbers[start : start + ROWS_PER_GROUP]]
 
 
 def write_shards(

@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator
 
 from ...errors import InputError
 from ..build.building import Built, Notes, build_dataset
-from ..build.dividing import Divide
+from ..build.writing import Divide
 from ..options import GenerationPlan
 from ..structures import structure_row
 from .distortion import BOND_FACTORS, distort
