@@ -161,7 +161,7 @@ def thin_cells(cells: np.ndarray) -> np.ndarray:
     # A zero row adds one singular value of zero and leaves the others as they are.
     values = np.linalg.svd(np.where(finite[:, None, None], cells, 0.0), compute_uv=False)
     vectors = cells.any(axis=2).sum(axis=1)
-    smallest = np.take_along_axis(values, np.maximum(vectors - 1, 0)[:, None], axis=1)[:, 0]
+    smallest = values[np.arange(len(values)), np.maximum(vectors - 1, 0)]
     return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
