@@ -11,7 +11,7 @@ from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.describe_dataset import main
 from modeling_adapt.cli.split_dataset import main as split_main
 from modeling_adapt.data.build.dataset_card import write_card
-from modeling_adapt.data.build.summary import summarise, summary_table
+from modeling_adapt.data.build.summary import summary_table
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
@@ -144,7 +144,7 @@ def test_a_card_that_is_written_again_keeps_what_people_wrote(dataset, capsys, n
 
 
 def test_summary_of_the_terminal(dataset):
-    table = summary_table(summarise(dataset))
+    table = summary_table(write_card(dataset))
     assert "config types: vacancy 2, none given 1, carbon 1" in table
     assert [line.split() for line in table.splitlines()[2:4]] == [
         ["a.xyz", "train", "3", "2", "2", "63", "Si", f"{1000 * mean_component(dataset):.1f}"],

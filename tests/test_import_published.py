@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from published_rows import read_published
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_published import main
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.read import published
-from modeling_adapt.data.read.published import atomic_numbers, read_published
+from modeling_adapt.data.read.published import atomic_numbers
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.elements_adapt import DESCRIPTORS, descriptors
 from modeling_adapt.errors import InputError

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pyarrow as pa
 from ...elements_adapt import SYMBOLS
 from ...tables import format_table
 from ..columns import flat_values
-from ..load.reading import parquet_splits, parquet_tables
 
 _HEADER = ("file", "split", "structures", "trajectories", "energies", "atoms", "elements", "mean |F|")
 _FILES = 20  # more files than this are counted together
@@ -162,15 +160,6 @@ class DatasetSummary:
         for tally in self.tallies.values():
             total += tally
         return total
-
-
-def summarise(folder: str | Path) -> DatasetSummary:
-    """Counts what the data set in `folder` holds, in one pass with bounded memory; see [`parquet_splits`]."""
-    summary = DatasetSummary()
-    for split, paths in parquet_splits(folder).items():
-        for table in parquet_tables(paths):
-            summary.add(split, table)
-    return summary
 
 
 def summary_table(summary: DatasetSummary) -> str:

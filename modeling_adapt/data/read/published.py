@@ -268,17 +268,6 @@ def plan_import(
     return PublishedImport(parts, plan, partial(published_rows, cell_edge=cell_edge, host=host))
 
 
-def read_published(
-    forces: str | Path,
-    energies: tuple[str | Path, str | Path] | None = None,
-    cell_edge: float = CELL_EDGE,
-    host: str = "auto",
-) -> list[dict[str, Any]]:
-    """All rows at once, of files that are small; see [`plan_import`] and [`published_rows`]."""
-    work = plan_import(forces, energies, cell_edge, host)
-    return [row for part in work.parts for row in work.make(part, {})]
-
-
 def published_rows(
     part: PublishedStructures, notes: dict[str, Any], cell_edge: float, host: str
 ) -> Iterator[dict[str, Any]]:
