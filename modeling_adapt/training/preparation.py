@@ -37,7 +37,7 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
         for split, table in rows.items():
             _require_readable(config, table, f"the {split} split")
     local = config.geometry == "pairwise" and getattr(config, "architecture", "pooled") == "pooled"
-    # Every augmentation moves the crystal about, so no frame is left that the model knows.
+    # Every augmentation moves the crystal about, so no alignment is left that the model knows.
     domain = fit_domain(ArrayRows(train_rows), local=local, reads_coordinates=not local and not run.augmentation)
     config.training_domain = domain.to_dict()
 

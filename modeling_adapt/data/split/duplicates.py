@@ -31,7 +31,7 @@ _PROBES = 8  # atoms that are looked at before all
 _NO_NEIGHBOUR = 0.4  # Å; two atoms are never that near to each other
 
 
-class Structure(NamedTuple):
+class FractionalStructure(NamedTuple):
     """n atoms: numbers (n,), fractional coordinates (n, 3), cell (3, 3) in Å, periodic directions (3,).
 
     Coordinates along periodic directions are in [0, 1). Rows of the cell along the others are perpendicular to these.
@@ -99,7 +99,7 @@ class Fingerprinter:
         counts = np.array([count for _, count in composition.atoms])
         return _MARGIN * tolerance * float(np.sqrt((_weights(composition) ** 2 * counts).sum() * longest / 3))
 
-    def _amplitudes(self, composition: Composition, structure: Structure) -> np.ndarray:
+    def _amplitudes(self, composition: Composition, structure: FractionalStructure) -> np.ndarray:
         if composition not in self._waves:
             self._waves[composition] = _longest_waves(structure.cell)
         table = np.zeros(len(SYMBOLS))
@@ -109,7 +109,7 @@ class Fingerprinter:
         return np.concatenate([weights @ np.cos(phases), weights @ np.sin(phases)]).astype(np.float32)
 
 
-def structures(table: pa.Table) -> Iterable[Structure]:
+def structures(table: pa.Table) -> Iterable[FractionalStructure]:
     """The structures of a table with the columns of `STRUCTURE_FEATURES`."""
     cells = flat_values(table, "cell").reshape(-1, 3, 3)
     columns = (list_column(table, "atomic_numbers"), list_column(table, "positions"))
@@ -121,10 +121,10 @@ def structures(table: pa.Table) -> Iterable[Structure]:
         fractional = positions.astype(np.float64) @ np.linalg.inv(cell)
         fractional -= np.where(pbc, np.floor(fractional), 0.0)
         fractional[:, pbc] %= 1.0  # rounding takes what is just below zero to one
-        yield Structure(numbers, fractional, cell, pbc)
+        yield FractionalStructure(numbers, fractional, cell, pbc)
 
 
-def _composition(structure: Structure) -> Composition:
+def _composition(structure: FractionalStructure) -> Composition:
     numbers, counts = np.unique(structure.numbers, return_counts=True)
     return Composition(tuple(zip(numbers.tolist(), counts.tolist(), strict=True)), tuple(structure.pbc.tolist()))
 
@@ -230,18 +230,18 @@ def _compared(
         # In the order of the file, an atom has moved too far, yet not to another one's place.
         left = left[~np.any((lengths > tolerance) & (lengths < _NO_NEIGHBOUR), axis=1)]
     for pair in left:
-        distance = largest_displacement(a[in_a[pair]], b[in_b[pair]], tolerance)
+        distance = _largest_distance(a[in_a[pair]], b[in_b[pair]], tolerance)
         if distance <= tolerance:
             yield (int(rows[pair, 0]), int(rows[pair, 1])), distance
 
 
-def _structures(rows: datasets.Dataset, numbers: np.ndarray) -> tuple[list[Structure], np.ndarray]:
+def _structures(rows: datasets.Dataset, numbers: np.ndarray) -> tuple[list[FractionalStructure], np.ndarray]:
     """Each structure once, and for each of the row numbers the place of its structure among them."""
     unique, places = np.unique(numbers, return_inverse=True)
     return list(structures(rows.with_format("arrow")[unique])), places
 
 
-def largest_displacement(first: Structure, second: Structure, tolerance: float) -> float:
+def _largest_distance(first: FractionalStructure, second: FractionalStructure, tolerance: float) -> float:
     """The largest distance in Å between an atom of `first` and the nearest of `second`, if that pairs all atoms.
 
     Infinite where an atom has none within `tolerance` (small against the distances between atoms), or one of another
