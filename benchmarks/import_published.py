@@ -17,7 +17,7 @@ from ase.build import bulk
 from tqdm import trange
 
 from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
-from modeling_adapt.data.read.published_format import CELL_EDGE
+from modeling_adapt.data.options import CELL_EDGE
 from modeling_adapt.elements_adapt import descriptors
 from modeling_adapt.errors import InputError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_adapt.data.load.batching import StructureDataset
-from modeling_adapt.data.split.subsets import select_subset
+from modeling_adapt.data.load.reading import select_subset
 from modeling_adapt.data.structures import Target
 from modeling_adapt.evaluation.equivariance import octahedral_error
 

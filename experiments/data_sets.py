@@ -10,10 +10,8 @@ from typing import Any
 import datasets
 
 from modeling_adapt.data.columns import list_lengths
-from modeling_adapt.data.content import content_hash
-from modeling_adapt.data.load.augmentation import require_cubic_cells
-from modeling_adapt.data.load.reading import read_split, read_splits
-from modeling_adapt.data.split.subsets import select_subset
+from modeling_adapt.data.load.reading import read_split, read_splits, select_subset
+from modeling_adapt.data.load.survey import content_hash, require_cubic_cells
 from modeling_adapt.data.structures import Target
 from modeling_adapt.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from modeling_adapt.data.content import content_hash
+from modeling_adapt.data.load.survey import content_hash
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline

@@ -192,7 +192,7 @@ def _require_valid(arrays: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> N
     numbers = np.concatenate([numbers for numbers, _, _ in arrays])
     finite = np.isfinite(np.concatenate([positions for _, positions, _ in arrays])).all()
     known = numbers.dtype.kind in "iu" and numbers.min() >= 1 and numbers.max() < len(DESCRIPTORS)
-    if finite and known and _thick(np.array([cell for _, _, cell in arrays])):
+    if finite and known and not thin_cells(np.array([cell for _, _, cell in arrays])).any():
         return
     for index, (numbers, positions, cell) in enumerate(arrays):
         if not np.isfinite(positions).all():
@@ -219,15 +219,14 @@ def cell_fault(cell: np.ndarray) -> str | None:
     return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
 
 
-def _thick(cells: np.ndarray) -> bool:
-    """Whether no cell of (B, 3, 3) has a [`cell_fault`]."""
-    if not np.isfinite(cells).all():
-        return False
+def thin_cells(cells: np.ndarray) -> np.ndarray:
+    """(B,) which of the cells (B, 3, 3) have a [`cell_fault`]."""
+    finite = np.isfinite(cells).all(axis=(1, 2))
     # A zero row adds one singular value of zero and leaves the others as they are.
-    values = np.linalg.svd(cells, compute_uv=False)
+    values = np.linalg.svd(np.where(finite[:, None, None], cells, 0.0), compute_uv=False)
     vectors = cells.any(axis=2).sum(axis=1)
-    smallest = np.take_along_axis(values, np.maximum(vectors - 1, 0)[:, None], axis=1)[:, 0]
-    return bool(((smallest >= THINNEST_CELL) | (vectors == 0)).all())
+    smallest = values[np.arange(len(values)), np.maximum(vectors - 1, 0)]
+    return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
 __all__ = ["ADAPTFeatureExtractor"]

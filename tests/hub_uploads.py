@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.data.build.card import write_card
-from modeling_adapt.data.content import content_hash
+from modeling_adapt.data.build.dataset_card import write_card
 from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.load.survey import content_hash
 from modeling_adapt.hub.run_folder import open_runs
 from modeling_adapt.hub.staging import stage_repository
 

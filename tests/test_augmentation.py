@@ -21,11 +21,11 @@ from modeling_adapt.data.load.augmentation import (
     Rotations,
     Translation,
     augmentation_steps,
-    require_cubic_cells,
 )
 from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
 from modeling_adapt.data.load.importance import ImportanceWeighting
 from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.load.survey import require_cubic_cells
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor

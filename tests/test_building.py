@@ -15,7 +15,7 @@ from ase import Atoms
 
 from modeling_adapt.data.build.building import build_dataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.split.subsets import train_subsets
+from modeling_adapt.data.split.splitting import train_subsets
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 
@@ -107,11 +107,11 @@ def test_a_full_disk_keeps_finished_parts(tmp_path, monkeypatch):
     from modeling_adapt.data.build import building
 
     class FullDisk(building.RowWriter):
-        def write(self, rows):
+        def write_rows(self, rows):
             rows = list(rows)
             if rows[0]["source"].startswith("made#1"):
                 raise OSError(28, "No space left on device")
-            return super().write(rows)
+            return super().write_rows(rows)
 
     log = tmp_path / "log"
     with monkeypatch.context() as patch:

@@ -10,8 +10,8 @@ from PIL import Image
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.describe_dataset import main
 from modeling_adapt.cli.split_dataset import main as split_main
-from modeling_adapt.data.build.card import write_card
-from modeling_adapt.data.build.summary import summarise, summary_table
+from modeling_adapt.data.build.dataset_card import write_card
+from modeling_adapt.data.build.summary import summary_table
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
@@ -48,7 +48,7 @@ def mean_component(folder) -> float:
 @pytest.fixture
 def no_figures(monkeypatch):
     """They take most of the time, and are looked at in one test."""
-    monkeypatch.setattr("modeling_adapt.data.build.card._draw", lambda *_: {})
+    monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda *_: {})
 
 
 def test_a_data_set_is_never_taken_for_another_of_the_same_name_and_size(tmp_path, no_figures):
@@ -116,6 +116,17 @@ def test_numbers_and_figures(dataset):
     assert sorted(path.name for path in dataset.iterdir()) == ["README.md", "data", "figures"]
 
 
+def test_names_of_files_are_text_on_the_card(tmp_path, no_figures):
+    """What a file calls its structures is neither markup nor the end of a table's cell."""
+    known = {"defect_sites": [[0, 0, 0]], "defect_kinds": ["v_*Si*"], "config_type": "<img src=x>|[a](b)"}
+    row = structure_row(bulk("Si", cubic=True), np.zeros((8, 3)), trajectory="t0", source="a#0", **known)
+    write_dataset({"train": [row]}, tmp_path / "set")
+    write_card(tmp_path / "set", {"files": "*.xyz"}, name="a `b`")
+    text = (tmp_path / "set" / "README.md").read_text().partition("\n---\n")[2]
+    assert r"| &lt;img src=x&gt;\|\[a\](b) | 1 |" in text and "<img" not in text
+    assert r"| v\_\*Si\* | 1 |" in text and r"| files | \*.xyz |" in text and r"# a \`b\`" in text
+
+
 def test_a_card_that_is_written_again_keeps_what_people_wrote(dataset, capsys, no_figures):
     (dataset / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\nWritten by hand.\n")
     write_card(dataset, {"command": "import"}, name="Silicon")
@@ -133,7 +144,7 @@ def test_a_card_that_is_written_again_keeps_what_people_wrote(dataset, capsys, n
 
 
 def test_summary_of_the_terminal(dataset):
-    table = summary_table(summarise(dataset))
+    table = summary_table(write_card(dataset))
     assert "config types: vacancy 2, none given 1, carbon 1" in table
     assert [line.split() for line in table.splitlines()[2:4]] == [
         ["a.xyz", "train", "3", "2", "2", "63", "Si", f"{1000 * mean_component(dataset):.1f}"],

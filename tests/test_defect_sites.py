@@ -7,6 +7,7 @@ import pytest
 from ase import Atom, Atoms
 from ase.build import bulk, diamond100, molecule
 from ase.io import read
+from published_rows import read_published
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 
@@ -17,7 +18,6 @@ from modeling_adapt.data.defects.distortion import distort
 from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe, relaxation_trajectory
 from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances
-from modeling_adapt.data.read.published import read_published
 from modeling_adapt.data.structures import atoms_from_row
 from modeling_adapt.errors import InputError
 

@@ -10,6 +10,7 @@ from modeling_adapt.data.defects.distortion import BOND_FACTORS, distort, too_cl
 from modeling_adapt.data.defects.kinds import DEFECT_KINDS, STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.load.importance import defect_distances
+from modeling_adapt.data.options import WITH_DEFECT, WITHOUT_DEFECT
 from modeling_adapt.errors import InputError
 
 HOST = silicon_supercell()
@@ -172,3 +173,7 @@ def test_impossible_lattice_is_an_error(kind):
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=f"{kind}: atoms are too close"):
         distort(STRUCTURE_KINDS[kind](bulk("Si", "diamond", a=3.0, cubic=True) * 2, rng), rng)
+
+
+def test_commands_know_every_kind_without_importing_how_it_is_made():
+    assert (*DEFECT_KINDS,) == WITH_DEFECT and (*STRUCTURE_KINDS,) == WITH_DEFECT + WITHOUT_DEFECT

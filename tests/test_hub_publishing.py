@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.data.build.card import write_card
+from modeling_adapt.data.build.dataset_card import write_card
 
 run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the fixtures
 NO = {"status": 403, "message": "read only"}

@@ -10,7 +10,7 @@ from hub_clients import ROOT, STRANGER, run_stranger
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from modeling_adapt.data.build.card import write_card
+from modeling_adapt.data.build.dataset_card import write_card
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.loading import load_model

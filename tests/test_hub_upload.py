@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.data.build.card import write_card
+from modeling_adapt.data.build.dataset_card import write_card
 from modeling_adapt.errors import InputError
 from modeling_adapt.hub import publishing
 from modeling_adapt.hub.dataset import stage_dataset

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from published_rows import read_published
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_published import main
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.read import published
-from modeling_adapt.data.read.published import read_published
-from modeling_adapt.data.read.published_format import atomic_numbers
+from modeling_adapt.data.read.published import atomic_numbers
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.elements_adapt import DESCRIPTORS, descriptors
 from modeling_adapt.errors import InputError
@@ -147,7 +147,8 @@ def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch):
         "import sys, time\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from data_scripts.import_published import main\n"
-        "from modeling_adapt.data import building, published\n"
+        "from modeling_adapt.data.build import building\n"
+        "from modeling_adapt.data.read import published\n"
         "published.STRUCTURES_PER_PART = 3\n"
         "make = building._make_part\n"
         "building._make_part = lambda *call: (time.sleep(0.5), make(*call))[1]\n"

@@ -12,7 +12,8 @@ from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
 from modeling_adapt.data.build import building
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.read.structure_files import ReadingOptions, distinct_names, find_files, structure_rows
+from modeling_adapt.data.options import ReadingOptions
+from modeling_adapt.data.read.structure_files import distinct_names, find_files, structure_rows
 from modeling_adapt.errors import InputError
 
 
@@ -192,12 +193,12 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, 
     written = []
 
     class FullDisk(building.RowWriter):
-        def write(self, rows):
+        def write_rows(self, rows):
             rows = list(rows)
             written.append(rows[0]["source"])
             if len(written) == 2:
                 raise OSError(28, "No space left on device")
-            return super().write(rows)
+            return super().write_rows(rows)
 
     monkeypatch.setattr(building, "RowWriter", FullDisk)
     status, error = run(capsys, *arguments)

@@ -9,7 +9,7 @@ from ase.build import bulk
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.read.vasp import read_run, run_kind
+from modeling_adapt.data.read.frames import read_run, run_kind
 
 CELL = bulk("Si", "diamond", a=5.43, cubic=True)
 ENERGY = -43.39281547

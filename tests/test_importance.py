@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ase.build import bulk
+from published_rows import read_published
 
 from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances, stacked_defect_distances
-from modeling_adapt.data.read.published import read_published
 
 CUBIC = np.eye(3) * 7.0
 TURNED = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0] @ np.diag([5.0, 6.0, 9.0])

@@ -11,7 +11,7 @@ from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
 from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.load.statistics import fit_statistics
+from modeling_adapt.data.load.survey import fit_statistics
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.elements_adapt import descriptors
 from modeling_adapt.errors import InputError

@@ -9,10 +9,8 @@ from ase.build import bulk
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.split_dataset import main
 from modeling_adapt.data.build.writing import write_dataset
-from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.split.grouping import RowKey
-from modeling_adapt.data.split.splitting import assign_rows, divide_rows
-from modeling_adapt.data.split.subsets import SUBSETS, select_subset, train_subsets
+from modeling_adapt.data.load.reading import read_split, select_subset
+from modeling_adapt.data.split.splitting import SUBSETS, RowKey, assign_rows, divide_rows, train_subsets
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, structure_row
 from modeling_adapt.errors import InputError
 
@@ -122,7 +120,7 @@ def test_kinds_as_a_whole_and_held_out():
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """30 trajectories of 3 structures, of two kinds, in splits."""
-    monkeypatch.setattr("modeling_adapt.data.build.card._draw", lambda *_: {})  # figures take long
+    monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda *_: {})  # figures take long
     rng = np.random.default_rng(0)
     rows = []
     for trajectory in range(30):

@@ -1,6 +1,7 @@
 """Rows of the data set: validation, and the way through parquet and back."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -8,9 +9,10 @@ from datasets import Dataset, load_dataset
 
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.split.grouping import RowKey
-from modeling_adapt.data.split.splitting import assign_rows, same_trajectory
+from modeling_adapt.data.read.frames import same_trajectory
+from modeling_adapt.data.split.splitting import RowKey, assign_rows
 from modeling_adapt.data.structures import STRUCTURE_FEATURES, atoms_from_row, structure_row
+from modeling_adapt.data.validation import require_valid_table
 from modeling_adapt.errors import InputError
 
 
@@ -174,9 +176,12 @@ def test_reading_names_splits_columns_and_damage(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": np.full((8, 3), np.nan)}, "positions holds a value that is not a finite number"),
-        ({"forces": np.full((8, 3), np.inf)}, "forces holds a value that is not a finite number"),
-        ({"energy": np.nan}, "energy holds a value that is not a finite number"),
+        ({"positions": np.full((8, 3), np.nan)}, "the position of atom 0 (Si) is not a finite number"),
+        ({"forces": np.full((8, 3), np.inf)}, "the force of atom 0 (Si) is not a finite number"),
+        ({"energy": np.nan}, "the energy is not a finite number"),
+        ({"forces": with_value(np.zeros((8, 3)), (5, 1), np.nan)}, "the force of atom 5 (Si) is not a finite number"),
+        ({"defect_sites": np.full((1, 3), np.nan)}, "defect_sites holds a value that is not a finite number"),
+        ({"cell": np.full((3, 3), np.nan)}, "cell holds a value that is not a finite number"),
         ({"forces": np.zeros((7, 3))}, "7 forces for 8 atoms"),
         ({"positions": np.zeros((9, 3))}, "9 positions for 8 atoms"),
         ({"importance_weights": np.ones(3)}, "3 importance_weights for 8 atoms"),
@@ -194,6 +199,27 @@ def test_rows_from_elsewhere_are_checked_when_read(tmp_path, change, message):
     with pytest.raises(InputError) as caught:
         read_split(tmp_path / "set", "train")
     assert message in str(caught.value) and "row 1 (bad#7)" in str(caught.value)
+
+
+def test_the_first_bad_row_is_named_whatever_is_wrong_with_later_ones(tmp_path):
+    atoms, forces = silicon()
+    good = structure_row(atoms, forces, source="good#0")
+    flat, unknown = {"cell": np.ones((3, 3))}, {"atomic_numbers": np.full(8, 92, dtype=np.uint8)}
+    rows = [good, structure_row(atoms[:5], forces[:5]), good | flat, good | unknown]
+    write_dataset({"train": rows}, tmp_path / "set")
+    with pytest.raises(InputError, match="row 2 .*Å thick"):
+        read_split(tmp_path / "set", "train")
+
+
+def test_holes_in_lists_are_named():
+    """Arrow leaves them out of its flat arrays, and every later row would be read from the wrong place."""
+    row = structure_row(*silicon())
+    rows = [{name: np.asarray(value).tolist() for name, value in one.items()} for one in (row, row)]
+    for name, index in (("positions", 3), ("forces", 0), ("cell", 1), ("atomic_numbers", 2)):
+        holed = rows[1] | {name: [*rows[1][name][:index], None, *rows[1][name][index + 1 :]]}
+        table = pa.Table.from_pylist([rows[0], holed], schema=STRUCTURE_FEATURES.arrow_schema)
+        with pytest.raises(InputError, match=f"row 8 .*: {name} holds a value that is missing"):
+            require_valid_table(table, "set", first=7)
 
 
 def test_splits_never_divide_a_trajectory():

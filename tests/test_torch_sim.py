@@ -158,5 +158,5 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     assert not command.can_batch(slab, calculator, arguments)
     assert not command.can_batch(fixed, calculator, arguments)
     assert not command.can_batch(free, calculator, parse(["x", "--model", "m", "n", "--output", "o"]))
-    framed = SimpleNamespace(domain=SimpleNamespace(frame=object()))  # structures are mapped one by one
-    assert not command.can_batch(free, framed, arguments)
+    aligned = SimpleNamespace(domain=SimpleNamespace(alignment=object()))  # structures are mapped one by one
+    assert not command.can_batch(free, aligned, arguments)

@@ -19,11 +19,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
-from modeling_adapt.data.content import content_hash
 from modeling_adapt.data.load.augmentation import STEPS
 from modeling_adapt.data.load.batching import StructureDataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.load.statistics import fit_statistics
+from modeling_adapt.data.load.survey import content_hash, fit_statistics
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 from modeling_adapt.training.arguments import MODEL_FIELDS, ADAPTTrainingArguments, parse_arguments, preset_config

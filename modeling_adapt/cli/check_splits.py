@@ -4,13 +4,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import islice
+from typing import TYPE_CHECKING
 
-import datasets
-
-from ..data.load.reading import read_splits
-from ..data.split.duplicates import NearDuplicate, near_duplicates
-from ..tables import format_table
 from .command_line import CommandParser, positive_number, run_command
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.split.duplicates import NearDuplicate
 
 EXAMPLE = """example:
   python data_scripts/check_splits.py datasets/defects --tolerance 0.1
@@ -33,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
 
+    from ..data.load.reading import read_splits
+    from ..data.split.duplicates import near_duplicates
+
     splits = read_splits(arguments.dataset)
     divided = _divided_trajectories(splits)
     for trajectory, names in list(divided.items())[:_LINES]:
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if divided or pairs else 0
 
 
-def _divided_trajectories(splits: Mapping[str, datasets.Dataset]) -> dict[str, list[str]]:
+def _divided_trajectories(splits: Mapping[str, "Dataset"]) -> dict[str, list[str]]:
     """Names of trajectories that are in several splits, with these."""
     where: dict[str, list[str]] = defaultdict(list)
     for split, rows in splits.items():
@@ -55,8 +59,10 @@ def _divided_trajectories(splits: Mapping[str, datasets.Dataset]) -> dict[str, l
     return {trajectory: names for trajectory, names in sorted(where.items()) if len(names) > 1}
 
 
-def _table(splits: Mapping[str, datasets.Dataset], pairs: list[NearDuplicate]) -> str:
+def _table(splits: Mapping[str, "Dataset"], pairs: list["NearDuplicate"]) -> str:
     """The nearest pairs; the column of distances says how far atoms are apart at most."""
+    from ..tables import format_table
+
     nearest = sorted(pairs, key=lambda pair: pair.distance)[:_LINES]
     rows = [
         (

@@ -2,8 +2,6 @@
 
 import sys
 
-from ..data.build.card import write_card
-from ..data.build.summary import summary_table
 from .command_line import CommandParser, run_command
 
 EXAMPLE = """example:
@@ -19,6 +17,9 @@ def main(argv: list[str] | None = None) -> None:
         "--license", default="", help="identifier of the Hub, such as mit (default: as before, or unknown)"
     )
     arguments = parser.parse_args(argv)
+
+    from ..data.build.dataset_card import write_card
+    from ..data.build.summary import summary_table
 
     print(summary_table(write_card(arguments.dataset, name=arguments.name, license=arguments.license)))
     print(f"card written to: {arguments.dataset}/README.md")

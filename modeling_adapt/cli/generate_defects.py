@@ -8,37 +8,44 @@ import argparse
 import sys
 from functools import partial
 
-from ..data.build.building import Built
-from ..data.build.summary import summary_table
-from ..data.defects.generation import GenerationPlan, generate_dataset
-from ..data.defects.kinds import STRUCTURE_KINDS
-from ..data.defects.labelling import ABSURD_FORCE, load_calculator
-from ..data.split.splitting import add_split_options, divide_rows
+from ..data.options import WITH_DEFECT, WITHOUT_DEFECT, GenerationPlan
+from ..data.split.splitting import divide_rows
 from ..files import require_empty_folder
 from .command_line import CommandParser, number_not_negative, positive_number, run_command, whole_number
+from .dataset_options import add_output, add_processes, add_split
 
 EXAMPLE = """example:
   python data_scripts/generate_defects.py datasets/defects --structures 1000 --seed 0
 """
+_KINDS = WITH_DEFECT + WITHOUT_DEFECT
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     output = require_empty_folder(arguments.output)
+
+    from ..data.build.summary import summary_table
+    from ..data.defects.generation import generate_dataset
+    from ..data.defects.labelling import ABSURD_FORCE, load_calculator
+
     load_calculator(arguments.calculator)  # a wrong one is an error now and not after the start of the processes
     plan = GenerationPlan(**{name: getattr(arguments, name) for name in GenerationPlan.__dataclass_fields__})
     divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
     built = generate_dataset(output, arguments.structures, plan, divide, arguments.num_proc)
     print(summary_table(built.summary))
-    _report_losses(built)
+    notes = built.notes
+    print(f"frames dropped for forces above {ABSURD_FORCE:g} eV/Å: {sum(note['dropped'] for note in notes)}")
+    if failures := [failure for note in notes for failure in note["failures"]]:
+        print(f"trajectories that an error of the calculator ended: {len(failures)}")
+        print("\n".join(f"  {failure}" for failure in failures))
     print(f"data set written to: {output}")
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(__doc__, EXAMPLE)
-    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
+    add_output(parser)
     parser.add_argument("--structures", type=whole_number(1), required=True, metavar="N", help="how many to make")
-    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
+    add_processes(parser)
     parser.add_argument(
         "--calculator",
         default=GenerationPlan.calculator,
@@ -49,7 +56,7 @@ def _parser() -> CommandParser:
         "--kinds",
         type=_kinds,
         default=GenerationPlan.kinds,
-        help=f"comma-separated, of {', '.join(STRUCTURE_KINDS)} (default: all with a defect)",
+        help=f"comma-separated, of {', '.join(_KINDS)} (default: all with a defect)",
     )
     for name, read, meaning in (
         ("lattice-constant", positive_number, "of silicon for this calculator, in Å"),
@@ -64,14 +71,14 @@ def _parser() -> CommandParser:
     ):
         default = getattr(GenerationPlan, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=read, default=default, help=f"{meaning} (default {default})")
-    add_split_options(parser)
+    add_split(parser)
     return parser
 
 
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(text.split(","))
-    if unknown := [kind for kind in kinds if kind not in STRUCTURE_KINDS]:
-        raise argparse.ArgumentTypeError(f"there is no kind {unknown[0]!r}; there are {', '.join(STRUCTURE_KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in _KINDS]:
+        raise argparse.ArgumentTypeError(f"there is no kind {unknown[0]!r}; there are {', '.join(_KINDS)}")
     return kinds
 
 
@@ -80,13 +87,6 @@ def _share(text: str) -> float:
     if share > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
     return share
-
-
-def _report_losses(built: Built) -> None:
-    print(f"frames dropped for forces above {ABSURD_FORCE:g} eV/Å: {sum(notes['dropped'] for notes in built.notes)}")
-    if failures := [failure for notes in built.notes for failure in notes["failures"]]:
-        print(f"trajectories that an error of the calculator ended: {len(failures)}")
-        print("\n".join(f"  {failure}" for failure in failures))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from ..data.build.building import Notes, build_dataset
-from ..data.build.summary import summary_table
-from ..data.read.published import plan_import
-from ..data.read.published_format import CELL_EDGE
-from ..data.read.site_search import add_host_option
-from ..data.split.splitting import add_split_options, divide_rows
+from ..data.options import CELL_EDGE
+from ..data.split.splitting import divide_rows
 from ..files import require_empty_folder
-from .command_line import CommandParser, positive_number, run_command, whole_number
+from .command_line import CommandParser, positive_number, run_command
+from .dataset_options import add_host, add_output, add_processes, add_split
 
 EXAMPLE = """example:
   python data_scripts/import_published.py frames.pt datasets/ni-br --energies energy_x.pt energy_y.pt
@@ -29,7 +24,7 @@ EXAMPLE = """example:
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__, EXAMPLE)
     parser.add_argument("forces", metavar="FORCES.pt", help='{"X": features and importance weights, "Y": forces}')
-    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
+    add_output(parser)
     parser.add_argument(
         "--energies",
         nargs=2,
@@ -43,12 +38,18 @@ def main(argv: list[str] | None = None) -> None:
         metavar="EDGE",
         help="edge of the cubic supercell in Å, which the files do not store (default %(default)s)",
     )
-    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
-    add_host_option(parser)
-    add_split_options(parser)
+    add_processes(parser)
+    add_host(parser)
+    add_split(parser)
     arguments = parser.parse_args(argv)
-
     output = require_empty_folder(arguments.output)
+
+    from tqdm import tqdm
+
+    from ..data.build.building import build_dataset
+    from ..data.build.summary import summary_table
+    from ..data.read.published import plan_import
+
     with tqdm(unit="structure", desc="reading", disable=None) as bar:
         work = plan_import(arguments.forces, arguments.energies, arguments.cell_edge, arguments.host, bar.update)
     built = build_dataset(
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data set written to: {output}")
 
 
-def _provenance(arguments: argparse.Namespace, notes: list[Notes]) -> dict[str, Any]:
+def _provenance(arguments: argparse.Namespace, notes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "command": "data_scripts/import_published.py",
         "files": ", ".join(Path(path).name for path in (arguments.forces, *(arguments.energies or ()))),

@@ -10,25 +10,18 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..data.build.building import Built, Notes, build_dataset
-from ..data.build.summary import summary_table
-from ..data.read.site_search import SiteSearch, add_host_option, host_state
-from ..data.read.structure_files import (
-    ENERGY_KEYS,
-    FORCE_KEYS,
-    ReadingOptions,
-    StructureFile,
-    find_files,
-    structure_rows,
-)
-from ..data.split.grouping import RowKey
-from ..data.split.splitting import add_split_options, divide_rows, split_name
-from ..data.split.subsets import Division, train_subsets
+from ..data.options import ENERGY_KEYS, FORCE_KEYS, ReadingOptions
+from ..data.split.splitting import Division, RowKey, divide_rows, split_name, train_subsets
 from ..errors import InputError
 from ..files import require_empty_folder
-from .command_line import CommandParser, run_command, whole_number
+from .command_line import CommandParser, run_command
+from .dataset_options import add_host, add_output, add_processes, add_split
+
+if TYPE_CHECKING:
+    from ..data.build.building import Built, Notes
+    from ..data.read.structure_files import StructureFile
 
 EXAMPLE = """examples:
   python data_scripts/import_structures.py relaxation.traj OUTCAR datasets/mine
@@ -46,6 +39,12 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("name a split for every input (SPLIT=FILE) or for none")
     if inputs[0][0] and arguments.split != _parser().get_default("split"):
         raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
+
+    from ..data.build.building import build_dataset
+    from ..data.build.summary import summary_table
+    from ..data.read.site_search import SiteSearch, host_state
+    from ..data.read.structure_files import find_files, structure_rows
+
     options = ReadingOptions(**{name: getattr(arguments, name) for name in ReadingOptions._fields})
     SiteSearch(options.host)  # a host that cannot be read is an error now, and not when the work begins
     files = find_files(inputs)
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data set written to: {output}")
 
 
-def _provenance(arguments: argparse.Namespace, files: list[StructureFile], notes: list[Notes]) -> dict[str, Any]:
+def _provenance(arguments: argparse.Namespace, files: "list[StructureFile]", notes: "list[Notes]") -> dict[str, Any]:
     return {
         "command": "data_scripts/import_structures.py",
         "files": ", ".join(Path(path).name for _, path in map(_split_and_path, arguments.inputs)),
@@ -80,11 +79,11 @@ def _provenance(arguments: argparse.Namespace, files: list[StructureFile], notes
     }
 
 
-def _cut_off(notes: list[Notes]) -> int:
+def _cut_off(notes: "list[Notes]") -> int:
     return sum(note.get("cut_off", False) for note in notes)
 
 
-def _skipped(notes: list[Notes]) -> list[str]:
+def _skipped(notes: "list[Notes]") -> list[str]:
     return [line for note in notes for line in note["skipped"]]
 
 
@@ -93,7 +92,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="a file or a folder, or SPLIT=INPUT to name its split"
     )
-    parser.add_argument("output", metavar="OUTPUT_DATASET", help="folder to write; must not exist or be empty")
+    add_output(parser)
     parser.add_argument("--forces-key", metavar="KEY", help=f"array of forces in eV/Å (default: {_first(FORCE_KEYS)})")
     parser.add_argument(
         "--energy-key",
@@ -111,9 +110,9 @@ def _parser() -> CommandParser:
         action="store_true",
         help="leave out and list what cannot be read or has bad data, instead of stopping there",
     )
-    parser.add_argument("--num-proc", type=whole_number(1), default=1, help="processes (default %(default)s)")
-    add_host_option(parser)
-    add_split_options(parser)
+    add_processes(parser)
+    add_host(parser)
+    add_split(parser)
     return parser
 
 
@@ -139,7 +138,7 @@ def _by_name(sources: Sequence[str], keys: Sequence[RowKey], seed: int) -> Divis
     return splits, train_subsets(keys, splits, seed)
 
 
-def _report(built: Built) -> None:
+def _report(built: "Built") -> None:
     if cut_off := _cut_off(built.notes):
         print(f"VASP runs that were cut off, of which the complete ionic steps are taken: {cut_off}")
     if skipped := _skipped(built.notes):

@@ -17,7 +17,7 @@ from ase.data import atomic_numbers
 from ase.io.formats import string2index
 from tqdm import tqdm
 
-from ..data.read.structure_files import read_frames
+from ..data.read.frames import read_frames
 from ..device import DTYPES, available_device
 from ..errors import InputError
 from ..simulation.calculator import ADAPTCalculator
@@ -148,7 +148,7 @@ def relax_each(
 
 def can_batch(atoms: Atoms, calculator: ADAPTCalculator, arguments: argparse.Namespace) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
-    if calculator.domain is not None and calculator.domain.frame is not None:
+    if calculator.domain is not None and calculator.domain.alignment is not None:
         return False
     free = atoms.pbc.all() and not atoms.constraints
     one = len(arguments.model) == 1 and arguments.num_images == 1 and arguments.energy_model is None

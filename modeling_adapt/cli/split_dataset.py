@@ -3,15 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from ..data.build.summary import summary_table
-from ..data.split.grouping import RowKey
-from ..data.split.resplitting import resplit
-from ..data.split.split_files import read_split_file
-from ..data.split.splitting import HELD_OUT, add_split_options, divide_rows
-from ..data.split.subsets import Division
+from ..data.split.splitting import HELD_OUT, Division, RowKey, divide_rows, read_split_file
 from ..errors import InputError
 from ..files import require_empty_folder
 from .command_line import CommandParser, run_command
+from .dataset_options import add_output, add_split
 
 EXAMPLE = """examples:
   python data_scripts/split_dataset.py datasets/defects datasets/no-vacancies --hold-out vacancy --hold-out divacancy
@@ -22,7 +18,7 @@ EXAMPLE = """examples:
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__, EXAMPLE)
     parser.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a data set")
-    parser.add_argument("output", metavar="NEW_DATASET", help="folder to write; must not exist or be empty")
+    add_output(parser, "NEW_DATASET")
     parser.add_argument(
         "--by",
         choices=("trajectory", "config_type"),
@@ -39,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--split-file", metavar="FILE.csv", help="splits.csv of another data set: each source goes where it is there"
     )
-    add_split_options(parser)
+    add_split(parser)
     arguments = parser.parse_args(argv)
 
     output = require_empty_folder(arguments.output)
@@ -56,6 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     how = f"{arguments.split} by {arguments.by}, seed {arguments.seed}, held out: {arguments.hold_out or 'nothing'}"
     if arguments.split_file:
         how = f"as {arguments.split_file}"
+
+    from ..data.build.summary import summary_table
+    from ..data.build.writing import resplit
+
     print(summary_table(resplit(arguments.dataset, output, divide, how)))
     print(f"data set written to: {output}")
 

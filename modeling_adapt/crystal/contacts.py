@@ -8,8 +8,7 @@ from ase.cell import Cell
 from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 
-from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
+from .minimum_image import require_cell
 
 CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
 SAME_PLACE = 0.1  # Å; two atoms nearer than this are one atom that was written twice
@@ -81,8 +80,7 @@ def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     if not pbc.any():
         return atoms.positions, own
     lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)
-    if (fault := cell_fault(lattice)) is not None:
-        raise InputError(fault)
+    require_cell(lattice)
     cell = Cell(lattice).complete()
     fractional = cell.scaled_positions(atoms.positions)
     fractional[:, pbc] %= 1.0

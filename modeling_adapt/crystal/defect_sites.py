@@ -9,10 +9,9 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
 from .contacts import contacts
 from .host_crystal import LARGEST_DEFECT_SHARE, host_of
-from .minimum_image import shortest_images
+from .minimum_image import require_cell, shortest_images
 
 # What decides which atom belongs to which site, in units of the shortest bond of the host; see `find_defects`.
 _REACH = 0.95  # from a site to its atom at most; the atoms of a relaxed split interstitial are 0.75 from theirs
@@ -109,8 +108,8 @@ def _in_cell_of(atoms: Atoms, host: Atoms) -> Atoms:
     """A copy of the host, strained into the cell of the structure."""
     if not (len(atoms) and len(host) > 1):
         raise InputError("the host has fewer than two atoms" if len(atoms) else "the structure has no atoms")
-    if (fault := cell_fault(atoms.cell.array) or cell_fault(host.cell.array)) is not None:
-        raise InputError(fault)
+    for one in (atoms, host):
+        require_cell(one.cell.array)
     deformation = np.linalg.solve(host.cell.complete(), atoms.cell.complete()) - np.eye(3)
     if (largest := np.abs(deformation).max()) > _HOST_DEFORMATION:
         raise InputError(

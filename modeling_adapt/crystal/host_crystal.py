@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.geometry.minkowski_reduction import minkowski_reduce
 
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
+from .minimum_image import require_cell
 
 LARGEST_DEFECT_SHARE = 0.25  # of the sites; with more defects than that a structure is no crystal with point defects
 _VACUUM = 6.0  # Å; a wider gap between planes of atoms makes a slab, whose surface atoms would be taken for defects
@@ -37,8 +37,7 @@ def host_of(atoms: Atoms) -> Atoms:
     """
     if not (atoms.pbc.all() and len(atoms)):
         raise _unknown("it is not periodic in all directions" if len(atoms) else "it has no atoms")
-    if (fault := cell_fault(atoms.cell.array)) is not None:
-        raise InputError(fault)
+    require_cell(atoms.cell.array)
     fractional = atoms.cell.scaled_positions(atoms.positions)
     peaks = diffraction_peaks(atoms, fractional)
     lattice = integer_basis(peaks)

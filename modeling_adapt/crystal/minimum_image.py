@@ -1,7 +1,16 @@
-"""The shortest of all periodic images of a vector, in any cell."""
+"""Cells that can be periodic, and in them the shortest of all periodic images of a vector."""
 
 import numpy as np
 from ase.geometry import find_mic
+
+from ..errors import InputError
+from ..feature_extraction_adapt import cell_fault
+
+
+def require_cell(cell: np.ndarray) -> None:
+    """Raises [`InputError`] for a cell (3, 3) in Å, with zero rows where it is not periodic, that has no volume."""
+    if (fault := cell_fault(cell)) is not None:
+        raise InputError(fault)
 
 
 def shortest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Rows of a data set as Arrow tables, and nested columns as flat numpy arrays, without Python objects in between."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,6 +15,28 @@ def tables(rows: datasets.Dataset) -> Iterator[tuple[int, pa.Table]]:
     arrow = rows.with_format("arrow")
     for start in range(0, len(rows), ROWS_PER_READ):
         yield start, arrow[start : start + ROWS_PER_READ]
+
+
+class ArrayRows:
+    """Rows as dictionaries of arrays in float64, again and again; many times as fast as iterating over the data set.
+
+    They have the columns that [`fit_domain`] reads.
+    """
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        lists, fixed = ("atomic_numbers", "positions", "forces"), ("cell", "pbc")
+        self._rows, self._lists = rows.select_columns([*lists, *fixed, "trajectory"]), lists
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _, table in tables(self._rows):
+            columns: dict[str, Any] = {name: list_column(table, name) for name in self._lists}
+            for name in ("positions", "forces"):
+                columns[name] = [None if one is None else one.astype(np.float64) for one in columns[name]]
+            columns["cell"] = flat_values(table, "cell").reshape(-1, 3, 3)
+            columns["pbc"] = flat_values(table, "pbc").reshape(-1, 3)
+            columns["trajectory"] = table["trajectory"].to_pylist()
+            for values in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
 
 
 def flat_values(table: pa.Table, name: str) -> np.ndarray:

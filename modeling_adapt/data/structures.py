@@ -12,9 +12,9 @@ from ase import Atoms
 from datasets import Features, List, Value
 
 from ..crystal.contacts import coinciding_atoms
-from ..elements_adapt import descriptors
+from ..crystal.symmetry import atoms_of
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
+from .validation import PER_ATOM, FlatRows, first_fault
 
 Target = Literal["forces", "energy", "energy_and_forces"]  # which labels of a row are read
 
@@ -58,7 +58,7 @@ def structure_row(
     trajectory: str = "",
     source: str = "",
 ) -> dict[str, Any]:
-    """Validates one labelled structure and returns it as a row of `STRUCTURE_FEATURES`.
+    """One labelled structure, checked, as a row of `STRUCTURE_FEATURES`.
 
     Args:
         atoms: numbers, positions (Å), cell (Å) and periodicity; constraints and calculator are not looked at.
@@ -77,21 +77,14 @@ def structure_row(
             the same place, or a structure without any label.
     """
     where = source.replace("#", ", frame ") or "structure"
-    if len(atoms) == 0:
-        raise InputError(f"{where}: no atoms")
-    if forces is None and energy is None:
+    if len(atoms) and forces is None and energy is None:
         raise InputError(f"{where}: neither forces nor energy; nothing can be learned from it")
-    try:
-        descriptors(atoms.numbers)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-
     row: dict[str, Any] = {
-        "atomic_numbers": atoms.numbers.astype(np.uint8),
-        "positions": _per_atom(atoms.positions, (3,), "position", atoms, where),
+        "atomic_numbers": atoms.numbers,
+        "positions": _per_atom(atoms.positions, "positions", atoms, where),
         "cell": np.array(atoms.cell, dtype=np.float64),
         "pbc": np.array(atoms.pbc, dtype=bool),
-        "forces": None if forces is None else _per_atom(forces, (3,), "force", atoms, where),
+        "forces": None if forces is None else _per_atom(forces, "forces", atoms, where),
         "energy": None if energy is None else float(energy),
         "importance_weights": None,
         "defect_sites": np.asarray(defect_sites, dtype=np.float64).reshape(-1, 3),
@@ -101,50 +94,40 @@ def structure_row(
         "subset": None,
         "source": source,
     }
-    if len(defect_kinds) not in (0, len(row["defect_sites"])):
-        raise InputError(f"{where}: {len(defect_kinds)} defect kinds for {len(row['defect_sites'])} defect sites")
     if importance_weights is not None:
-        row["importance_weights"] = _per_atom(importance_weights, (), "importance weight", atoms, where)
-        if (row["importance_weights"] < 0).any():
-            raise InputError(f"{where}: an importance weight is negative")
-    for name in ("cell", "defect_sites"):
-        if not np.isfinite(row[name]).all():
-            raise InputError(f"{where}: {name} holds a value that is not a finite number")
-    if row["energy"] is not None and not np.isfinite(row["energy"]):
-        raise InputError(f"{where}: the energy is not a finite number")
-    for axis in np.flatnonzero(row["pbc"]):
-        if not row["cell"][axis].any():
-            raise InputError(f"{where}: periodic along cell vector {'abc'[axis]}, which is zero")
-    if (fault := cell_fault(row["cell"][row["pbc"]])) is not None:
-        raise InputError(f"{where}: {fault}")
-    if (pair := coinciding_atoms(atoms)) is not None:
-        raise InputError(f"{where}: atoms {pair[0]} and {pair[1]} are at the same place")
-    return row
+        row["importance_weights"] = _per_atom(importance_weights, "importance_weights", atoms, where)
+    if (problem := _problem(row, atoms)) is not None:
+        raise InputError(f"{where}: {problem}")
+    return row | {"atomic_numbers": atoms.numbers.astype(np.uint8)}
 
 
 def atoms_from_row(row: dict[str, Any]) -> Atoms:
     """The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source."""
-    info = {name: row[name] for name in ("config_type", "trajectory", "source")}
-    return Atoms(
-        numbers=row["atomic_numbers"],
-        positions=np.asarray(row["positions"], dtype=np.float64),
-        cell=np.asarray(row["cell"], dtype=np.float64),
-        pbc=row["pbc"],
-        info=info,
-    )
+    atoms = atoms_of(row)
+    atoms.info = {name: row[name] for name in ("config_type", "trajectory", "source")}
+    return atoms
 
 
-def _per_atom(values: np.ndarray, shape: tuple[int, ...], name: str, atoms: Atoms, where: str) -> np.ndarray:
-    """`values` as (N, *shape) float32; checked for length and finite numbers before and after the rounding."""
-    array = np.asarray(values)
-    if array.shape != (len(atoms), *shape):
-        raise InputError(
-            f"{where}: {name}s of shape {array.shape} for {len(atoms)} atoms; expected one {name} per atom"
-        )
-    with np.errstate(over="ignore"):  # overflow becomes inf, which is reported below
-        array = array.astype(np.float32)
-    bad = ~np.isfinite(array).reshape(len(atoms), -1).all(axis=1)
-    if bad.any():
-        atom = int(np.flatnonzero(bad)[0])
-        raise InputError(f"{where}: the {name} of atom {atom} ({atoms.symbols[atom]}) is not a finite number")
-    return array
+def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:
+    """What every row must be like, and beyond that what is asked of those that are made here."""
+    if (fault := first_fault(FlatRows.of_row(row))) is not None:
+        return fault[1]
+    if len(row["defect_kinds"]) not in (0, len(row["defect_sites"])):
+        return f"{len(row['defect_kinds'])} defect kinds for {len(row['defect_sites'])} defect sites"
+    if not np.isfinite(row["cell"]).all():  # also along directions that are not periodic
+        return "cell holds a value that is not a finite number"
+    for axis in np.flatnonzero(row["pbc"]):
+        if not row["cell"][axis].any():
+            return f"periodic along cell vector {'abc'[axis]}, which is zero"
+    if (pair := coinciding_atoms(atoms)) is not None:
+        return f"atoms {pair[0]} and {pair[1]} are at the same place"
+    return None
+
+
+def _per_atom(values: np.ndarray, name: str, atoms: Atoms, where: str) -> np.ndarray:
+    """A column with one number or vector for each atom, in float32; what overflows becomes infinite."""
+    array, one = np.asarray(values), PER_ATOM[name]
+    if array.shape != (len(atoms), *([3] if name != "importance_weights" else [])):
+        raise InputError(f"{where}: {one}s of shape {array.shape} for {len(atoms)} atoms; expected one {one} per atom")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from transformers import PreTrainedModel
 
-from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
+from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
 from ..data.load.batching import Structure
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of, gives_forces

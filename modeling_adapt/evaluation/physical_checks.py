@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..crystal.alignment import FrameFinder
+from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
@@ -149,7 +149,7 @@ def model_forces(
     [`ADAPTCalculator`] brings them; of several, or of symmetry images, the mean is as in [`predict`].
     """
     exact = [on_device(model, model.device, "float64") for model in models]
-    finder = FrameFinder(None) if len(exact) == num_images == 1 else None
+    finder = Aligner(None) if len(exact) == num_images == 1 else None
     return lambda atoms: predict(exact, feature_extractor, atoms, num_images, finder).forces
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
+from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
 from ..simulation.prediction import structure_of
 
 Forces = Callable[[Atoms], np.ndarray]  # of a structure of N atoms, (N, 3) in eV/Å

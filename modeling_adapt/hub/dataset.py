@@ -10,10 +10,8 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, HfApi
 
 from ..configuration_adapt import ADAPTConfig
-from ..data.build.parquet_files import parquet_splits
-from ..data.content import content_hash
-from ..data.load.reading import read_split
-from ..data.split.subsets import select_subset
+from ..data.load.reading import parquet_splits, read_split, select_subset
+from ..data.load.survey import content_hash
 from ..errors import InputError, one_line
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
-from ..data.build.parquet_files import parquet_splits
+from ..data.load.reading import parquet_splits
 from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from transformers import PreTrainedModel
 
-from ..crystal.alignment import FrameFinder
+from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
 from ..errors import InputError
@@ -44,7 +44,7 @@ class ADAPTCalculator(Calculator):
 
     A model that reads coordinates, and was trained on one crystal in one cell, gets every structure in the frame of
     that training: turned, shifted and wrapped copies of a structure have the same forces, turned back (see
-    [`FrameFinder`]). Of several models the frame of the first counts.
+    [`Aligner`]). Of several models the frame of the first counts.
 
     With several models, or several symmetry images, forces are means, and `results["forces_std"]` (N,) holds the
     spread of each atom in eV/Å; see [`predict`].
@@ -100,9 +100,9 @@ class ADAPTCalculator(Calculator):
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images = outside_domain, num_images
         self._warned: set[str] = set()
-        self._finder = FrameFinder.of(models[0].config.training_domain)
+        self._finder = Aligner.of(models[0].config.training_domain)
         self._moving: weakref.ref[Atoms] | None = None  # whose motion the finders follow
-        self._energy_finder = FrameFinder.of(None if energy_model is None else energy_model.config.training_domain)
+        self._energy_finder = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
         self.feature_extractor = ADAPTFeatureExtractor()
         self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor

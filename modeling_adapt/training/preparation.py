@@ -12,16 +12,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain
-from ..data.columns import flat_values, list_column, list_lengths
-from ..data.content import content_hash
-from ..data.load.augmentation import augmentation_steps, require_cubic_cells
+from ..data.columns import ArrayRows
+from ..data.load.augmentation import augmentation_steps
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..data.load.importance import ImportanceWeighting
-from ..data.load.statistics import DatasetStatistics, fit_statistics
+from ..data.load.survey import DatasetStatistics, content_hash, fit_statistics, require_cubic_cells, survey
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError, one_line
-from ..evaluation.evaluate import fit_baseline
-from ..evaluation.metrics import compositions
+from ..evaluation.metrics import CompositionBaseline
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import HEADS, load_model
 from .arguments import HEADLINE, ADAPTTrainingArguments
@@ -119,8 +117,7 @@ def _choose_metric(training: ADAPTTrainingArguments, task: Task, validation_rows
     if metric != "loss" and metric not in task.choices:
         raise InputError(f"metric_for_best_model: {metric} is none of loss, {', '.join(task.choices)}")
     if metric.startswith("near_defect") and validation_rows is not None:
-        table = validation_rows.select_columns(["defect_sites"]).with_format("arrow")[:]
-        if not list_lengths(table, "defect_sites").any():
+        if not survey(validation_rows).defective.any():
             raise InputError(
                 f"metric_for_best_model: {metric}, but no structure of the validation split has a defect site; use "
                 f"{task.headline}, or import the data with --host"
@@ -154,7 +151,9 @@ def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
     target: Any = target_of(config)
     if target == "forces":
         return ForceTask()
-    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(fit_baseline(train_rows))
+    found = survey(train_rows)
+    baseline = CompositionBaseline.fit(found.compositions, found.energies)
+    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(baseline)
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
@@ -177,9 +176,9 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
             _require_readable(config, table, f"the {split} split")
-    # Every augmentation moves the crystal about, so no frame is left that the model knows.
+    # Every augmentation moves the crystal about, so no alignment is left that the model knows.
     domain = fit_domain(
-        train_rows,
+        ArrayRows(train_rows),
         local=config.cutoff is not None,
         reads_coordinates=config.traits.reads_positions and not run.augmentation,
     )
@@ -214,14 +213,13 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     Returns:
         Standard deviation of what is left over in eV.
     """
-    baseline = fit_baseline(train_rows)
+    found = survey(train_rows)
+    baseline = CompositionBaseline.fit(found.compositions, found.energies)
     known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
     config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
-    table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
-    counts = compositions(list_column(table, "atomic_numbers"))
-    left_over = table["energy"].to_numpy() - baseline.predict(counts)
+    left_over = found.energies - baseline.predict(found.compositions)
     if not config.traits.reads_order:
-        left_over = left_over / counts.sum(axis=1)
+        left_over = left_over / found.sizes
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
 
@@ -231,9 +229,9 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         require_cubic_cells(train_rows)
     if "rotation" in run.augmentation and config.traits.needs_cell:
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
-    table = train_rows.select_columns(["defect_sites", "importance_weights"]).with_format("arrow")[:]
     if target_of(config) != "energy" and config.force_loss != "mse":
-        if not any(list_lengths(table, name).any() for name in table.column_names):
+        found = survey(train_rows)
+        if not (found.defective.any() or found.weighted.any()):
             raise InputError(
                 f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
                 "training split has a defect site; use force_loss: mse, or import the data with --host"
@@ -242,15 +240,15 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
 
 def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str) -> None:
     """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
-    table = rows.select_columns(["atomic_numbers"]).with_format("arrow")[:]
-    largest = int(list_lengths(table, "atomic_numbers").max())
+    found = survey(rows)
+    largest = int(found.sizes.max())
     if config.traits.reads_order and largest > config.max_atoms:
         raise InputError(
             f"{where} has a structure of {largest} atoms, but this energy model takes at most {config.max_atoms}; "
             "raise max_atoms"
         )
     known = config.element_energies or {}
-    for number in np.unique(flat_values(table, "atomic_numbers")):
+    for number in found.elements:
         if known and SYMBOLS[number] not in known:
             raise InputError(
                 f"{where} has {SYMBOLS[number]}, of which the training split has none: there is no reference energy"

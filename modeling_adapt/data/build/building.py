@@ -29,13 +29,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ...files import require_empty_folder, require_replaceable
 from ...errors import InputError
-from .dividing import Divide, write_divided
-from ..split.grouping import RowKey
+from ...files import require_empty_folder, require_replaceable
 from ..structures import STRUCTURE_FEATURES
 from .summary import DatasetSummary
-from .writing import RowWriter, rows_of_files
+from .writing import KEY_COLUMNS, Divide, RowWriter, rows_of_files, sources_and_keys, write_divided
 
 _NOTES = b"adapt_notes"  # key of the metadata of a part's parquet file
 
@@ -100,11 +98,14 @@ def build_dataset(
             raise InputError(f"no structures to write to {folder}")
         if expected is not None and rows != expected:
             raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
-        sources, keys = _sources_and_keys(paths, rows)
+        batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(columns=KEY_COLUMNS))
+        sources, keys = sources_and_keys(batches)
         unfinished = workshop / "dataset"
         unfinished.mkdir()
         read = partial(rows_of_files, paths)
-        counts, summary = write_divided(unfinished, sources, keys, divide, read, provenance(notes), name=folder.name)
+        counts, summary = write_divided(
+            unfinished, sources[:rows], keys[:rows], divide, read, provenance(notes), name=folder.name
+        )
         if sum(counts.values()) != rows:
             raise InputError(f"{folder}: {sum(counts.values())} structures were written of {rows}")
         os.replace(unfinished, folder)
@@ -194,8 +195,8 @@ def _make_part(path: Path, make: MakePart, part: Any) -> tuple[Path, int, Notes]
         temporary = Path(half.name)
     try:
         with RowWriter(temporary) as writer:
-            count = writer.write(make(part, notes))
-            writer.note(_NOTES, json.dumps(notes))
+            count = writer.write_rows(make(part, notes))
+            writer.add_key_value_metadata({_NOTES: json.dumps(notes).encode()})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -241,16 +242,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _sources_and_keys(paths: list[Path], count: int) -> tuple[list[str], list[RowKey]]:
-    """What decides the split of each of the first `count` rows, without reading the structures."""
-    sources: list[str] = []
-    keys: list[RowKey] = []
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["source", "trajectory", "config_type", "forces"]):
-            sources += batch.column("source").to_pylist()
-            has_forces = batch.column("forces").is_valid().to_pylist()
-            trajectories, kinds = batch.column("trajectory").to_pylist(), batch.column("config_type").to_pylist()
-            keys += map(RowKey, trajectories, kinds, has_forces)
-    return sources[:count], keys[:count]

@@ -1,54 +1,48 @@
-"""Rows to a parquet data set that `datasets.load_dataset(folder)` reads."""
+"""Rows to a parquet data set that `datasets.load_dataset(folder)` reads, divided into splits, with its card."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import finished_folder
 from ...errors import InputError
+from ...files import finished_folder
+from ..columns import tables
+from ..load.reading import read_splits
+from ..split.splitting import SPLIT_FILE, Division, RowKey, write_split_file
 from ..structures import STRUCTURE_FEATURES
-from ..split.subsets import Division, with_subsets
+from .dataset_card import write_card
+from .summary import DatasetSummary
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
 ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
+KEY_COLUMNS = ["source", "trajectory", "config_type", "forces"]
+Divide = Callable[[Sequence[str], Sequence[RowKey]], Division]  # from the source and the key of every row
 
 
-class RowWriter:
-    """One parquet file of rows with the columns of `STRUCTURE_FEATURES`; a context manager."""
+class RowWriter(pq.ParquetWriter):
+    """One parquet file of rows with the columns of `STRUCTURE_FEATURES`."""
 
     def __init__(self, path: Path) -> None:
-        self._schema = STRUCTURE_FEATURES.arrow_schema  # carries the Features in its metadata
-        self._writer = pq.ParquetWriter(path, self._schema)
+        super().__init__(path, STRUCTURE_FEATURES.arrow_schema)  # which carries the Features in its metadata
 
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-
-    def write(self, rows: Iterable[dict[str, Any]]) -> int:
+    def write_rows(self, rows: Iterable[dict[str, Any]]) -> int:
         """Writes rows of [`structure_row`]; returns how many."""
         count = 0
         for table in _tables(rows):
-            self._writer.write_table(table)
+            self.write_table(table)
             count += len(table)
         return count
 
-    def write_table(self, table: pa.Table) -> None:
+    def write_group(self, table: pa.Table) -> None:
         """Writes rows that are in Arrow's format already, with the columns in any order."""
-        self._writer.write_table(table.select(self._schema.names).cast(self._schema), row_group_size=ROWS_PER_GROUP)
-
-    def note(self, key: bytes, text: str) -> None:
-        """Stores a text in the metadata of the file."""
-        self._writer.add_key_value_metadata({key: text.encode()})
+        self.write_table(table.select(self.schema.names).cast(self.schema), row_group_size=ROWS_PER_GROUP)
 
 
 def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder: str | Path) -> dict[str, int]:
@@ -72,7 +66,7 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
         for split, rows in rows_by_split.items():
             path = shard_path(unfinished, split, 0, 1)
             with RowWriter(path) as writer:
-                count = writer.write(rows)
+                count = writer.write_rows(rows)
             if count:
                 counts[split] = count
             else:
@@ -80,6 +74,68 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
         if not counts:
             raise InputError(f"no structures to write to {folder}")
     return counts
+
+
+def write_divided(
+    folder: Path,
+    sources: Sequence[str],
+    keys: Sequence[RowKey],
+    divide: Divide,
+    read: Callable[[np.ndarray], Iterable[pa.Table]],
+    provenance: Mapping[str, Any],
+    *,
+    name: str,
+    like: str | Path | None = None,
+) -> tuple[dict[str, int], DatasetSummary]:
+    """Writes the data, `splits.csv`, `README.md` and `figures/` into an empty folder.
+
+    Args:
+        sources, keys: of all rows.
+        divide: such as [`divide_rows`].
+        read: tables with the rows of given sorted numbers, in order.
+        provenance, name, like: of [`write_card`].
+
+    Returns:
+        Number of rows by split, and what the data set holds.
+    """
+    splits, subsets = divide(sources, keys)
+    counts = write_shards(folder, (splits, subsets), read)
+    write_split_file(folder / SPLIT_FILE, sources, keys, splits, subsets)
+    return counts, write_card(folder, provenance, name=name, like=like, checked=True)
+
+
+def resplit(dataset: str | Path, folder: str | Path, divide: Divide, how: str) -> DatasetSummary:
+    """Writes the rows of all splits of a data set into new splits, with a card and a file of the splits.
+
+    The rows stay on disk; memory is for the sources and keys of all rows and for the structures of a few.
+
+    Args:
+        dataset: folder or Hub id.
+        folder: must not exist or be empty.
+        divide: says where every row goes.
+        how: what was done, for the provenance.
+    """
+    with finished_folder(folder) as unfinished:
+        rows = datasets.concatenate_datasets(list(read_splits(dataset).values())).with_format("arrow")
+        sources, keys = sources_and_keys(table for _, table in tables(rows.select_columns(KEY_COLUMNS)))
+        read, name = partial(_rows_with, rows), Path(folder).name
+        return write_divided(unfinished, sources, keys, divide, read, {"divided": how}, name=name, like=dataset)[1]
+
+
+def sources_and_keys(pieces: Iterable[pa.Table | pa.RecordBatch]) -> tuple[list[str], list[RowKey]]:
+    """What decides the split of every row; of tables with the columns `KEY_COLUMNS`."""
+    sources: list[str] = []
+    keys: list[RowKey] = []
+    for table in pieces:
+        source, trajectory, kind = (table[name].fill_null("").to_pylist() for name in KEY_COLUMNS[:3])
+        sources += source
+        keys += map(RowKey, trajectory, kind, table["forces"].is_valid().to_pylist())
+    return sources, keys
+
+
+def _rows_with(rows: datasets.Dataset, numbers: np.ndarray) -> Iterator[pa.Table]:
+    for start in range(0, len(numbers), ROWS_PER_GROUP):
+        yield rows[numbers[start : start + ROWS_PER_GROUP]]
 
 
 def write_shards(
@@ -108,16 +164,22 @@ def write_shards(
             numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
             with RowWriter(shard_path(folder, split, shard, shards)) as writer:
                 for table in _row_groups(read(numbers)):
-                    writer.write_table(with_subsets(table, subsets[numbers[: len(table)]]))
+                    writer.write_group(_with_subsets(table, subsets[numbers[: len(table)]]))
                     counts[split] = counts.get(split, 0) + len(table)
                     numbers = numbers[len(table) :]
     return counts
 
 
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _with_subsets(table: pa.Table, subsets: np.ndarray) -> pa.Table:
+    """The rows of a table with these values (rows,) of [`train_subsets`] in the column `subset`; NaN becomes null."""
+    column = pa.array(subsets, pa.float32(), from_pandas=True)
+    return table.set_column(table.column_names.index("subset"), table.schema.field("subset"), column)
+
+
+def _row_groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of at least `ROWS_PER_GROUP`, but for the last."""
     gathered: list[pa.Table] = []
-    for table in tables:
+    for table in pieces:
         gathered.append(table)
         if sum(map(len, gathered)) >= ROWS_PER_GROUP:
             yield pa.concat_tables(gathered)

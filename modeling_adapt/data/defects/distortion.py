@@ -8,13 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from ...crystal.contacts import contacts
 from ...crystal.minimum_image import shortest_images
 from ...errors import InputError
-from .point_defects import Defect, Site
-from .surfaces import random_deformation
+from .kinds import Defect, Site, random_deformation, too_close, too_close_atoms
 
-SHORTEST_BONDS = {(6, 6): 1.2, (6, 14): 1.5, (14, 14): 1.9}  # Å; no start has two atoms closer than this
 BOND_FACTORS = tuple(round(0.1 * step, 1) for step in range(-6, 7))  # relative changes of a distance, -60 % to +60 %
 # ShakeNBreak distorts as many neighbours as the defect changes valence electrons: 4 where an atom of silicon or carbon
 # is missing or added. Carbon on a silicon site changes none; its four bonds are distorted all the same.
@@ -54,21 +51,6 @@ def distort(
     return moved
 
 
-def too_close(atoms: Atoms) -> bool:
-    """Whether two atoms are closer than `SHORTEST_BONDS` allows (minimum image)."""
-    return len(_too_close(atoms)) > 0
-
-
-def _too_close(atoms: Atoms) -> np.ndarray:
-    """Indices of the atoms that are too close to another one; an atom may be listed several times."""
-    first, second, distances = contacts(atoms, max(SHORTEST_BONDS.values()))
-    low, high = np.sort(atoms.numbers[[first, second]], axis=0)
-    bad = np.zeros(len(first), dtype=bool)
-    for (one, other), shortest in SHORTEST_BONDS.items():
-        bad |= (low == one) & (high == other) & (distances < shortest)
-    return np.concatenate((first[bad], second[bad]))
-
-
 def _strained(defect: Defect, rng: np.random.Generator, strain: float) -> Defect:
     for scale in _SHRINKING ** np.arange(_ATTEMPTS):
         deformation = random_deformation(scale * strain, rng)
@@ -103,7 +85,7 @@ def _rattle(atoms: Atoms, rng: np.random.Generator, scale: float) -> None:
     again = np.arange(len(atoms))
     for _ in range(_ATTEMPTS):
         atoms.positions[again] = ideal[again] + scales[again] * rng.normal(size=(len(again), 3))
-        again = np.unique(_too_close(atoms))
+        again = np.unique(too_close_atoms(atoms))
         if not len(again):
             return
         scales[again] *= _SHRINKING

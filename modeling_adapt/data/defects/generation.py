@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,47 +14,14 @@ from ase.calculators.calculator import Calculator
 
 from ...errors import InputError
 from ..build.building import Built, Notes, build_dataset
-from ..build.dividing import Divide
+from ..build.writing import Divide
+from ..options import GenerationPlan
 from ..structures import structure_row
 from .distortion import BOND_FACTORS, distort
-from .kinds import DEFECT_KINDS, SILICON_LATTICE_CONSTANT, STRUCTURE_KINDS, THERMAL_KINDS, silicon_supercell
+from .kinds import STRUCTURE_KINDS, THERMAL_KINDS, Defect, silicon_supercell
 from .labelling import Trajectory, dynamics_trajectory, load_calculator, relaxation_trajectory
-from .point_defects import Defect
 
-ERHART_ALBE = "modeling_adapt.data.defects.labelling:erhart_albe"
 _BLOCK = 10  # trajectories made by one process at a time, which a killed run loses
-
-
-@dataclass(frozen=True)
-class GenerationPlan:
-    """All that decides what is generated, but for how much of it.
-
-    Args:
-        seed: of everything random.
-        calculator: that labels, as `module:factory`.
-        kinds: keys of `STRUCTURE_KINDS`, taken in turn.
-        lattice_constant: of silicon for this calculator, in Å.
-        repeat: cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
-        rattle, strain: how far the starts are distorted, see [`distort`].
-        frames: rows per trajectory at most.
-        steps: FIRE steps per relaxation at most.
-        md_share: share of the trajectories that are molecular dynamics and not relaxations.
-        md_steps: steps of a molecular dynamics run.
-        temperature: the highest of molecular dynamics, in K; each run has a random one from a quarter of it upwards.
-    """
-
-    seed: int = 0
-    calculator: str = ERHART_ALBE
-    kinds: tuple[str, ...] = tuple(DEFECT_KINDS)
-    lattice_constant: float = SILICON_LATTICE_CONSTANT
-    repeat: int = 3
-    rattle: float = 0.04
-    strain: float = 0.0
-    frames: int = 10
-    steps: int = 60
-    md_share: float = 0.2
-    md_steps: int = 60
-    temperature: float = 1000.0
 
 
 def generate_dataset(

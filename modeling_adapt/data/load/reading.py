@@ -1,18 +1,22 @@
 """From a folder or a Hub id to one split of a structure data set."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import snapshot_download
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
+from ..columns import ROWS_PER_READ
+from ..split.splitting import SUBSETS
 from ..structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
-from ..validation import require_valid_rows
+from ..validation import require_valid_rows, require_valid_table
 
 
 class NoSuchSplitError(InputError):
@@ -37,7 +41,11 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
     splits = load_splits(dataset, revision)
     if split not in splits:
         raise NoSuchSplitError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
-    rows = splits[split]
+    return _as_structures(splits[split], dataset, split, target)
+
+
+def _as_structures(rows: Dataset, dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
+    """Rows as `datasets` loads them -> checked, with the columns and types of `STRUCTURE_FEATURES`."""
     missing = [name for name in STRUCTURE_FEATURES if name not in rows.column_names]
     if not set(missing) <= LATER_COLUMNS.keys():
         raise InputError(
@@ -61,7 +69,7 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
 
 def read_splits(dataset: str | Path) -> dict[str, Dataset]:
     """All splits of a data set; see [`read_split`]."""
-    return {split: read_split(dataset, split) for split in load_splits(dataset)}
+    return {split: _as_structures(rows, dataset, split) for split, rows in load_splits(dataset).items()}
 
 
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
@@ -73,6 +81,28 @@ def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
         wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
         raise InputError(f"{where}: no structure has {wanted}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
+
+
+def select_subset(rows: Dataset, percent: float) -> Dataset:
+    """The rows of the nested subset of so many percent.
+
+    Args:
+        rows: the train split, as [`read_split`] returns it.
+        percent: one of `SUBSETS`; 100 is always all of them.
+
+    Raises:
+        InputError: if there is no such subset, or the data set has none.
+    """
+    if percent not in SUBSETS:
+        raise InputError(f"there is no subset of {percent:g} %; there are {', '.join(map(str, SUBSETS))}")
+    if percent == 100:
+        return rows
+    column = rows.select_columns(["subset"]).with_format("arrow")[:]["subset"]
+    if column.null_count:
+        raise InputError(
+            "the rows have no nested subsets; data_scripts/split_dataset.py writes them for the train split"
+        )
+    return rows.select(np.flatnonzero(pc.less_equal(column, percent).to_numpy()))
 
 
 def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:
@@ -142,3 +172,52 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
     except Exception as error:  # no network, no such repository, a bad name
         problem = hub_problem(error, repository, "dataset", revision)
         raise InputError(problem or f"{dataset} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
+    """The files of every split, as `datasets.load_dataset` finds them.
+
+    Raises:
+        InputError: if the folder holds no data set of structures.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of a data set")
+    if not any(folder.rglob("*.parquet")):
+        raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
+    try:
+        found = load_dataset_builder(str(folder)).config.data_files
+        splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
+        for path in sum(splits.values(), []):
+            _require_columns(path)
+    except InputError:
+        raise
+    except Exception as error:  # a README with broken metadata, a damaged file: datasets and Arrow raise many types
+        raise InputError(f"{folder} cannot be read as a data set: {one_line(error)}") from error
+    return splits
+
+
+def _require_columns(path: Path) -> None:
+    present = pq.read_schema(path).names
+    missing = [name for name in STRUCTURE_FEATURES if name not in present and name not in LATER_COLUMNS]
+    if missing:
+        raise InputError(f"{path} holds no structures: it lacks the columns {', '.join(missing)}")
+
+
+def parquet_tables(paths: list[Path], checked: bool = False) -> Iterator[pa.Table]:
+    """The rows in pieces of at most `ROWS_PER_READ`; `checked` where they are known to be valid.
+
+    Raises:
+        InputError: if a file is damaged, or a row is no valid structure.
+    """
+    for path in paths:
+        first = 0
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_READ):
+                table = pa.Table.from_batches([batch])
+                if not checked:
+                    require_valid_table(table, str(path), first)
+                yield table
+                first += len(table)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} is damaged: {one_line(error)}") from error

@@ -1,26 +1,212 @@
-"""The published files as rows of a data set, in parts of which a computer can hold several."""
+"""The published ADAPT data: token matrices and labels in torch files, in parts that fit into memory.
 
-from collections.abc import Callable, Iterator
+`{"X": [(n, 13) or (n, 12)], "Y": [(n, 3)]}` for forces; for energies a tensor or list of (n, 12) and one of total
+energies in eV. Columns: x, y, z (Å), the nine descriptors, and in column 13 the importance weight. Rows of zeros are
+padding.
+
+The format stores descriptors instead of elements, and no lattice. Elements are recovered from group and period; the
+cell is cubic.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from ase import Atoms
 
 from ...crystal.minimum_image import shortest_images
+from ...elements_adapt import DESCRIPTORS, SYMBOLS
 from ...errors import InputError
-from ...torch_files import read_tensors
-from ..split.splitting import LARGEST_STEP
+from ...torch_files import StoredTensor, read_tensors, read_torch_layout, stored_tensor
+from ..options import CELL_EDGE
 from ..structures import structure_row
-from .frames import file_state
-from .published_format import CELL_EDGE, PublishedStructures, Tokens, read_energy_files, read_force_file, read_tokens
+from .frames import LARGEST_STEP, file_state
 from .site_search import SiteSearch, host_state
 
 STRUCTURES_PER_PART = 1000
 
 Progress = Callable[[int], Any]
+_GROUP, _PERIOD = 3, 4  # columns
+
+
+class PublishedStructures(NamedTuple):
+    """Where the structures of a file lie, with one value in each list per structure; plain values, as JSON has them.
+
+    Attributes:
+        path: of the file with the features, and with the forces where there are any.
+        indices: their numbers in the file.
+        features: (n, 12) or (n, 13).
+        forces: (n, 3) in eV/Å; no values in an energy file.
+        energies: in eV; None where that is not known.
+        trajectories: their names; no values before they are found.
+    """
+
+    path: str
+    indices: list[int]
+    features: list[StoredTensor]
+    forces: list[StoredTensor]
+    energies: list[float | None]
+    trajectories: list[str]
+
+    @property
+    def sources(self) -> list[str]:
+        """What rows call each of them."""
+        return [f"{Path(self.path).name}#{index}" for index in self.indices]
+
+    def some(self, numbers: Sequence[int]) -> "PublishedStructures":
+        """Those with these numbers, counted in the lists."""
+        lists: Any = ([values[number] for number in numbers] if values else [] for values in self[1:])
+        return PublishedStructures(self.path, *lists)
+
+    def pieces(self, size: int) -> Iterator["PublishedStructures"]:
+        """All of them in order, at most `size` at a time."""
+        for start in range(0, len(self.indices), size):
+            yield self.some(range(start, min(start + size, len(self.indices))))
+
+
+class Tokens(NamedTuple):
+    """One structure.
+
+    Attributes:
+        numbers: (N,) elements.
+        positions: (N, 3) in Å, float64.
+        weights: (N,) importance weights, or None where the file has none.
+        is_atom: (rows,) which rows of the matrix are atoms and not padding.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    weights: np.ndarray | None
+    is_atom: np.ndarray
+
+    def atoms(self, cell_edge: float) -> Atoms:
+        """The structure in a cubic cell with an edge in Å."""
+        return Atoms(numbers=self.numbers, positions=self.positions, cell=[cell_edge] * 3, pbc=True)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Equal for equal elements at equal positions in float32."""
+        positions = (self.positions + 0.0).astype(np.float32)  # + 0.0: no negative zeros
+        return blake2b(self.numbers.tobytes() + positions.tobytes(), digest_size=16).digest()
+
+    def foreign(self) -> tuple[np.ndarray, str]:
+        """Which atoms (N,) are not of the most common element, and their symbols; its symbol if there are none."""
+        host = np.bincount(self.numbers, minlength=1).argmax()
+        foreign = np.not_equal(self.numbers, host)
+        elements = np.unique(self.numbers[foreign]) if foreign.any() else [host]
+        return foreign, "+".join(SYMBOLS[number] for number in elements)
+
+
+def read_force_file(path: Path) -> PublishedStructures:
+    """The structures of a force file; all shapes are checked."""
+    content = read_torch_layout(path)
+    if not isinstance(content, dict) or not {"X", "Y"} <= content.keys():
+        raise InputError(f'{path}: not a published force file; expected a dict with "X" and "Y"')
+    features, forces = _entries(content["X"], path, f"{path}: X"), _entries(content["Y"], path, f"{path}: Y")
+    _require_shapes(features, path)
+    _require_equally_many(len(features), len(forces), f"{path}: X", "Y")
+    for index, (one, label) in enumerate(zip(features, forces, strict=True)):
+        if label.shape != (one.shape[0], 3):
+            raise InputError(
+                f"{_where(path, index)}: forces of shape {label.shape} for {one.shape[0]} rows of features"
+            )
+    return PublishedStructures(str(path), list(range(len(features))), features, forces, [None] * len(features), [])
+
+
+def read_energy_files(path: Path, energies: Path) -> PublishedStructures:
+    """The structures of an energy file; all shapes are checked."""
+    features = _entries(read_torch_layout(path), path, str(path))
+    labels = _entries(read_torch_layout(energies), energies, str(energies))
+    _require_shapes(features, path)
+    _require_equally_many(len(features), len(labels), str(path), str(energies))
+    if any(np.prod(label.shape, dtype=int) != 1 for label in labels):
+        raise InputError(f"{energies}: expected one energy per structure")
+    values: list[float | None] = [value.astype(np.float64).item() for value in read_tensors(energies, labels)]
+    return PublishedStructures(str(path), list(range(len(features))), features, [], values, [])
+
+
+def read_tokens(structures: PublishedStructures) -> Iterator[Tokens]:
+    """The structures one by one.
+
+    Raises:
+        InputError: for a descriptor that is no number, or an unknown element; naming file, frame and atom.
+    """
+    matrices = read_tensors(structures.path, structures.features)
+    for index, matrix in zip(structures.indices, matrices, strict=True):
+        yield _tokens(matrix.astype(np.float64), _where(Path(structures.path), index))
+
+
+def _tokens(matrix: np.ndarray, where: str) -> Tokens:
+    is_atom = np.any(matrix != 0, axis=1)
+    tokens = matrix[is_atom]
+    damaged = ~np.isfinite(tokens[:, _GROUP:12]).all(axis=1)
+    if damaged.any():
+        raise InputError(f"{where}: a descriptor of atom {int(np.argmax(damaged))} is not a finite number")
+    weights = tokens[:, 12] if tokens.shape[1] == 13 else None
+    return Tokens(atomic_numbers(tokens, where), tokens[:, :3], weights, is_atom)
+
+
+def _element_table() -> np.ndarray:
+    """(groups, periods) the element of a group and a period; 0 where there is none, -1 where there are several."""
+    groups, periods = DESCRIPTORS[1:, :2].astype(int).T
+    table = np.zeros((groups.max() + 1, periods.max() + 1), dtype=np.int64)
+    for number, place in enumerate(zip(groups, periods, strict=True), start=1):
+        table[place] = -1 if table[place] else number
+    return table
+
+
+_ELEMENTS = _element_table()
+
+
+def atomic_numbers(tokens: np.ndarray, where: str = "structure") -> np.ndarray:
+    """Elements of tokens (N, >= 12) from their group and period columns: (N,) int.
+
+    Where several elements share them (lanthanides), the one whose other descriptors are nearest, relatively.
+    """
+    places = tokens[:, [_GROUP, _PERIOD]]
+    inside = np.clip(places, 0, np.array(_ELEMENTS.shape) - 1).astype(int)
+    numbers = np.where((inside == places).all(axis=1), _ELEMENTS[inside[:, 0], inside[:, 1]], 0)
+    if not numbers.all():
+        atom = int(np.argmin(numbers != 0))
+        group, period = places[atom]
+        raise InputError(f"{where}: atom {atom} has group {group:g} and period {period:g}, which is no known element")
+    for atom in np.flatnonzero(numbers < 0).tolist():
+        candidates = np.flatnonzero((DESCRIPTORS[:, :2] == places[atom]).all(axis=1))
+        table = DESCRIPTORS[candidates]
+        difference = np.abs(tokens[atom, 3:12] - table) / np.maximum(np.abs(table), 1.0)
+        numbers[atom] = candidates[difference.sum(axis=1).argmin()]
+    return numbers
+
+
+def _entries(value: Any, path: Path, name: str) -> list[StoredTensor]:
+    """One tensor per structure, of a list of tensors or of one with an axis more."""
+    if isinstance(value, torch.Tensor) and value.ndim > 0:
+        whole = stored_tensor(value, path)
+        return [whole.part(number) for number in range(len(value))]
+    if not isinstance(value, Sequence) or not all(isinstance(item, torch.Tensor) for item in value):
+        raise InputError(f"{name}: expected a tensor or a list of tensors, not {type(value).__name__}")
+    return [stored_tensor(item, path) for item in value]
+
+
+def _require_equally_many(features: int, labels: int, name: str, label_name: str) -> None:
+    if features != labels or features == 0:
+        raise InputError(f"{name} has {features} structures, {label_name} has {labels}; expected equally many")
+
+
+def _require_shapes(features: list[StoredTensor], path: Path) -> None:
+    for index, (_, _, shape, _) in enumerate(features):
+        if len(shape) != 2 or shape[1] not in (12, 13):
+            raise InputError(f"{_where(path, index)}: features of shape {shape}; expected (atoms, 12) or (atoms, 13)")
+
+
+def _where(path: Path, index: int) -> str:
+    return f"{path.name}, frame {index}"
 
 
 @dataclass(frozen=True)
@@ -80,17 +266,6 @@ def plan_import(
     parts = [part for some in named for part in some.pieces(STRUCTURES_PER_PART)]
     plan = {"files": [file_state(file) for file in files], "cell_edge": cell_edge, "host": [host, host_state(host)]}
     return PublishedImport(parts, plan, partial(published_rows, cell_edge=cell_edge, host=host))
-
-
-def read_published(
-    forces: str | Path,
-    energies: tuple[str | Path, str | Path] | None = None,
-    cell_edge: float = CELL_EDGE,
-    host: str = "auto",
-) -> list[dict[str, Any]]:
-    """All rows at once, of files that are small; see [`plan_import`] and [`published_rows`]."""
-    work = plan_import(forces, energies, cell_edge, host)
-    return [row for part in work.parts for row in work.make(part, {})]
 
 
 def published_rows(

@@ -1,6 +1,5 @@
 """Defect sites for structures that come without: against a host crystal that is given, or found for each of them."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,6 @@ from ...crystal.defect_sites import DefectSite, find_defects
 from ...crystal.host_crystal import host_of
 from ...errors import InputError
 from .frames import file_state, read_frames
-
-
-def add_host_option(parser: argparse.ArgumentParser) -> None:
-    """Gives a command `--host`, which [`SiteSearch`] understands."""
-    parser.add_argument(
-        "--host",
-        default="auto",
-        metavar="HOST",
-        help="where defect sites come from that the input does not tell: 'auto' (default) finds the perfect crystal "
-        "behind each structure, and no site where there is none; FILE is that crystal, in the same cell; 'none' finds "
-        "no sites",
-    )
 
 
 def host_state(host: str) -> tuple[int, int] | None:

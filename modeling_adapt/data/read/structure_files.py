@@ -10,16 +10,10 @@ import numpy as np
 from ase import Atoms
 
 from ...errors import InputError
-from ..split.splitting import same_trajectory
+from ..options import ENERGY_KEYS, FORCE_KEYS, RUN_ENERGY_KEYS, ReadingOptions
 from ..structures import structure_row
-from .frames import file_state, read_frames
+from .frames import file_state, find_runs, read_frames, read_run, run_kind, same_trajectory
 from .site_search import SiteSearch
-from .vasp import find_runs, read_run, run_kind
-
-# Searched in this order; names that say "reference" come first, since a file may also hold a model's predictions.
-FORCE_KEYS = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force")
-RUN_ENERGY_KEYS = ("free_energy", "energy")  # VASP's forces are the gradient of the first; "energy" is E(sigma -> 0)
-ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
 
 
 class StructureFile(NamedTuple):
@@ -39,27 +33,6 @@ class StructureFile(NamedTuple):
     split: str
     one_trajectory: bool
     state: tuple[int, int]
-
-
-class ReadingOptions(NamedTuple):
-    """How files are read.
-
-    Attributes:
-        forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
-        energy_key: likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free
-            energy, of which the forces are the gradient.
-        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
-            moved by little, are one trajectory ([`same_trajectory`]).
-        host: of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
-        skip_broken: leave out and note what cannot be used, instead of raising an error: a frame with bad data, and
-            what follows the last frame that can be read.
-    """
-
-    forces_key: str | None = None
-    energy_key: str | None = None
-    group_key: str | None = None
-    host: str = "auto"
-    skip_broken: bool = False
 
 
 def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:

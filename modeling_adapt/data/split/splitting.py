@@ -1,24 +1,92 @@
-"""Which structures belong together, and their division into train, validation and test.
+"""Which structures belong together, and their division into train, validation and test and into nested subsets.
 
-Frames of one relaxation are nearly the same structure: a split through a trajectory tests memory, not prediction.
+Frames of one relaxation are nearly the same structure: a split through a trajectory tests memory, not prediction. No
+outcome depends on the order of the rows.
 """
 
-import argparse
+import csv
+import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
-from ase import Atoms
 
-from ...cli.command_line import whole_number
-from ...crystal.minimum_image import shortest_images
 from ...errors import InputError
-from .grouping import Group, RowKey, Unit, groups, shuffled, strata
-from .subsets import Division, train_subsets
 
+Unit = Literal["trajectory", "config_type"]  # what is never divided
 SPLITS = ("train", "validation", "test")
 HELD_OUT = "held_out"  # the split of the kinds that training must not see
-LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
+Division = tuple[Mapping[str, Sequence[int]], np.ndarray]  # row numbers by split, and the subset of every row
+SUBSETS = (1, 3, 10, 30, 100)  # percent of the train split; each holds the smaller ones
+SPLIT_FILE = "splits.csv"
+_SPLIT_FILE_COLUMNS = ("source", "trajectory", "config_type", "split", "subset")
+
+
+class RowKey(NamedTuple):
+    """What decides the split of a row."""
+
+    trajectory: str
+    config_type: str
+    has_forces: bool
+
+
+class Group(NamedTuple):
+    """Rows that stay together.
+
+    Args:
+        name: of the trajectory, or of the config type.
+        config_type: the one of most of its rows.
+        has_forces: of any of its rows.
+        rows: their numbers.
+    """
+
+    name: str
+    config_type: str
+    has_forces: bool
+    rows: list[int]
+
+
+def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory") -> list[Group]:
+    """The trajectories that `rows` (numbers into `keys`) belong to, or their config types; each with its rows.
+
+    A trajectory whose structures are of several config types counts as the one of most of them. A row without the name
+    of a trajectory is one of its own, called by its number.
+    """
+    trajectories: dict[str, list[int]] = {}
+    for row in rows:
+        trajectories.setdefault(keys[row].trajectory or f"row {row}", []).append(row)
+    found = [_group(name, members, keys) for name, members in trajectories.items()]
+    if by == "trajectory":
+        return found
+    kinds: dict[str, list[Group]] = {}
+    for group in found:
+        kinds.setdefault(group.config_type, []).append(group)
+    return [
+        Group(kind, kind, any(part.has_forces for part in parts), [row for part in parts for row in part.rows])
+        for kind, parts in kinds.items()
+    ]
+
+
+def _group(name: str, rows: list[int], keys: Sequence[RowKey]) -> Group:
+    kinds = [keys[row].config_type for row in rows]
+    kind = min(set(kinds), key=lambda kind: (-kinds.count(kind), kind))
+    return Group(name, kind, any(keys[row].has_forces for row in rows), rows)
+
+
+def strata(found: Iterable[Group]) -> list[list[Group]]:
+    """Groups of one config type each, the types in alphabetical order."""
+    by_type: dict[str, list[Group]] = {}
+    for group in found:
+        by_type.setdefault(group.config_type, []).append(group)
+    return [by_type[kind] for kind in sorted(by_type)]
+
+
+def shuffled(found: Iterable[Group], seed: int) -> list[Group]:
+    """Random order that depends on the seed and the names alone, so that further groups do not change it."""
+    return sorted(found, key=lambda group: hashlib.blake2b(f"{seed}:{group.name}".encode()).digest())
 
 
 def assign_rows(
@@ -52,7 +120,7 @@ def assign_rows(
         InputError: if `split` is neither, a config type to hold out is not there, or the config types are too few to
             be divided as wholes.
     """
-    fractions = _fractions(split)
+    fractions = split_fractions(split)
     known = {key.config_type for key in keys}
     if unknown := [kind for kind in hold_out if kind not in known]:
         raise InputError(f"there is no config type {unknown[0]!r} to hold out; there are {', '.join(sorted(known))}")
@@ -127,41 +195,7 @@ def _by_split(chosen: Sequence[Sequence[Group]]) -> dict[str, list[int]]:
     return {name: indices for name, indices in zip(SPLITS, rows, strict=True) if indices}
 
 
-def same_trajectory(before: Atoms, after: Atoms) -> bool:
-    """Whether `after` holds the same atoms in the same order, each moved by less than `LARGEST_STEP` (minimum image).
-
-    A cell that changes a little is followed: displacements are then those of the fractional coordinates.
-    """
-    if not np.array_equal(before.numbers, after.numbers) or not np.array_equal(before.pbc, after.pbc):
-        return False
-    if np.abs(before.cell - after.cell).max() >= LARGEST_STEP:
-        return False
-    moved = after.cell.complete().scaled_positions(after.positions) @ before.cell.complete()
-    steps = shortest_images(moved - before.positions, before.cell, before.pbc)
-    return bool(np.linalg.norm(steps, axis=1).max() < LARGEST_STEP)
-
-
-def add_split_options(parser: argparse.ArgumentParser) -> None:
-    """Gives a command `--split` and `--seed`, which [`divide_rows`] understands."""
-    parser.add_argument(
-        "--split",
-        default="0.8,0.1,0.1",
-        type=_split_option,
-        help="fractions of train, validation and test by trajectory (%(default)s), or one split name for everything",
-    )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of everything random (default %(default)s)")
-
-
-def _split_option(text: str) -> str:
-    """The type of `--split`: checked when the command starts, not when hours of work are to be divided."""
-    try:
-        _fractions(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _fractions(split: str) -> list[float] | None:
+def split_fractions(split: str) -> list[float] | None:
     """The fractions that a `--split` option gives; None where it is a name."""
     if "," not in split:
         split_name(split)
@@ -186,3 +220,115 @@ def split_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name == "all":
         raise InputError(f"{name!r} is no name for a split; use letters, digits and _, such as train, and not 'all'")
     return name
+
+
+def train_subsets(keys: Sequence[RowKey], splits: Mapping[str, Sequence[int]], seed: int = 0) -> np.ndarray:
+    """The smallest subset of the train split that each row is in: (rows,) float32 in percent, NaN outside of train.
+
+    Trajectories are never divided, each subset has every config type in about its share, and structures with forces
+    and those with an energy alone are drawn separately. As in [`assign_rows`], the order of the rows does not matter.
+
+    Args:
+        keys: of all rows.
+        splits: row numbers by split name, as [`assign_rows`] returns them.
+    """
+    subsets = np.full(len(keys), np.nan, dtype=np.float32)
+    found = groups(keys, splits.get("train", ()))
+    for has_forces in (True, False):
+        ordered = _proportional_order([group for group in found if group.has_forces == has_forces], seed)
+        total = sum(len(group.rows) for group in ordered)
+        before = 0
+        for group in ordered:
+            # Half of a trajectory on either side of the border rounds to the nearest; the first is in every subset.
+            share = 100 * (before + len(group.rows) / 2) / total if before else 0
+            subsets[group.rows] = next(percent for percent in SUBSETS if share <= percent)
+            before += len(group.rows)
+    return subsets
+
+
+def _proportional_order(found: list[Group], seed: int) -> list[Group]:
+    """Random order in which every beginning has the config types in about the shares of the whole."""
+    ordered = shuffled(found, seed)
+    totals: Counter[str] = Counter()
+    for group in ordered:
+        totals[group.config_type] += len(group.rows)
+    before: Counter[str] = Counter()
+    places = []
+    for group in ordered:
+        places.append((before[group.config_type] + len(group.rows) / 2) / totals[group.config_type])
+        before[group.config_type] += len(group.rows)
+    return [ordered[place] for place in np.argsort(places, kind="stable")]
+
+
+def write_split_file(
+    path: Path,
+    sources: Sequence[str],
+    keys: Sequence[RowKey],
+    splits: Mapping[str, Sequence[int]],
+    subsets: np.ndarray,
+) -> None:
+    """Writes one line per row, split by split.
+
+    Args:
+        sources: the `source` of every row.
+        splits: row numbers by split name.
+        subsets: (rows,) as [`train_subsets`] returns them.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_SPLIT_FILE_COLUMNS)
+        for split, rows in splits.items():
+            for row in rows:
+                subset = "" if np.isnan(subsets[row]) else f"{subsets[row]:g}"
+                writer.writerow((sources[row], keys[row].trajectory, keys[row].config_type, split, subset))
+
+
+def read_split_file(
+    path: str | Path, sources: Sequence[str], keys: Sequence[RowKey]
+) -> tuple[dict[str, list[int]], np.ndarray]:
+    """Divides rows as a file of [`write_split_file`] says, by their source; further lines of the file are not used.
+
+    Returns:
+        Row numbers by split name, and the subset of every row as in [`train_subsets`].
+
+    Raises:
+        InputError: if the file is missing or no such file, says two things of a source, lacks a row, or divides a
+            trajectory.
+    """
+    lines = _lines(Path(path))
+    splits: dict[str, list[int]] = {}
+    subsets = np.full(len(keys), np.nan, dtype=np.float32)
+    of_trajectory: dict[str, str] = {}
+    for row, (source, key) in enumerate(zip(sources, keys, strict=True)):
+        if source not in lines:
+            raise InputError(f"{path} has no line for the source {source!r}; divide the data set without --split-file")
+        split, subset = lines[source]
+        if of_trajectory.setdefault(key.trajectory, split) != split:
+            raise InputError(f"{path} divides the trajectory {key.trajectory!r} between {split} and another split")
+        splits.setdefault(split, []).append(row)
+        subsets[row] = float(subset or "nan")
+    return splits, subsets
+
+
+def _lines(path: Path) -> dict[str, tuple[str, str]]:
+    """Split and subset by source."""
+    lines: dict[str, tuple[str, str]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not {"source", "split", "subset"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} is no file of splits: its header must name {', '.join(_SPLIT_FILE_COLUMNS)}")
+        for line in reader:
+            said = (line["split"], line["subset"])
+            _require_values(*said, f"{path}, line {reader.line_num}")
+            if lines.setdefault(line["source"], said) != said:
+                raise InputError(f"{path}, line {reader.line_num}: {line['source']!r} is in another split already")
+    return lines
+
+
+def _require_values(split: str, subset: str, where: str) -> None:
+    try:
+        split_name(split or "")
+        if subset and float(subset) not in SUBSETS:
+            raise InputError(f"there is no subset of {subset} %")
+    except ValueError as error:  # InputError among them
+        raise InputError(f"{where}: {error}") from error

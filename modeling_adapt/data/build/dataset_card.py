@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
-from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...files import write_whole
+from ...elements_adapt import SYMBOLS
 from ...errors import InputError, one_line
+from ...files import write_whole
+from ...markdown import render
+from ..load.reading import parquet_splits, parquet_tables
+from ..split.splitting import SUBSETS
 from .card_figures import ForceFigures, draw_kinds
-from .card_text import card_body, symbols
-from .parquet_files import parquet_splits, parquet_tables
-from .summary import DatasetSummary
-from .tally import Tally
+from .summary import DatasetSummary, Tally
 
 _NOTES = "<!-- Your own notes: what is below this line stays when the card is written again. -->"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -38,6 +40,7 @@ def write_card(
     name: str = "",
     license: str = "",
     like: str | Path | None = None,
+    checked: bool = False,
 ) -> DatasetSummary:
     """Writes `README.md` and `figures/` for the data set in `folder`; one pass, with bounded memory.
 
@@ -50,6 +53,7 @@ def write_card(
         name: title; by default the one of an earlier card, or the name of the folder.
         license: identifier of the Hub, such as mit or cc-by-4.0; by default that of an earlier card, or unknown.
         like: folder of the data set that this one was made from; its card counts as the earlier one.
+        checked: the rows are known to be valid, as they were made or read just now.
 
     Returns:
         What the data set holds, for [`summary_table`].
@@ -61,7 +65,7 @@ def write_card(
     metadata, notes = _earlier_card(Path(like or folder).expanduser())
     if like is not None:
         metadata.pop("configs", None)  # they name the files of the other data set
-    contents = _read(folder)
+    contents = _read(folder, checked)
     metadata = metadata | {
         "license": license or metadata.get("license", "unknown"),
         "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
@@ -74,7 +78,7 @@ def write_card(
     }
     if provenance is not None:
         metadata["provenance"] = {**(metadata.get("provenance") or {}), **provenance}
-    body = card_body(contents.summary, contents.features, metadata, _draw(contents, folder / "figures"))
+    body = _body(contents, metadata, _draw(contents, folder / "figures"))
     header = DatasetCardData(**metadata).to_yaml()
     text = "\n\n".join([f"---\n{header}\n---", body, _NOTES, notes]).rstrip() + "\n"
     write_whole(folder / "README.md", text)
@@ -96,13 +100,13 @@ def _earlier_card(folder: Path) -> tuple[dict[str, Any], str]:
     return card.data.to_dict(), (notes if mark else body).strip()
 
 
-def _read(folder: Path) -> _Contents:
+def _read(folder: Path, checked: bool) -> _Contents:
     files = parquet_splits(folder)
     paths = sum(files.values(), [])
     summary = DatasetSummary()
     forces = ForceFigures(sum(pq.read_metadata(path).num_rows for path in paths))
     for split in files:
-        for table in parquet_tables(files[split]):
+        for table in parquet_tables(files[split], checked):
             summary.add(split, table)
             forces.add(split, table)
     if not summary.tallies:
@@ -122,12 +126,44 @@ def _dataset_info(contents: _Contents) -> dict[str, Any]:
     return info._to_yaml_dict()
 
 
+def _body(contents: _Contents, metadata: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """What stands below the header, as Markdown."""
+    summary = contents.summary
+    total, kinds = summary.total, summary.by("config_type")
+    counts = {limit: sum(n for percent, n in summary.subsets.items() if percent <= limit) for limit in SUBSETS}
+    return render(
+        "dataset_card.md.jinja",
+        title=metadata["pretty_name"],
+        total=total,
+        splits=summary.by("split"),
+        kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1].structures, item[0]))),
+        subsets=counts if summary.subsets else {},
+        defect_kinds=summary.defect_kinds.most_common(),
+        elements=[
+            (SYMBOLS[number], total.element_atoms[number], total.element_structures[number])
+            for number in np.flatnonzero(total.element_atoms)
+        ],
+        figures=figures,
+        columns={name: _type(feature) for name, feature in contents.features.items()},
+        provenance=metadata.get("provenance"),
+    )
+
+
+def _type(feature: Any) -> str:
+    """Such as `float32 [n, 3]`."""
+    lengths = []
+    while isinstance(feature, List):
+        lengths.append("n" if feature.length < 0 else str(feature.length))
+        feature = feature.feature
+    return f"{feature.dtype} [{', '.join(lengths)}]" if lengths else feature.dtype
+
+
 def _size_category(structures: int) -> str:
     return next((name for limit, name in _SIZES if structures < limit), "1M<n<10M")
 
 
 def _tags(total: Tally) -> list[str]:
-    return ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential", *symbols(total)]
+    return ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential", *total.symbols]
 
 
 def _draw(contents: _Contents, folder: Path) -> dict[str, str]:

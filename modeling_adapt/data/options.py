@@ -1,0 +1,75 @@
+"""What the commands that make data sets can be told, and what they do untold. Nothing here takes time to import."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CELL_EDGE = 16.406184  # Å; the cubic 216-atom silicon cell of the published data
+# Searched in this order; names that say "reference" come first, since a file may also hold a model's predictions.
+FORCE_KEYS = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force")
+RUN_ENERGY_KEYS = ("free_energy", "energy")  # VASP's forces are the gradient of the first; "energy" is E(sigma -> 0)
+ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
+
+
+class ReadingOptions(NamedTuple):
+    """How files are read.
+
+    Attributes:
+        forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
+        energy_key: likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free
+            energy, of which the forces are the gradient.
+        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
+            moved by little, are one trajectory ([`same_trajectory`]).
+        host: of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
+        skip_broken: leave out and note what cannot be used, instead of raising an error: a frame with bad data, and
+            what follows the last frame that can be read.
+    """
+
+    forces_key: str | None = None
+    energy_key: str | None = None
+    group_key: str | None = None
+    host: str = "auto"
+    skip_broken: bool = False
+
+
+# Kinds of generated structures; how each is made is in `defects/kinds.py`.
+WITH_DEFECT = (
+    *("vacancy", "interstitial_tetrahedral", "interstitial_hexagonal", "interstitial_split_110"),
+    *("carbon_substitutional", "carbon_interstitial"),
+    *("divacancy", "carbon_pair_substitutional", "carbon_pair_interstitial", "carbon_vacancy"),
+    *("di_interstitial", "tri_interstitial", "pair_random"),
+)
+WITHOUT_DEFECT = ("bulk", "bulk_strained", "bulk_thermal", "surface")
+ERHART_ALBE = "modeling_adapt.data.defects.labelling:erhart_albe"
+SILICON_LATTICE_CONSTANT = 5.429  # Å; zero stress of the Erhart-Albe potential, which labels the generated data
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """All that decides what is generated, but for how much of it.
+
+    Args:
+        seed: of everything random.
+        calculator: that labels, as `module:factory`.
+        kinds: of `WITH_DEFECT` and `WITHOUT_DEFECT`, taken in turn.
+        lattice_constant: of silicon for this calculator, in Å.
+        repeat: cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
+        rattle, strain: how far the starts are distorted, see [`distort`].
+        frames: rows per trajectory at most.
+        steps: FIRE steps per relaxation at most.
+        md_share: share of the trajectories that are molecular dynamics and not relaxations.
+        md_steps: steps of a molecular dynamics run.
+        temperature: the highest of molecular dynamics, in K; each run has a random one from a quarter of it upwards.
+    """
+
+    seed: int = 0
+    calculator: str = ERHART_ALBE
+    kinds: tuple[str, ...] = WITH_DEFECT
+    lattice_constant: float = SILICON_LATTICE_CONSTANT
+    repeat: int = 3
+    rattle: float = 0.04
+    strain: float = 0.0
+    frames: int = 10
+    steps: int = 60
+    md_share: float = 0.2
+    md_steps: int = 60
+    temperature: float = 1000.0
