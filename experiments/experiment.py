@@ -2,9 +2,11 @@
 
 import hashlib
 import inspect
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -89,7 +91,8 @@ def training_on(data: str, model: str, options: Mapping[str, Any] | None = None,
 
 class Experiment(ABC):
     """
-    One question to the method, as a command.
+    One question to the method, as a command. A class in a file of its own is all that there is to write: the command
+    finds it, and until it has been run the page of the results says so.
 
     Attributes:
         name, title, question: for the command line, and as heading and first sentence of its section.
@@ -135,3 +138,14 @@ class Experiment(ABC):
     @abstractmethod
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
         """Whether the numbers bear out what the paper reports, and why one may say so."""
+
+
+def all_experiments() -> dict[str, Experiment]:
+    """By name: every [`Experiment`] in a file of this folder, so that a new one is its file and nothing else."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "__main__":
+            import_module(f"{__package__}.{module.name}")
+    found = {
+        kind.name: kind() for kind in Experiment.__subclasses__() if kind.__module__.startswith(f"{__package__}.")
+    }
+    return dict(sorted(found.items()))

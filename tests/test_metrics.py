@@ -6,17 +6,16 @@ import torch
 from scipy.spatial.transform import Rotation
 from scipy.stats import linregress
 
-from modeling_adapt.evaluation.breakdown import SHELLS, ForceBreakdown
-from modeling_adapt.evaluation.columns import error_cells
 from modeling_adapt.evaluation.metrics import (
     NEAR_DEFECT_RADIUS,
+    SHELLS,
     SMALL_FORCE,
-    CompositionBaseline,
     EnergyMetrics,
+    ForceBreakdown,
     ForceMetrics,
-    MeanBaseline,
-    compositions,
 )
+from modeling_adapt.evaluation.report import error_cells
+from modeling_adapt.reference_energies import CompositionBaseline, MeanBaseline, compositions
 
 SIZES = [3, 1, 7, 5, 2]
 NAMES = ["vacancy", "bulk", "vacancy", "bulk", "surface"]

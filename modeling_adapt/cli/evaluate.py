@@ -3,34 +3,18 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from datasets import Dataset
-
-from ..data.load.reading import pinned_revision, read_split
-from ..device import available_device, on_device
 from ..errors import InputError
-from ..evaluation.calibration import Calibration, calibrate, calibration_plot
-from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
-from ..evaluation.evaluate import (
-    Evaluation,
-    evaluate_energy,
-    evaluate_forces,
-    fit_baseline,
-    fit_mean_baseline,
-    require_known_elements,
-)
-from ..evaluation.metrics import CompositionBaseline, MeanBaseline
-from ..evaluation.physical_checks import checks_table, chosen_structures, host_in, model_forces, physical_checks
-from ..evaluation.report import error_tables, write_evaluation
-from ..evaluation.symmetry_checks import Forces
 from ..files import finished_folder, require_empty_folder
-from ..hub.weights import weights_folder, weights_hash
-from ..hub_access import is_local
-from ..loading import load_model, require_forces
-from ..modeling_adapt import ADAPTForEnergy, gives_forces
 from .command_line import CommandParser, run_command, whole_number
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from ..evaluation.symmetry import Forces
 
 EXAMPLE = """\
 example:
@@ -51,36 +35,39 @@ With --compare it prints one table of all models, and --output has comparison.js
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
+    _require_consistent(arguments)
     output = None if arguments.output is None else require_empty_folder(arguments.output)
+
+    from ..data.load.reading import pinned_revision
+    from ..device import available_device
+
     arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
-    if arguments.num_images > 48:
-        raise InputError("--num-images: a cube has 48 symmetry images")
     device = available_device(arguments.device)
     return (_compare if arguments.compare else _evaluate)(arguments, output, device)
 
 
-def _evaluate(arguments: argparse.Namespace, output: Path | None, device: torch.device) -> int:
+def _evaluate(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
+    from ..evaluation.calibration import calibrate
+    from ..evaluation.evaluate import Evaluation, evaluate_energy, evaluate_forces
+    from ..evaluation.physical_checks import checks_table, chosen_structures, host_in, model_forces, physical_checks
+    from ..evaluation.report import error_tables, write_evaluation
+    from ..loading import load_model
+    from ..modeling_adapt import ADAPTForEnergy, gives_forces
+
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
-    model = on_device(model, device)
     evaluations: dict[str, Evaluation] = {}
     record: dict[str, Any] = {}
-    calibration, checks = None, {}
+    calibration, checks = None, dict[str, float]()
     if isinstance(model, ADAPTForEnergy):
-        rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
-        require_known_elements(model, rows, arguments.model)
-        evaluations["energy"] = evaluate_energy(
-            model,
-            feature_extractor,
-            rows,
-            arguments.batch_size,
-            True,
-            *_baselines(arguments.dataset, arguments.dataset_revision),
-        )
+        rows = _rows(arguments, "energy")
+        model = _ready(model, arguments.model, rows, device)
+        baselines = _baselines(arguments)
+        evaluations["energy"] = evaluate_energy(model, feature_extractor, rows, arguments.batch_size, True, *baselines)
     if gives_forces(model):
-        rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
-        require_known_elements(model, rows, arguments.model)
-        gradient = _energy_gradient(arguments, device, rows)
-        models = [model, *(_load(name, arguments, device, rows, type(model)) for name in arguments.ensemble)]
+        rows = _rows(arguments, "forces")
+        model = _ready(model, arguments.model, rows, device)
+        gradient = _energy_gradient(arguments, rows, device)
+        models = [model, *_ensemble(arguments, type(model), rows, device)]
         if len(models) > 1 or arguments.num_images > 1:
             calibration = calibrate(models, feature_extractor, rows, arguments.num_images)
             evaluations["forces"] = calibration.evaluation
@@ -89,13 +76,9 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None, device: torch.
             evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
         if arguments.checks:
             structures = chosen_structures(rows, arguments.checks)
-            checks = physical_checks(
-                model_forces(models, feature_extractor, arguments.num_images),
-                structures,
-                host_in(structures, model.config.training_domain),
-                gradient,
-            )
-            record["physical_checks"] = checks
+            forces = model_forces(models, feature_extractor, arguments.num_images)
+            host = host_in(structures, model.config.training_domain)
+            record["physical_checks"] = checks = physical_checks(forces, structures, host, gradient)
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")
     for kind, evaluation in evaluations.items():
@@ -103,30 +86,25 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None, device: torch.
     if checks:
         print(checks_table(checks))
     if calibration is not None:
-        print(_spread(calibration))
+        print(calibration.summary())
         if "energy" in evaluations:
             print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:
         with finished_folder(output) as folder:
-            write_evaluation(folder, evaluations, _header(arguments) | _which(arguments) | record)
-            if calibration is not None:
-                calibration_plot(calibration, folder / "calibration.png")
+            write_evaluation(folder, evaluations, _header(arguments) | _which(arguments) | record, calibration)
         print(f"metrics and figures saved to: {output}")
     return 0
 
 
-def _compare(arguments: argparse.Namespace, output: Path | None, device: torch.device) -> int:
-    if arguments.ensemble or arguments.num_images > 1 or arguments.energy_model:
-        raise InputError("--compare is of single models: leave out --ensemble, --num-images and --energy-model")
-    names = [arguments.model, *arguments.compare]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"--compare: {twice[0]} is named twice")
-    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+def _compare(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
+    from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
+
+    rows = _rows(arguments, "forces")
     contenders = [
         load_contender(name, device, arguments.revision, arguments.subfolder if name == arguments.model else "")
-        for name in names
+        for name in (arguments.model, *arguments.compare)
     ]
     found = compare([*contenders, zero_forces()], rows)
     print(comparison_table(found))
@@ -139,6 +117,97 @@ def _compare(arguments: argparse.Namespace, output: Path | None, device: torch.d
             write_comparison(folder, found, _header(arguments) | {"device": str(device)})
         print(f"comparison saved to: {output}")
     return 0
+
+
+def _require_consistent(arguments: argparse.Namespace) -> None:
+    """As far as the command line alone tells."""
+    if arguments.num_images > 48:
+        raise InputError("--num-images: a cube has 48 symmetry images")
+    if arguments.compare and (arguments.ensemble or arguments.num_images > 1 or arguments.energy_model):
+        raise InputError("--compare is of single models: leave out --ensemble, --num-images and --energy-model")
+    names = [arguments.model, *arguments.compare]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--compare: {twice[0]} is named twice")
+    if arguments.energy_model and not arguments.checks:
+        raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
+
+
+def _rows(arguments: argparse.Namespace, target: Any) -> "Dataset":
+    from ..data.load.reading import read_split
+
+    return read_split(arguments.dataset, arguments.split, target, arguments.dataset_revision)
+
+
+def _baselines(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Fitted on the training split; a data set without one, or without energies in it, has no baselines."""
+    from ..data.load.reading import read_split
+    from ..reference_energies import fit_baseline, fit_mean_baseline
+
+    try:
+        train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
+    except InputError as error:
+        print(f"no baselines of the energy: {error}", file=sys.stderr)
+        return None, None
+    return fit_baseline(train), fit_mean_baseline(train)
+
+
+def _ensemble(
+    arguments: argparse.Namespace, head: Any, rows: "Dataset", device: "torch.device"
+) -> "list[PreTrainedModel]":
+    """The models beside the first one, which have its head."""
+    from ..hub_access import is_local
+    from ..loading import load_model
+
+    revisions = {name: None if is_local(name) else arguments.revision for name in arguments.ensemble}
+    return [
+        _ready(load_model(name, head, "", revision)[0], name, rows, device) for name, revision in revisions.items()
+    ]
+
+
+def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset", device: "torch.device") -> "Forces | None":
+    """Forces as the gradient of --energy-model; None without one."""
+    from ..evaluation.physical_checks import model_forces
+    from ..hub_access import is_local
+    from ..loading import load_model, require_forces
+    from ..modeling_adapt import ADAPTForEnergy
+
+    if arguments.energy_model is None:
+        return None
+    revision = None if is_local(arguments.energy_model) else arguments.revision
+    model, feature_extractor = load_model(arguments.energy_model, ADAPTForEnergy, "", revision)
+    try:
+        require_forces(model)
+    except InputError as error:
+        raise InputError(f"--energy-model: {error}") from error
+    return model_forces([_ready(model, arguments.energy_model, rows, device)], feature_extractor)
+
+
+def _ready(model: "PreTrainedModel", name: str, rows: "Dataset", device: "torch.device") -> "PreTrainedModel":
+    """On its device, and known to know the elements of `rows`."""
+    from ..device import on_device
+    from ..evaluation.evaluate import require_known_elements
+
+    require_known_elements(model, rows, name)
+    return on_device(model, device)
+
+
+def _header(arguments: argparse.Namespace) -> dict[str, Any]:
+    header = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
+    return header | {
+        name: value for name in ("subfolder", "revision", "dataset_revision") if (value := getattr(arguments, name))
+    }
+
+
+def _which(arguments: argparse.Namespace) -> dict[str, Any]:
+    """By what the model is known again after its folder was renamed, or has other weights."""
+    from ..hub.weights import weights_folder, weights_hash
+    from ..hub_access import is_local
+
+    folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
+    known = {"weights_sha256": weights_hash(folder)}
+    if is_local(arguments.model):
+        known["model_path"] = str(folder.absolute())
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,63 +250,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     return parser
-
-
-def _load(name: str, arguments: argparse.Namespace, device: torch.device, rows: Dataset, head: Any) -> Any:
-    model = load_model(name, head, "", None if is_local(name) else arguments.revision)[0]
-    require_known_elements(model, rows, name)
-    return on_device(model, device)
-
-
-def _energy_gradient(arguments: argparse.Namespace, device: torch.device, rows: Dataset) -> Forces | None:
-    """Forces as the gradient of --energy-model; None without one."""
-    if arguments.energy_model is None:
-        return None
-    if not arguments.checks:
-        raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
-    revision = None if is_local(arguments.energy_model) else arguments.revision
-    model, feature_extractor = load_model(arguments.energy_model, ADAPTForEnergy, "", revision)
-    try:
-        require_forces(model)
-    except InputError as error:
-        raise InputError(f"--energy-model: {error}") from error
-    require_known_elements(model, rows, arguments.energy_model)
-    return model_forces([on_device(model, device)], feature_extractor)
-
-
-def _baselines(dataset: str, revision: str | None) -> tuple[CompositionBaseline | None, MeanBaseline | None]:
-    """Fitted on the training split; a data set without one, or without energies in it, has no baselines."""
-    try:
-        train = read_split(dataset, "train", "energy", revision)
-    except InputError as error:
-        print(f"no baselines of the energy: {error}", file=sys.stderr)
-        return None, None
-    return fit_baseline(train), fit_mean_baseline(train)
-
-
-def _spread(calibration: Calibration) -> str:
-    found = calibration.metrics()
-    return (
-        f"spread of the forces on an atom: {found['spread_rms_mev_per_ang']:.1f} meV/Å, error of their mean "
-        f"{found['error_rms_mev_per_ang']:.1f} meV/Å (root mean squares), rank correlation "
-        f"{found['spread_error_spearman']:.2f}"
-    )
-
-
-def _header(arguments: argparse.Namespace) -> dict[str, Any]:
-    header = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
-    return header | {
-        name: value for name in ("subfolder", "revision", "dataset_revision") if (value := getattr(arguments, name))
-    }
-
-
-def _which(arguments: argparse.Namespace) -> dict[str, Any]:
-    """By what the model is known again after its folder was renamed, or has other weights."""
-    folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
-    known = {"weights_sha256": weights_hash(folder)}
-    if is_local(arguments.model):
-        known["model_path"] = str(folder.absolute())
-    return {name: value for name, value in known.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..figures import BLUE, GREY, new_figure, save_figure
 from ..simulation.prediction import predict
-from .breakdown import ForceBreakdown
 from .evaluate import Evaluation, describe_row
-from .metrics import ForceMetrics
+from .metrics import ForceBreakdown, ForceMetrics
 
 BINS = 12
 
@@ -42,6 +41,15 @@ class Calibration:
             "spread_rms_mev_per_ang": 1000 * float(np.sqrt(np.mean(np.square(self.spread)))),
             "error_rms_mev_per_ang": 1000 * float(np.sqrt(np.mean(np.square(self.error)))),
         }
+
+    def summary(self) -> str:
+        """The same as a line to print."""
+        found = self.metrics()
+        return (
+            f"spread of the forces on an atom: {found['spread_rms_mev_per_ang']:.1f} meV/Å, error of their mean "
+            f"{found['error_rms_mev_per_ang']:.1f} meV/Å (root mean squares), rank correlation "
+            f"{found['spread_error_spearman']:.2f}"
+        )
 
 
 def calibrate(

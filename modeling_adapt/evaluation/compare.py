@@ -29,10 +29,9 @@ from ..hub_access import HUB_DATASETS, is_local
 from ..loading import load_model, require_forces
 from ..simulation.prediction import predict
 from ..tables import format_table
-from .breakdown import ForceBreakdown
-from .columns import COLUMNS, error_cells
 from .evaluate import describe_row, require_known_elements
-from .metrics import EnergyMetrics, ForceMetrics
+from .metrics import EnergyMetrics, ForceBreakdown, ForceMetrics
+from .report import COLUMNS, error_cells
 
 ZERO_FORCES = "zero forces"
 _ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"

@@ -1,21 +1,23 @@
 """Errors of forces and energies in physical units, exact for ragged batches of any size, beside trivial baselines.
 
-Both accumulators keep sums per structure in float64 and divide once, in `compute`, so how the structures were batched
-or padded does not matter. An error is never read alone: predicting zero forces, or energies from the composition,
-costs nothing, and a model has to beat it.
+Accumulators keep sums per structure in float64 and divide once, in `compute`, so how the structures were batched or
+padded does not matter. An error is never read alone: predicting zero forces, or energies from the composition, costs
+nothing, and a model has to beat it. Nor is a mean over all atoms, which hides the few that decide a relaxation.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from ..modeling_adapt import IGNORE_INDEX
 
 NEAR_DEFECT_RADIUS = 5.0  # Å; atoms nearer than this to a defect site count as near the defect
 SMALL_FORCE = 0.01  # eV/Å; below it the direction of a reference force is noise
+SHELLS = {"0-3 Å": (0.0, 3.0), "3-5 Å": (3.0, 5.0), "5-8 Å": (5.0, 8.0), "8 Å and more": (8.0, np.inf)}
+"""Distances to the nearest defect site, from the first to just below the second; bonds are within the first."""
 
 Sums = dict[str, float]
 
@@ -118,6 +120,53 @@ def _force_errors(sums: Sums) -> dict[str, float]:
     return metrics | {"num_structures": int(sums["structures"]), "num_atoms": int(sums["atoms"])}
 
 
+class ForceBreakdown:
+    """Accumulates the errors of [`ForceMetrics`] by element and by distance to the nearest defect site."""
+
+    def __init__(self) -> None:
+        self._elements: dict[int, ForceMetrics] = defaultdict(ForceMetrics)
+        self._shells: dict[str, ForceMetrics] = defaultdict(ForceMetrics)
+
+    def update(self, forces: Any, labels: Any, atomic_numbers: np.ndarray, nearest_defect: np.ndarray) -> None:
+        """
+        Args:
+            forces, labels (B, N, 3): in eV/Å, -100 on the padding of labels.
+            atomic_numbers (B, N): 0 on padding.
+            nearest_defect (B, N): distance of each atom to the nearest defect site in Å, inf where none is known.
+        """
+        forces, labels = as_float64(forces), as_float64(labels)
+        known = (labels != IGNORE_INDEX).all(axis=-1)
+        for number in np.unique(atomic_numbers[known]).tolist():
+            _add_atoms(self._elements[number], forces, labels, known & (atomic_numbers == number), nearest_defect)
+        for name, (least, below) in SHELLS.items():
+            inside = known & (nearest_defect >= least) & (nearest_defect < below)
+            if inside.any():
+                _add_atoms(self._shells[name], forces, labels, inside)
+
+    def compute(self) -> dict[str, Any]:
+        """`by_element` (symbol to group) and, where a defect site is known, `by_defect_distance` (shell to group)."""
+        elements = {chemical_symbols[number]: _flat(self._elements[number]) for number in sorted(self._elements)}
+        shells = {name: _flat(self._shells[name]) for name in SHELLS if name in self._shells}
+        return {"by_element": elements} | ({"by_defect_distance": shells} if shells else {})
+
+
+def _add_atoms(
+    metrics: ForceMetrics,
+    forces: np.ndarray,
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    nearest_defect: np.ndarray | None = None,
+) -> None:
+    """The atoms (B, N) that are `chosen`, of the structures that have some."""
+    some = chosen.any(axis=1)
+    near = None if nearest_defect is None else nearest_defect[some]
+    metrics.update(forces[some], np.where(chosen[..., None], labels, IGNORE_INDEX)[some], near)
+
+
+def _flat(metrics: ForceMetrics) -> dict[str, Any]:
+    return {name: value for name, value in metrics.compute().items() if name != "by_config_type"}
+
+
 class EnergyMetrics:
     """Accumulates errors of total energies, per atom and per structure, beside baselines that see no geometry."""
 
@@ -176,61 +225,6 @@ def _energy_errors(sums: Sums) -> dict[str, float]:
     if count := sums.get("mean_baseline_structures"):
         metrics["mean_baseline_mae_mev_per_atom"] = 1000 * sums["mean_baseline_error_per_atom"] / count
     return metrics | {"num_structures": int(structures), "num_atoms": int(sums["atoms"])}
-
-
-@dataclass(frozen=True)
-class CompositionBaseline:
-    """Total energy as a sum of one energy per element, by least squares: what a model knows without any geometry.
-
-    Attributes:
-        energy_per_atom (`np.ndarray`, (elements,)): eV, NaN for an element that the fit did not see.
-    """
-
-    energy_per_atom: np.ndarray
-
-    @classmethod
-    def fit(cls, compositions: np.ndarray, energies: np.ndarray) -> "CompositionBaseline":
-        """
-        Args:
-            compositions (`np.ndarray`, (structures, elements)): number of atoms of each element, see [`compositions`].
-            energies (`np.ndarray`, (structures,)): total energies in eV.
-        """
-        compositions = as_float64(compositions)
-        solution, *_ = np.linalg.lstsq(compositions, as_float64(energies), rcond=None)
-        return cls(np.where(compositions.any(axis=0), solution, np.nan))
-
-    def predict(self, compositions: np.ndarray) -> np.ndarray:
-        """Energies (structures,) in eV; NaN where a structure holds an element that the fit did not see."""
-        compositions = as_float64(compositions)
-        contributions = np.where(compositions > 0, compositions * self.energy_per_atom, 0.0)
-        return contributions.sum(axis=-1)
-
-
-@dataclass(frozen=True)
-class MeanBaseline:
-    """The same energy per atom for every structure: what is known without even its elements.
-
-    Attributes:
-        energy_per_atom (`float`): eV; the mean over the structures of a training split.
-    """
-
-    energy_per_atom: float
-
-    @classmethod
-    def fit(cls, num_atoms: np.ndarray, energies: np.ndarray) -> "MeanBaseline":
-        """Of numbers of atoms (structures,) and total energies (structures,) in eV."""
-        return cls(float((as_float64(energies) / as_float64(num_atoms)).mean()))
-
-    def predict(self, num_atoms: np.ndarray) -> np.ndarray:
-        """Energies (structures,) in eV."""
-        return as_float64(num_atoms) * self.energy_per_atom
-
-
-def compositions(atomic_numbers: Any, num_elements: int = 119) -> np.ndarray:
-    """Counts of each atomic number (B, `num_elements`) from B lists of atomic numbers, where 0 is padding."""
-    counts = np.stack([np.bincount(np.asarray(numbers), minlength=num_elements) for numbers in atomic_numbers])
-    counts[:, 0] = 0
-    return counts
 
 
 class _Groups:

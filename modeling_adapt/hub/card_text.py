@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..evaluation.columns import error_cells
+from ..evaluation.report import error_cells
 from ..tables import markdown_table
 from .card_checks import physical_checks
 from .card_use import use

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, one_line
-from ..evaluation.columns import COLUMNS
+from ..evaluation.report import COLUMNS
 from .card_checks import PHYSICAL_CHECKS, checks_of
 
 _SHOWN = {metric for columns in COLUMNS.values() for _, metric, _ in columns}

@@ -16,9 +16,9 @@ from ..data.load.augmentation import augmentation_steps
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..data.load.importance import ImportanceWeighting
 from ..errors import InputError, one_line
-from ..evaluation.evaluate import fit_baseline
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import HEADS, load_model
+from ..reference_energies import fit_baseline
 from .arguments import HEADLINE, ADAPTTrainingArguments, RunArguments
 from .averaging import WeightAverage
 from .callbacks import EpochToDataset, RunProgress

@@ -7,13 +7,12 @@ import numpy as np
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain
-from ..data.columns import flat_values, list_column, list_lengths
+from ..data.columns import flat_values, list_lengths
 from ..data.load.augmentation import require_cubic_cells
 from ..data.load.statistics import DatasetStatistics, fit_statistics
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
-from ..evaluation.evaluate import fit_baseline
-from ..evaluation.metrics import compositions
+from ..reference_energies import CompositionBaseline, compositions_and_energies
 from .arguments import RunArguments
 from .tasks import target_of
 
@@ -70,12 +69,10 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     Returns:
         Standard deviation of what is left over in eV.
     """
-    baseline = fit_baseline(train_rows)
-    known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
-    config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
-    table = train_rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
-    counts = compositions(list_column(table, "atomic_numbers"))
-    left_over = table["energy"].to_numpy() - baseline.predict(counts)
+    counts, energies = compositions_and_energies(train_rows)
+    baseline = CompositionBaseline.fit(counts, energies)
+    config.element_energies = baseline.element_energies()
+    left_over = energies - baseline.predict(counts)
     if config.architecture == "pooled":
         left_over = left_over / counts.sum(axis=1)
     config.energy_mean = float(np.mean(left_over))
