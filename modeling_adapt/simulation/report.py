@@ -19,11 +19,9 @@ from ..crystal.minimum_image import shortest_images
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
-from .record import RECORD
 from .relaxation import DISPLACED
-from .structure_view import view
-from .summary import BETWEEN, Line, SummaryFile
-from .svg_chart import chart
+from .report_drawings import chart, view
+from .results import BETWEEN, RECORD, Line, SummaryFile, trajectory_file
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -224,7 +222,7 @@ def _anchor(name: str) -> str:
 def _section(line: Line, output: Path, fmax: float | None) -> str:
     name = line["name"]
     try:
-        content = _plots_and_views(_read_trajectory(output / f"{name}.traj.extxyz"), fmax)
+        content = _plots_and_views(_read_trajectory(trajectory_file(name, output)), fmax)
     except InputError as error:
         content = f'<p class="note">There is nothing to draw: {escape(str(error))}</p>'
     status = _mark(_STATUSES.get(line["status"], _UNKNOWN))
