@@ -59,7 +59,7 @@ class AtomForcesPipeline(Pipeline):
         if outside_domain != "ignore":
             for structure in group:
                 self._check_domain(structure, outside_domain)
-        group, rotations = self._in_trained_frame(group)
+        group, rotations = self._aligned(group)
         return dict(self.feature_extractor(group, return_tensors="pt")) | {"rotations": rotations}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -84,16 +84,16 @@ class AtomForcesPipeline(Pipeline):
                 result["energy"] = energy
         return results
 
-    def _in_trained_frame(self, group: list[Any]) -> tuple[list[Any], np.ndarray]:
-        """As [`FrameFinder`]: the structures, and rotations (B, 3, 3) that their forces need."""
+    def _aligned(self, group: list[Any]) -> tuple[list[Any], np.ndarray]:
+        """As [`Aligner`]: the structures, and rotations (B, 3, 3) that their forces need."""
         domain = self.model.config.training_domain
         if domain is not None and domain.get("frame") is not None:
             try:
-                from .crystal.alignment import FrameFinder
+                from .crystal.alignment import Aligner
             except ImportError:  # see `_check_domain`
                 pass
             else:
-                return FrameFinder.of(domain)([_mapping(structure) for structure in group])
+                return Aligner.of(domain)([_mapping(structure) for structure in group])
         return group, np.tile(np.eye(3), (len(group), 1, 1))
 
     def _check_domain(self, structure: Any, outside_domain: str) -> None:

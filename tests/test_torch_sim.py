@@ -156,6 +156,6 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     assert can_batch(free, SimpleNamespace(**alone))
     assert not can_batch(slab, SimpleNamespace(**alone))
     assert not can_batch(fixed, SimpleNamespace(**alone))
-    framed = SimpleNamespace(frame=object())  # structures are mapped one by one
-    for several in ({"models": ["m", "n"]}, {"num_images": 2}, {"energy_model": "e"}, {"domain": framed}):
+    aligned = SimpleNamespace(alignment=object())  # structures are mapped one by one
+    for several in ({"models": ["m", "n"]}, {"num_images": 2}, {"energy_model": "e"}, {"domain": aligned}):
         assert not can_batch(free, SimpleNamespace(**alone | several))

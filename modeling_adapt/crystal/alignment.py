@@ -1,4 +1,4 @@
-"""The frame that a model which reads coordinates was trained in, and the way of a structure into it and back.
+"""How the crystal of a training split lies, for models that read coordinates, and how a structure is laid alike.
 
 Such a model knows a crystal only where its training split had it: at one origin, in one orientation, written in one
 way. Rotations, shifts and wrapping change no physics, so a structure is brought there first. Diffraction peaks of the
@@ -15,11 +15,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS
-from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..feature_extraction_adapt import cell_fault
 from .host_crystal import MAJOR_ELEMENT, diffraction_peaks, host_of, host_translations, integer_basis
+from .symmetry import OCTAHEDRAL_OPERATIONS, atoms_of
 
 SAME_CELL = 1e-3  # Å; how far cell vectors of one split may differ
 LARGEST_STRAIN = 0.02  # as the tolerance of the trained region for edges; shear of a degree is as much
@@ -42,7 +41,7 @@ class Orientation(NamedTuple):
     How the cell of a structure lies in the trained one.
 
     Attributes:
-        rotation: (3, 3) orthogonal; row vectors of the trained frame times it are those of the structure.
+        rotation: (3, 3) orthogonal; row vectors of the aligned structure times it are those of the structure.
         cell: (3, 3) cell vectors of the structure in Å, in the order and with the signs of the trained ones.
         correlation: (3,) complex; its phases are those of the peaks against the trained ones, its absolute values the
             amplitudes, 1 as in training.
@@ -58,7 +57,7 @@ class Orientation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TrainedFrame:
+class TrainedAlignment:
     """
     Where the crystal of a training split is.
 
@@ -88,10 +87,10 @@ class TrainedFrame:
         return {field.name: _lists(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainedFrame":
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainedAlignment":
         """The inverse of `to_dict`. Raises `ValueError` or `TypeError` where a value is no such as training writes."""
         if missing := [field.name for field in fields(cls) if field.name not in values]:
-            raise ValueError(f"the frame lacks {', '.join(missing)}")
+            raise ValueError(f"the alignment lacks {', '.join(missing)}")
         elements = tuple(map(str, values["elements"]))
         return cls(
             cell=_matrix(values["cell"], 3),
@@ -156,7 +155,7 @@ class TrainedFrame:
 
 @dataclass
 class _Seen:
-    """A structure as it was last looked at: which it is, and where its atoms were, fractional in the trained frame."""
+    """A structure as it was last looked at: which it is, and where its atoms were, fractional and aligned."""
 
     numbers: np.ndarray
     cell: np.ndarray
@@ -164,9 +163,9 @@ class _Seen:
     scaled: np.ndarray
 
 
-class FrameFinder:
+class Aligner:
     """
-    Brings structures into a trained frame.
+    Lays structures as the crystal of a training split lay.
 
     Rotation, translation of the host and the image of each atom are discrete choices. They are made when a structure
     is new and kept while it moves, or forces would jump in the middle of a relaxation: a structure of the same atoms
@@ -174,19 +173,19 @@ class FrameFinder:
     to another structure says so with `forget`, as the choices for one are no business of the next.
 
     Args:
-        frame ([`TrainedFrame`], *optional*): without one, structures stay as they are.
+        alignment ([`TrainedAlignment`], *optional*): without one, structures stay as they are.
     """
 
-    def __init__(self, frame: TrainedFrame | None) -> None:
-        self.frame = frame
+    def __init__(self, alignment: TrainedAlignment | None) -> None:
+        self.alignment = alignment
         self._seen: dict[int, _Seen] = {}
 
     @classmethod
-    def of(cls, training_domain: Mapping[str, Any] | None) -> "FrameFinder":
+    def of(cls, training_domain: Mapping[str, Any] | None) -> "Aligner":
         """That of the `training_domain` of a configuration."""
-        values = (training_domain or {}).get("frame")
+        values = (training_domain or {}).get("frame")  # its name in checkpoints
         try:
-            return cls(None if values is None else TrainedFrame.from_dict(values))
+            return cls(None if values is None else TrainedAlignment.from_dict(values))
         except (TypeError, ValueError) as error:
             raise InputError(f"the checkpoint's training_domain is damaged: {error}") from error
 
@@ -197,7 +196,7 @@ class FrameFinder:
                 of an earlier call one continues.
 
         Returns:
-            The structures in the trained frame, those with another cell or host as they are, and rotations (S, 3, 3):
+            The structures aligned, those with another cell or host as they are, and rotations (S, 3, 3):
             predicted forces (N, 3) times these are the forces of the structures as they were given.
         """
         mapped = [self._map(index, structure) for index, structure in enumerate(structures)]
@@ -212,7 +211,7 @@ class FrameFinder:
         numbers, positions = np.asarray(structure["atomic_numbers"]), np.asarray(structure["positions"], np.float64)
         cell = None if structure.get("cell") is None else np.asarray(structure["cell"], np.float64)
         placed = None
-        if self.frame is not None and _readable(numbers, positions, cell, structure.get("pbc", True)):
+        if self.alignment is not None and _readable(numbers, positions, cell, structure.get("pbc", True)):
             assert cell is not None
             placed = self._followed(index, numbers, positions, cell) or self._found(numbers, positions, cell)
         if placed is None:
@@ -224,18 +223,18 @@ class FrameFinder:
 
     def _found(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray) -> _Seen | None:
         """A structure that was not seen before."""
-        frame = self.frame
-        assert frame is not None
-        orientation = frame.orientation_of(numbers, positions, cell)
+        alignment = self.alignment
+        assert alignment is not None
+        orientation = alignment.orientation_of(numbers, positions, cell)
         if orientation is None or not orientation.has_host:
             return None
-        scaled = positions @ np.linalg.inv(orientation.cell) + frame._fine_shift(orientation.correlation)
-        return _Seen(numbers.copy(), cell.copy(), orientation, frame._place(numbers, scaled))
+        scaled = positions @ np.linalg.inv(orientation.cell) + alignment._fine_shift(orientation.correlation)
+        return _Seen(numbers.copy(), cell.copy(), orientation, alignment._place(numbers, scaled))
 
     def _followed(self, index: int, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray) -> _Seen | None:
         """The structure seen last, moved on: the same choices, with the crystal brought in phase anew."""
-        frame, last = self.frame, self._seen.get(index)
-        if frame is None or last is None:
+        alignment, last = self.alignment, self._seen.get(index)
+        if alignment is None or last is None:
             return None
         if not (np.array_equal(last.numbers, numbers) and np.array_equal(last.cell, cell)):
             return None
@@ -244,22 +243,22 @@ class FrameFinder:
         moved = scaled - last.scaled
         common = moved[0] + np.angle(np.exp(2j * np.pi * (moved - moved[0])).mean(axis=0)) / (2 * np.pi)
         scaled = scaled - common
-        correlation = frame._correlation(numbers, scaled)
+        correlation = alignment._correlation(numbers, scaled)
         if not (np.abs(correlation) >= SAME_HOST).all():
             return None
-        scaled = scaled + frame._fine_shift(correlation)
+        scaled = scaled + alignment._fine_shift(correlation)
         scaled -= np.rint(scaled - last.scaled)
         if np.linalg.norm((scaled - last.scaled) @ last.orientation.cell, axis=1).max() > SAME_STRUCTURE:
             return None
         return _Seen(numbers, cell, last.orientation, scaled)
 
 
-def fit_frame(rows: Collection[dict[str, Any]]) -> TrainedFrame | None:
+def fit_alignment(rows: Collection[dict[str, Any]]) -> TrainedAlignment | None:
     """
-    The frame of a training split (`STRUCTURE_FEATURES`), which is read twice. None where it has none: other cells than
+    How the crystal of a split (`STRUCTURE_FEATURES`, read twice) lies. None where that cannot be said: other cells than
     one, a direction that is not periodic, no crystal in its first structure, or crystals at various origins.
     """
-    first = next((atoms_from_row(row) for row in rows), None)
+    first = next((atoms_of(row) for row in rows), None)
     crystal = None if first is None else _crystal_of(first)
     if first is None or crystal is None:
         return None
@@ -269,7 +268,7 @@ def fit_frame(rows: Collection[dict[str, Any]]) -> TrainedFrame | None:
     elements = tuple(chemical_symbols[number] for number in numbers[counts >= MAJOR_ELEMENT * len(host)])
     factors, densities = [], []
     for row in rows:
-        atoms = atoms_from_row(row)
+        atoms = atoms_of(row)
         if not atoms.pbc.all() or np.abs(atoms.cell.array - first.cell.array).max() > SAME_CELL:
             return None
         scaled = _scaled(atoms)
@@ -278,7 +277,7 @@ def fit_frame(rows: Collection[dict[str, Any]]) -> TrainedFrame | None:
     mean, strength = np.mean(factors, axis=0), np.mean(np.abs(factors), axis=0)
     if (np.abs(mean).sum(axis=0) < CONCENTRATED * strength.sum(axis=0)).any():
         return None
-    return TrainedFrame(
+    return TrainedAlignment(
         cell=_matrix(first.cell.array, 3),
         peaks=tuple(tuple(map(int, peak)) for peak in peaks),
         elements=elements,
@@ -349,7 +348,7 @@ def _seam(host: np.ndarray, rows: Collection[dict[str, Any]]) -> np.ndarray:
         seams.append(np.sort(np.concatenate([below - 1, below, below + 1])))
     inside = [np.zeros(len(seam)) for seam in seams]
     for row in rows:
-        coordinates = _scaled(atoms_from_row(row))
+        coordinates = _scaled(atoms_of(row))
         for axis, seam in enumerate(seams):
             beyond = np.searchsorted(np.sort(coordinates[:, axis]), [seam, seam + 1])
             inside[axis] += beyond[1] - beyond[0]
@@ -379,4 +378,4 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-__all__ = ["FrameFinder", "TrainedFrame", "fit_frame"]
+__all__ = ["Aligner", "TrainedAlignment", "fit_alignment"]

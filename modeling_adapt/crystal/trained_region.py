@@ -13,11 +13,11 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from ..data.structures import atoms_from_row
 from ..errors import InputError
-from .alignment import SAME_HOST, TrainedFrame, fit_frame
+from .alignment import SAME_HOST, TrainedAlignment, fit_alignment
 from .contacts import CONTACT_CUTOFF, closest_contacts
 from .displacement import largest_displacement
+from .symmetry import atoms_of
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...
 EXCESS_TOLERANCE = 0.10  # ... move, or be pushed, 10 % more ...
@@ -47,8 +47,8 @@ class TrainingDomain:
             checkpoints that were written before it was looked at.
         local: the forces on an atom depend on its neighbourhood only, so the number of atoms and the edges of the cell
             are not judged.
-        frame: of a model that reads coordinates, where the host crystal is; None of others, where the split has no
-            such frame, and in older checkpoints.
+        alignment: of a model that reads coordinates, how the host crystal lies; None of others, where the crystals of
+            the split lie differently, and in older checkpoints. Its name in checkpoints is `frame`.
     """
 
     elements: tuple[str, ...]
@@ -61,12 +61,13 @@ class TrainingDomain:
     cell_edges: Range | None
     cell_angles: Range | None = None
     local: bool = False
-    frame: TrainedFrame | None = None
+    alignment: TrainedAlignment | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return values | {"frame": None if self.frame is None else self.frame.to_dict()}
+        del values["alignment"]
+        return values | {"frame": None if self.alignment is None else self.alignment.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingDomain":
@@ -87,7 +88,7 @@ class TrainingDomain:
                 cell_edges=_optional(values["cell_edges"], _pair),
                 cell_angles=_optional(values.get("cell_angles"), _pair),
                 local=bool(values.get("local", False)),
-                frame=_optional(values.get("frame"), TrainedFrame.from_dict),
+                alignment=_optional(values.get("frame"), TrainedAlignment.from_dict),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the checkpoint's training_domain is damaged: {error}") from error
@@ -154,14 +155,14 @@ class TrainingDomain:
         return None
 
     def _check_host(self, atoms: Atoms) -> str | None:
-        """A crystal in the trained frame or one that can be brought there: see [`FrameFinder`]."""
-        if self.frame is None:
+        """A crystal that lies as the trained one, or can be laid so: see [`Aligner`]."""
+        if self.alignment is None:
             return None
-        found = self.frame.orientation_of(atoms.numbers, atoms.positions, atoms.cell.array)
+        found = self.alignment.orientation_of(atoms.numbers, atoms.positions, atoms.cell.array)
         if found is None:
             edges, trained = (
                 ", ".join(f"{edge:.3f}" for edge in np.linalg.norm(cell, axis=1))
-                for cell in (atoms.cell.array, self.frame.cell)
+                for cell in (atoms.cell.array, self.alignment.cell)
             )
             return f"a cell with edges of {edges} Å; training had only one cell, with edges of {trained} Å"
         intensity = float(np.square(np.abs(found.correlation)).min())
@@ -212,8 +213,8 @@ def fit_domain(
 
     Args:
         local: the model judges an atom by its neighbourhood only.
-        reads_coordinates: the model depends on where the crystal is, and is trained on the rows as they are; the
-            frame of the split, if it has one, takes two more passes.
+        reads_coordinates: the model depends on how the crystal lies, and is trained on the rows as they are; the
+            alignment of the split, if it has one, takes two more passes.
     """
     elements: set[str] = set()
     periodicity: set[str] = set()
@@ -227,7 +228,7 @@ def fit_domain(
     first_frames: dict[str, Atoms] = {}
 
     for row in rows:
-        atoms = atoms_from_row(row)
+        atoms = atoms_of(row)
         elements.update(atoms.symbols)
         periodicity.add(_periodicity(atoms))
         numbers.append(len(atoms))
@@ -258,7 +259,7 @@ def fit_domain(
         cell_edges=_range(edges),
         cell_angles=_range(angles),
         local=local,
-        frame=fit_frame(rows) if reads_coordinates else None,
+        alignment=fit_alignment(rows) if reads_coordinates else None,
     )
 
 

@@ -12,6 +12,7 @@ from ase import Atoms
 from datasets import Features, List, Value
 
 from ..crystal.contacts import coinciding_atoms
+from ..crystal.symmetry import atoms_of
 from ..elements_adapt import descriptors
 from ..errors import InputError
 from ..feature_extraction_adapt import cell_fault
@@ -124,14 +125,9 @@ def structure_row(
 
 def atoms_from_row(row: dict[str, Any]) -> Atoms:
     """The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source."""
-    info = {name: row[name] for name in ("config_type", "trajectory", "source")}
-    return Atoms(
-        numbers=row["atomic_numbers"],
-        positions=np.asarray(row["positions"], dtype=np.float64),
-        cell=np.asarray(row["cell"], dtype=np.float64),
-        pbc=row["pbc"],
-        info=info,
-    )
+    atoms = atoms_of(row)
+    atoms.info = {name: row[name] for name in ("config_type", "trajectory", "source")}
+    return atoms
 
 
 def _per_atom(values: np.ndarray, shape: tuple[int, ...], name: str, atoms: Atoms, where: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 
-from ..crystal.alignment import FrameFinder
+from ..crystal.alignment import Aligner
 from ..data.defects.labelling import load_calculator
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
@@ -66,10 +66,10 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
     model, feature_extractor = load_model(name, None, subfolder, None if is_local(name) else revision)
     require_forces(model)
     model = on_device(model, device)
-    finder = FrameFinder(None)  # as in `evaluate_forces`: structures as they are
+    aligner = Aligner(None)  # as in `evaluate_forces`: structures as they are
 
     def forces_and_energy(atoms: Atoms) -> tuple[np.ndarray, float | None]:
-        found = predict([model], feature_extractor, atoms, finder=finder)
+        found = predict([model], feature_extractor, atoms, aligner=aligner)
         return found.forces, found.energy
 
     return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))

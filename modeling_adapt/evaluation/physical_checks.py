@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..crystal.alignment import FrameFinder
+from ..crystal.alignment import Aligner
 from ..crystal.minimum_image import shortest_images
 from ..crystal.trained_region import TrainingDomain
 from ..data.load.batching import StructureDataset
@@ -152,12 +152,12 @@ def model_forces(
     models: Sequence[PreTrainedModel], feature_extractor: ADAPTFeatureExtractor, num_images: int = 1
 ) -> Forces:
     """
-    What the networks say, in float64. One network alone sees structures as they are, not in the frame to which
-    [`ADAPTCalculator`] brings them; of several, or of symmetry images, the mean is as in [`predict`].
+    What the networks say, in float64. One network alone sees structures as they are, not as
+    [`ADAPTCalculator`] aligns them; of several, or of symmetry images, the mean is as in [`predict`].
     """
     exact = [on_device(model, model.device, "float64") for model in models]
-    finder = FrameFinder(None) if len(exact) == num_images == 1 else None
-    return lambda atoms: predict(exact, feature_extractor, atoms, num_images, finder).forces
+    aligner = Aligner(None) if len(exact) == num_images == 1 else None
+    return lambda atoms: predict(exact, feature_extractor, atoms, num_images, aligner).forces
 
 
 def calculator_forces(calculator: Calculator) -> Forces:

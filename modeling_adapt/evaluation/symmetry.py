@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from transformers import PreTrainedModel
 
 from ..crystal.host_crystal import diffraction_peaks, host_of, host_translations, integer_basis
-from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
+from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
 from ..data.load.batching import Structure
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor

@@ -14,8 +14,8 @@ import torch
 from ase import Atoms
 from transformers import PreTrainedModel
 
-from ..crystal.alignment import FrameFinder
-from ..data.load.augmentation import OCTAHEDRAL_OPERATIONS, symmetry_image
+from ..crystal.alignment import Aligner
+from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, symmetry_image
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
 
@@ -43,23 +43,23 @@ def predict(
     feature_extractor: ADAPTFeatureExtractor,
     atoms: Atoms,
     num_images: int = 1,
-    finder: FrameFinder | None = None,
+    aligner: Aligner | None = None,
 ) -> Prediction:
     """
-    Each image is brought into the frame that the first model was trained in, where that has one.
+    Each image is laid as the crystals of the first model's training lay, where that model knows it.
 
     Args:
         models: force models, or pooled energies, in evaluation mode on one device.
         num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
-            mapped onto itself, any other is turned along; a model with a trained frame turns it back, so there the
+            mapped onto itself, any other is turned along; a model with a trained alignment turns it back, so there the
             images agree.
-        finder (*optional*): of that frame; one that is kept follows a structure that moves.
+        aligner (*optional*): of that model; one that is kept follows a structure that moves.
     """
     structure = structure_of(atoms)
     operations = octahedral_operations(num_images)
     images = [structure, *(symmetry_image(structure, operation) for operation in operations[1:])]
-    finder = finder or FrameFinder.of(models[0].config.training_domain)
-    images, rotations = finder(images)
+    aligner = aligner or Aligner.of(models[0].config.training_domain)
+    images, rotations = aligner(images)
     # Operations act on rows from the right, so their transpose brings the forces back.
     back = rotations @ operations.transpose(0, 2, 1)
     forces, energies = [], []
@@ -89,7 +89,7 @@ def input_dtype(model: PreTrainedModel) -> str:
 
 
 def structure_of(atoms: Atoms) -> dict[str, Any]:
-    """`atoms` as the mapping that [`ADAPTFeatureExtractor`] and [`FrameFinder`] take."""
+    """`atoms` as the mapping that [`ADAPTFeatureExtractor`] and [`Aligner`] take."""
     return {
         "atomic_numbers": atoms.numbers,
         "positions": atoms.positions,

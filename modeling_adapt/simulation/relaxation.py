@@ -139,7 +139,7 @@ def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
     if importlib.util.find_spec("torch_sim") is None or not atoms.pbc.all() or atoms.constraints:
         return False
-    if calculator.domain is not None and calculator.domain.frame is not None:
+    if calculator.domain is not None and calculator.domain.alignment is not None:
         return False
     return len(calculator.models) == 1 and calculator.num_images == 1 and calculator.energy_model is None
 

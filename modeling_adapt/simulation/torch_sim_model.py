@@ -17,7 +17,7 @@ class ADAPTTorchSimModel(ModelInterface):
     """
     Forces in eV/Å, and energies in eV, of all structures of a torch-sim state in one forward pass.
 
-    Structures are read as they are: a model with a trained frame wants them in it (see [`FrameFinder`]).
+    Structures are read as they are: a model with a trained alignment wants them aligned (see [`Aligner`]).
 
     A force model has no energy: zeros take its place, so let convergence depend on forces alone, as
     `torch_sim.generate_force_convergence_fn` does, and use no thermostat or Monte Carlo on them. There is no stress.

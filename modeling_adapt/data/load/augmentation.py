@@ -9,28 +9,17 @@ less than 2e-6 Å in a cell of 16 Å. The forces of `octahedral` and `inversion`
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
 from typing import Any
 
 import datasets
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ...crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
 from ...errors import InputError
 from ..columns import flat_values
 
 AugmentationStep = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
-
-OCTAHEDRAL_OPERATIONS = np.array(
-    [np.eye(3)[list(axes)] * signs for axes in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)]
-)
-"""(48, 3, 3) the operations of the point group Oh: every permutation of x, y, z with every choice of signs.
-
-Like all operations here, they multiply row vectors from the right.
-"""
-
-_IDENTITY = np.eye(3)
-CUBIC_TOLERANCE = 1e-5  # of the edge: what a file with five digits leaves of a cubic cell
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class Inversion:
     def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         if rng.random() < 0.5:
             return structure
-        return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -_IDENTITY)
+        return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -np.eye(3))
 
 
 @dataclass(frozen=True)
@@ -133,37 +122,6 @@ def require_cubic_cells(rows: datasets.Dataset) -> None:
             f"row {row} ({rows[row]['source'] or 'source unknown'}): octahedral augmentation needs periodic cubic "
             "cells along x, y, z; use rotation and translation instead"
         )
-
-
-def is_cubic(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """For cells (..., 3, 3) and pbc (..., 3): whether each is a cube along x, y, z, periodic in all directions."""
-    edge = cell[..., 0, 0]
-    deviation = np.abs(cell - edge[..., None, None] * _IDENTITY).max(axis=(-1, -2))
-    return (deviation <= CUBIC_TOLERANCE * edge) & (edge > 0) & pbc.all(axis=-1)
-
-
-def wrapped(positions: np.ndarray, structure: dict[str, Any]) -> np.ndarray:
-    """`positions` (N, 3) shifted by lattice vectors into the cell of `structure`, along its periodic directions."""
-    cell, pbc = structure["cell"], structure["pbc"]
-    edges = cell.diagonal()
-    if pbc.all() and edges.all() and np.count_nonzero(cell) == 3:  # a box along x, y, z is three times as fast
-        return positions - np.floor(positions / edges) * edges
-    lattice = cell[pbc]
-    if not len(lattice):
-        return positions
-    inverse = lattice.T @ np.linalg.inv(lattice @ lattice.T)
-    return positions - np.floor(positions @ inverse) @ lattice
-
-
-def symmetry_image(structure: dict[str, Any], operation: np.ndarray) -> dict[str, Any]:
-    """
-    `structure` with its positions (N, 3) times `operation` (3, 3). An operation of Oh maps a cubic cell onto itself,
-    so there the positions are wrapped; any other cell, or operation, turns the cell along. Labels stay as they are.
-    """
-    positions = structure["positions"].astype(np.float64) @ operation
-    if np.isin(operation, (-1, 0, 1)).all() and is_cubic(structure["cell"], structure["pbc"]):
-        return structure | {"positions": wrapped(positions, structure)}
-    return structure | {"positions": positions, "cell": structure["cell"] @ operation}
 
 
 def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:

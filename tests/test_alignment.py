@@ -1,4 +1,4 @@
-"""The trained frame: what is fitted, and that copies of a structure get its forces."""
+"""The alignment of the training split: what is fitted, and that copies of a structure get its forces."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from ase.build import bulk
 from transformers import pipeline
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor
-from modeling_adapt.crystal.alignment import FrameFinder, fit_frame
+from modeling_adapt.crystal.alignment import Aligner, fit_alignment
 from modeling_adapt.crystal.trained_region import TrainingDomain, fit_domain
 from modeling_adapt.data.structures import STRUCTURE_FEATURES
 from modeling_adapt.errors import InputError
@@ -92,7 +92,7 @@ def test_copies_of_a_structure_get_its_forces(model, kind):
             assert np.abs(crystals.forces(model, copy) - forces @ rotation).max() < 1e-4, change.__name__
 
 
-def test_without_the_frame_they_do_not(model):
+def test_without_the_alignment_they_do_not(model):
     shifted = crystals.vacancy()
     shifted.positions += [0.5, 1.0, 1.5]
     assert np.abs(crystals.forces(model, shifted) - crystals.forces(model, crystals.vacancy())).max() < 1e-4
@@ -102,33 +102,33 @@ def test_without_the_frame_they_do_not(model):
 
 def test_training_structures_stay_within_a_translation_of_the_crystal(domain):
     """Mapping moves a trained crystal onto itself, and a defect to a place where training had one."""
-    assert domain.frame is not None
-    frame = fit_frame(
+    assert domain.alignment is not None
+    alignment = fit_alignment(
         [crystals.row(crystals.rattled(crystals.vacancy(), seed)) for seed in range(4)]
     )  # all vacancies at one site
     atoms = crystals.rattled(crystals.vacancy(), seed=1)
-    (mapped,), (rotation,) = FrameFinder(frame)([structure_of(atoms)])
+    (mapped,), (rotation,) = Aligner(alignment)([structure_of(atoms)])
     moved = (mapped["positions"] - atoms.positions) @ np.linalg.inv(atoms.cell.array)
     assert np.abs(moved - np.rint(moved)).max() * crystals.EDGE < 0.1  # that one stays, but for the mean of the noise
     np.testing.assert_allclose(rotation, np.eye(3))
     other = crystals.rattled(crystals.vacancy(site=17), seed=1)
-    (mapped,), _ = FrameFinder(frame)([structure_of(other)])
+    (mapped,), _ = Aligner(alignment)([structure_of(other)])
     moved = (mapped["positions"] - other.positions) @ np.linalg.inv(other.cell.array)
     step = crystals.PERFECT.positions[9] - crystals.PERFECT.positions[17]
     assert np.abs((moved - step / crystals.EDGE) - np.rint(moved - step / crystals.EDGE)).max() * crystals.EDGE < 0.1
 
 
 def test_coordinates_begin_where_those_of_training_do(domain):
-    assert domain.frame is not None
+    assert domain.alignment is not None
     spacing = crystals.EDGE / 8
-    seam = np.array(domain.frame.seam) * crystals.EDGE
+    seam = np.array(domain.alignment.seam) * crystals.EDGE
     assert ((-spacing < seam) & (seam < -0.2 * spacing)).all()  # atoms of the plane at 0 stay there on either side
-    (mapped,), _ = FrameFinder(domain.frame)([structure_of(crystals.perfect())])
+    (mapped,), _ = Aligner(domain.alignment)([structure_of(crystals.perfect())])
     assert mapped["positions"].min() > -0.1 and mapped["positions"].max() < crystals.EDGE - spacing / 2
     centred = [row | {"positions": row["positions"] - crystals.EDGE / 2} for row in crystals.training_rows()]
-    frame = fit_frame(centred)
-    assert frame is not None
-    assert np.allclose(np.array(frame.seam) * crystals.EDGE, seam - crystals.EDGE / 2, atol=0.3 * spacing)
+    alignment = fit_alignment(centred)
+    assert alignment is not None
+    assert np.allclose(np.array(alignment.seam) * crystals.EDGE, seam - crystals.EDGE / 2, atol=0.3 * spacing)
 
 
 def test_a_candidate_is_no_continuation_of_the_last_one(model):
@@ -213,11 +213,11 @@ def test_the_pipeline_maps_as_the_calculator_does(model, tmp_path):
 def test_an_inverted_compound_is_turned_not_shifted_onto_other_elements():
     """Inverted zincblende scatters like zincblende but for the elements, which no shift brings back."""
     crystal = bulk("SiC", "zincblende", a=4.36, cubic=True) * 2
-    frame = fit_frame([crystals.row(crystal)])
-    assert frame is not None and frame.elements == ("C", "Si")
+    alignment = fit_alignment([crystals.row(crystal)])
+    assert alignment is not None and alignment.elements == ("C", "Si")
     inverted = crystal.copy()
     inverted.positions = -inverted.positions
-    (mapped,), _ = FrameFinder(frame)([structure_of(inverted)])
+    (mapped,), _ = Aligner(alignment)([structure_of(inverted)])
     scaled = (mapped["positions"] / crystal.cell.lengths() * 8).round().astype(int) % 8
     places = {tuple(place): number for place, number in zip(scaled, inverted.numbers, strict=True)}
     expected = (crystal.positions / crystal.cell.lengths() * 8).round().astype(int) % 8
@@ -227,11 +227,11 @@ def test_an_inverted_compound_is_turned_not_shifted_onto_other_elements():
 def test_cell_vectors_in_another_order_are_recognised():
     long = bulk("Si", cubic=True) * (2, 2, 3)
     del long[11]
-    frame = fit_frame([crystals.row(long)])
+    alignment = fit_alignment([crystals.row(long)])
     other = long.copy()
     other.positions = other.positions[:, [2, 0, 1]]
     other.set_cell(np.diag(other.cell.lengths()[[2, 0, 1]]))
-    mapped, _ = FrameFinder(frame)([structure_of(long), structure_of(other)])
+    mapped, _ = Aligner(alignment)([structure_of(long), structure_of(other)])
     np.testing.assert_allclose(mapped[1]["cell"], mapped[0]["cell"], atol=1e-9)
     distances = [_sorted_distances(one) for one in mapped]
     np.testing.assert_allclose(distances[0], distances[1], atol=1e-6)
@@ -246,15 +246,15 @@ def test_travels_as_json(domain):
     values = json.loads(json.dumps(domain.to_dict()))
     assert TrainingDomain.from_dict(values) == domain
     older = {name: value for name, value in values.items() if name not in ("frame", "local")}
-    assert TrainingDomain.from_dict(older) == dataclasses.replace(domain, frame=None)
+    assert TrainingDomain.from_dict(older) == dataclasses.replace(domain, alignment=None)
     damaged = values | {"frame": values["frame"] | {"phases": [1.0]}}
     with pytest.raises(InputError, match="damaged"):
         TrainingDomain.from_dict(damaged)
     with pytest.raises(InputError, match="damaged"):
-        FrameFinder.of(values | {"frame": {"cell": 3}})
+        Aligner.of(values | {"frame": {"cell": 3}})
 
 
-def test_a_split_without_one_crystal_in_one_place_has_no_frame():
+def test_a_split_without_one_crystal_in_one_place_has_no_alignment():
     rng = np.random.default_rng(0)
     rows = crystals.training_rows()
 
@@ -263,18 +263,18 @@ def test_a_split_without_one_crystal_in_one_place_has_no_frame():
         change(atoms)
         return [*rows, crystals.row(atoms)]
 
-    assert fit_frame(rows) is not None
-    assert fit_frame(with_one(lambda atoms: atoms.set_cell(atoms.cell * 1.01, scale_atoms=True))) is None
-    assert fit_frame(with_one(lambda atoms: atoms.set_pbc([True, True, False]))) is None
-    assert fit_frame([row | {"positions": row["positions"] + rng.normal(size=3)} for row in rows]) is None
+    assert fit_alignment(rows) is not None
+    assert fit_alignment(with_one(lambda atoms: atoms.set_cell(atoms.cell * 1.01, scale_atoms=True))) is None
+    assert fit_alignment(with_one(lambda atoms: atoms.set_pbc([True, True, False]))) is None
+    assert fit_alignment([row | {"positions": row["positions"] + rng.normal(size=3)} for row in rows]) is None
     gas = Atoms("Si64", rng.uniform(0, crystals.EDGE, (64, 3)), cell=crystals.PERFECT.cell, pbc=True)
-    assert fit_frame([crystals.row(gas)]) is None
-    assert fit_frame([crystals.row(Atoms("Si2", [[0, 0, 0], [2.3, 0, 0]]))]) is None
-    assert fit_frame([]) is None
+    assert fit_alignment([crystals.row(gas)]) is None
+    assert fit_alignment([crystals.row(Atoms("Si2", [[0, 0, 0], [2.3, 0, 0]]))]) is None
+    assert fit_alignment([]) is None
 
 
 @pytest.mark.parametrize(
-    ("config", "augmentation", "local", "framed"),
+    ("config", "augmentation", "local", "aligned"),
     [
         (ADAPTConfig(geometry="cartesian"), [], False, True),
         (ADAPTConfig(geometry="fourier"), [], False, True),
@@ -284,23 +284,23 @@ def test_a_split_without_one_crystal_in_one_place_has_no_frame():
         (ADAPTEnergyConfig(architecture="mlp", geometry="pairwise"), [], False, True),  # reads tokens whatever it says
     ],
 )
-def test_training_fits_a_frame_for_models_that_read_coordinates_as_they_are(config, augmentation, local, framed):
+def test_training_fits_an_alignment_for_models_that_read_coordinates_as_they_are(config, augmentation, local, aligned):
     rows = [row | {"energy": 1.0} for row in crystals.training_rows()]
     train = datasets.Dataset.from_list(rows, features=STRUCTURE_FEATURES)
     config.force_loss = "mse"
     prepare_config(config, RunArguments(dataset="", augmentation=augmentation), {"train": train.with_format("numpy")})
     domain = TrainingDomain.from_dict(config.training_domain)
-    assert (domain.local, domain.frame is not None) == (local, framed)
+    assert (domain.local, domain.alignment is not None) == (local, aligned)
 
 
 def test_what_cannot_be_mapped_stays_as_it_is(domain):
     unmapped = [crystals.perfect() * (2, 1, 1), Atoms("Si", [[1, 2, 3]]), crystals.sheared(crystals.perfect())]
     for atoms in unmapped:
-        (mapped,), (rotation,) = FrameFinder(domain.frame)([structure_of(atoms)])
+        (mapped,), (rotation,) = Aligner(domain.alignment)([structure_of(atoms)])
         np.testing.assert_array_equal(mapped["positions"], atoms.positions)
         np.testing.assert_array_equal(rotation, np.eye(3))
     mapping = {"atomic_numbers": [14], "positions": [[np.nan, 0, 0]], "cell": crystals.PERFECT.cell.array}
-    assert FrameFinder(domain.frame)([mapping])[0] == [mapping]
+    assert Aligner(domain.alignment)([mapping])[0] == [mapping]
 
 
 def test_cells_of_trained_size_but_other_crystals_are_noticed(domain):
