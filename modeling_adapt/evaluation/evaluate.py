@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import IGNORE_INDEX, forces_of
 from ..reference_energies import CompositionBaseline, MeanBaseline, compositions
-from .metrics import EnergyMetrics, ForceBreakdown, ForceMetrics, as_float64
+from .metrics import EnergyMetrics, ForceMetrics, as_float64
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PredictedBatch:
 class Evaluation:
     """
     Attributes:
-        metrics: plain JSON; see [`ForceMetrics`], [`ForceBreakdown`] and [`EnergyMetrics`].
+        metrics: plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
         predicted, reference: every force component in eV/Å, or every energy per atom in eV, for a parity plot.
         nearest_defect: of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
     """
@@ -60,19 +60,18 @@ def evaluate_forces(
     progress: bool = True,
 ) -> Evaluation:
     """Force errors of `model` on every row of `dataset`, beside those of predicting zero forces."""
-    metrics, breakdown = ForceMetrics(), ForceBreakdown()
+    metrics = ForceMetrics()
     predicted, reference, nearest_defect = [], [], []
     for one in predicted_batches(model, feature_extractor, dataset, "forces", batch_size, progress):
         labels = one.batch["labels"].numpy()
         near = one.batch["nearest_defect"].numpy()
-        metrics.update(one.values, labels, near, one.config_types)
-        breakdown.update(one.values, labels, one.batch["atomic_numbers"].numpy(), near)
+        metrics.update(one.values, labels, near, one.config_types, one.batch["atomic_numbers"].numpy())
         known = labels != IGNORE_INDEX
         predicted.append(one.values[known].astype(np.float32))
         reference.append(labels[known])
         nearest_defect.append(near[known.all(axis=-1)])
     arrays = map(np.concatenate, (predicted, reference, nearest_defect))
-    return Evaluation(metrics.compute() | breakdown.compute(), *arrays)
+    return Evaluation(metrics.compute(), *arrays)
 
 
 def evaluate_energy(

@@ -29,6 +29,8 @@ class ForceMetrics:
     of the reference. The slope is that of the least-squares line through the origin of predicted on reference
     components, sum(p r) / sum(r r): below 1 the model is too soft (arXiv 2405.07105).
 
+    Where the elements are given, the same by element and by distance to the nearest defect site (`SHELLS`).
+
     ```python
     >>> metrics = ForceMetrics()
     >>> metrics.update(forces, labels, nearest_defect, config_types)
@@ -37,7 +39,7 @@ class ForceMetrics:
     """
 
     def __init__(self) -> None:
-        self._groups = _Groups(_force_errors)
+        self._config_types, self._elements, self._shells = (_Groups(_force_errors) for _ in range(3))
 
     def update(
         self,
@@ -45,6 +47,7 @@ class ForceMetrics:
         labels: Any,
         nearest_defect: Any | None = None,
         config_types: Sequence[str] | None = None,
+        atomic_numbers: np.ndarray | None = None,
     ) -> None:
         """
         Args:
@@ -52,46 +55,68 @@ class ForceMetrics:
             labels (`torch.Tensor` or `np.ndarray`, (B, N, 3)): reference forces in eV/Å, -100 on padding.
             nearest_defect (*optional*, (B, N)): distance of each atom to the nearest defect site in Å, inf where none.
             config_types (*optional*, B names): the group of each structure in `by_config_type`.
+            atomic_numbers (*optional*, (B, N)): for the groups `by_element` and `by_defect_distance`.
         """
         forces, labels = as_float64(forces), as_float64(labels)
         known = labels != IGNORE_INDEX
-        error = np.where(known, forces - labels, 0.0)
-        reference = np.where(known, labels, 0.0)
-        sums = _structure_sums(error, reference, known)
-        sums["largest_error"] = np.abs(error).max(axis=(1, 2), initial=0.0)
-        sums["predicted_times_reference"] = (reference * (reference + error)).sum(axis=(1, 2))
-
-        atoms = known.all(axis=-1)
-        size = np.linalg.norm(reference, axis=-1)
-        directed = atoms & (size > SMALL_FORCE)
-        product = size * np.linalg.norm(reference + error, axis=-1)
-        cosine = np.divide(
-            (reference * (reference + error)).sum(axis=-1),
-            product,
-            where=directed & (product > 0),
-            out=np.zeros_like(size),
-        )
-        sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
-        sums["length"] = size.sum(axis=-1)
-        sums["predicted_length"] = np.linalg.norm(reference + error, axis=-1).sum(axis=-1)
-        sums["structures"], sums["atoms"] = np.ones(len(labels)), atoms.sum(axis=-1)
-
-        if nearest_defect is not None:
-            near = (as_float64(nearest_defect) < NEAR_DEFECT_RADIUS)[..., None] & known
-            near_sums = _structure_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near)
-            sums.update({f"near_{name}": value for name, value in near_sums.items()})
-        self._groups.add(sums, config_types)
+        nearest = np.full(labels.shape[:2], np.inf) if nearest_defect is None else as_float64(nearest_defect)
+        near = (nearest < NEAR_DEFECT_RADIUS)[..., None]
+        self._config_types.add(_force_sums(forces, labels, known, near), config_types)
+        if atomic_numbers is None:
+            return
+        for number in np.unique(atomic_numbers[known.all(axis=-1)]).tolist():
+            atoms = known & (atomic_numbers == number)[..., None]
+            self._elements.add(_force_sums(forces, labels, atoms, near), [number] * len(labels))
+        for name, (least, below) in SHELLS.items():
+            atoms = known & ((nearest >= least) & (nearest < below))[..., None]
+            if atoms.any():
+                self._shells.add(_force_sums(forces, labels, atoms), [name] * len(labels))
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""
-        return self._groups.compute()
+        """Metrics over everything seen, and the same for each group; units are in the names."""
+        found = self._config_types.compute()
+        if elements := self._elements.each():
+            found["by_element"] = {chemical_symbols[number]: group for number, group in elements.items()}
+        if shells := self._shells.each():
+            found["by_defect_distance"] = {name: shells[name] for name in SHELLS if name in shells}
+        return found
 
 
-def _structure_sums(error: np.ndarray, reference: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over the components of each structure, (B,) each; `error` and `reference` are zero where not known."""
+def _force_sums(
+    forces: np.ndarray, labels: np.ndarray, chosen: np.ndarray, near: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """
+    Sums over the `chosen` components (B, N, 3) of each structure, (B,) each.
+
+    Args:
+        near (*optional*, (B, N, 1)): which atoms also count as near a defect.
+    """
+    error, reference = (np.where(chosen, one, 0.0) for one in (forces - labels, labels))
+    predicted = reference + error
+    sums = _component_sums(error, reference, chosen)
+    sums["largest_error"] = np.abs(error).max(axis=(1, 2), initial=0.0)
+    sums["predicted_times_reference"] = (reference * predicted).sum(axis=(1, 2))
+
+    size, predicted_size = (np.linalg.norm(one, axis=-1) for one in (reference, predicted))
+    atoms = chosen.all(axis=-1)
+    directed = atoms & (size > SMALL_FORCE)
+    product = size * predicted_size
+    cosine = np.zeros_like(size)
+    np.divide((reference * predicted).sum(axis=-1), product, where=directed & (product > 0), out=cosine)
+    sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
+    sums["length"], sums["predicted_length"] = size.sum(axis=-1), predicted_size.sum(axis=-1)
+    sums["structures"], sums["atoms"] = atoms.any(axis=-1), atoms.sum(axis=-1)
+    if near is not None:
+        near_sums = _component_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near & chosen)
+        sums |= {f"near_{name}": value for name, value in near_sums.items()}
+    return sums
+
+
+def _component_sums(error: np.ndarray, reference: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over the components of each structure, (B,) each; `error` and `reference` are zero where not chosen."""
     axes = (1, 2)
     return {
-        "components": known.sum(axis=axes),
+        "components": chosen.sum(axis=axes),
         "absolute_error": np.abs(error).sum(axis=axes),
         "squared_error": np.square(error).sum(axis=axes),
         "absolute_force": np.abs(reference).sum(axis=axes),
@@ -118,53 +143,6 @@ def _force_errors(sums: Sums) -> dict[str, float]:
         metrics["near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_error"] / near
         metrics["zero_force_near_defect_mae_mev_per_ang"] = 1000 * sums["near_absolute_force"] / near
     return metrics | {"num_structures": int(sums["structures"]), "num_atoms": int(sums["atoms"])}
-
-
-class ForceBreakdown:
-    """Accumulates the errors of [`ForceMetrics`] by element and by distance to the nearest defect site."""
-
-    def __init__(self) -> None:
-        self._elements: dict[int, ForceMetrics] = defaultdict(ForceMetrics)
-        self._shells: dict[str, ForceMetrics] = defaultdict(ForceMetrics)
-
-    def update(self, forces: Any, labels: Any, atomic_numbers: np.ndarray, nearest_defect: np.ndarray) -> None:
-        """
-        Args:
-            forces, labels (B, N, 3): in eV/Å, -100 on the padding of labels.
-            atomic_numbers (B, N): 0 on padding.
-            nearest_defect (B, N): distance of each atom to the nearest defect site in Å, inf where none is known.
-        """
-        forces, labels = as_float64(forces), as_float64(labels)
-        known = (labels != IGNORE_INDEX).all(axis=-1)
-        for number in np.unique(atomic_numbers[known]).tolist():
-            _add_atoms(self._elements[number], forces, labels, known & (atomic_numbers == number), nearest_defect)
-        for name, (least, below) in SHELLS.items():
-            inside = known & (nearest_defect >= least) & (nearest_defect < below)
-            if inside.any():
-                _add_atoms(self._shells[name], forces, labels, inside)
-
-    def compute(self) -> dict[str, Any]:
-        """`by_element` (symbol to group) and, where a defect site is known, `by_defect_distance` (shell to group)."""
-        elements = {chemical_symbols[number]: _flat(self._elements[number]) for number in sorted(self._elements)}
-        shells = {name: _flat(self._shells[name]) for name in SHELLS if name in self._shells}
-        return {"by_element": elements} | ({"by_defect_distance": shells} if shells else {})
-
-
-def _add_atoms(
-    metrics: ForceMetrics,
-    forces: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    nearest_defect: np.ndarray | None = None,
-) -> None:
-    """The atoms (B, N) that are `chosen`, of the structures that have some."""
-    some = chosen.any(axis=1)
-    near = None if nearest_defect is None else nearest_defect[some]
-    metrics.update(forces[some], np.where(chosen[..., None], labels, IGNORE_INDEX)[some], near)
-
-
-def _flat(metrics: ForceMetrics) -> dict[str, Any]:
-    return {name: value for name, value in metrics.compute().items() if name != "by_config_type"}
 
 
 class EnergyMetrics:
@@ -228,31 +206,31 @@ def _energy_errors(sums: Sums) -> dict[str, float]:
 
 
 class _Groups:
-    """Sums by group name, turned into metrics by one function; the total is the sum over the groups.
-
-    Of what is called `largest_...` the largest is kept instead.
-    """
+    """Sums by name of the group, turned into metrics by one function. Of what is called `largest_...`, the largest."""
 
     def __init__(self, metrics: Callable[[Sums], dict[str, float]]) -> None:
         self._metrics = metrics
-        self._sums: dict[str, Sums] = defaultdict(lambda: defaultdict(float))
+        self._sums: dict[Any, Sums] = defaultdict(lambda: defaultdict(float))
 
-    def add(self, sums: dict[str, np.ndarray], names: Sequence[str] | None) -> None:
-        count = len(sums["structures"])
-        for index, name in enumerate(names if names is not None else [""] * count):
-            group = self._sums[name]
+    def add(self, sums: dict[str, np.ndarray], names: Sequence[Any] | None) -> None:
+        for index in range(len(sums["structures"])):
+            group = self._sums["" if names is None else names[index]]
             for key, values in sums.items():
                 group[key] = _together(key, group[key], float(values[index]))
 
+    def each(self) -> dict[Any, dict[str, float]]:
+        """Metrics of each group."""
+        return {name: self._metrics(group) for name, group in sorted(self._sums.items())}
+
     def compute(self) -> dict[str, Any]:
+        """Metrics over all groups, and of each one under `by_config_type`."""
         if not self._sums:
             raise ValueError("no structures were added; there is nothing to compute")
         total: Sums = defaultdict(float)
         for group in self._sums.values():
             for key, value in group.items():
                 total[key] = _together(key, total[key], value)
-        by_config_type = {name: self._metrics(group) for name, group in sorted(self._sums.items())}
-        return self._metrics(total) | {"by_config_type": by_config_type}
+        return self._metrics(total) | {"by_config_type": self.each()}
 
 
 def _together(key: str, one: float, other: float) -> float:

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from transformers import PreTrainedModel
 
 from ..crystal.host_crystal import diffraction_peaks, host_of, host_translations, integer_basis
-from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, symmetry_image
+from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, atoms_of, is_cubic, symmetry_image
 from ..data.load.batching import Structure
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
@@ -94,7 +94,7 @@ def repeated(atoms: Atoms, rng: np.random.Generator) -> Iterator[Image]:
 def _turned(atoms: Atoms, operation: np.ndarray) -> Image:
     image = symmetry_image(structure_of(atoms), operation)
     turned = Atoms(atoms.numbers, image["positions"], cell=image["cell"], pbc=atoms.pbc)
-    return turned, lambda forces: forces @ operation
+    return turned, lambda values: values @ operation if values.ndim == 2 else values  # energies stay
 
 
 def _copy(atoms: Atoms) -> Atoms:
@@ -132,29 +132,20 @@ def _turned_error(
     structures: Sequence[Structure],
     operations: np.ndarray,
 ) -> float:
-    before = _answers(model, feature_extractor, structures)
-    squares, number = 0.0, 0
-    for operation in operations:
-        turned = [symmetry_image(structure, operation) for structure in structures]
-        for values, expected in zip(_answers(model, feature_extractor, turned), before, strict=True):
-            error = values - (expected @ operation if expected.ndim == 2 else expected)
-            squares, number = squares + float(np.square(error).sum()), number + error.size
-    return (squares / number) ** 0.5
+    def answer(atoms: Atoms) -> np.ndarray:
+        """Forces (N, 3) in eV/Å, or the energy per atom (1,) in eV."""
+        inputs = feature_extractor(atoms).to(model.device)
+        if gives_forces(model):
+            return as_float64(forces_of(model, **inputs).forces)[0]
+        with torch.no_grad():
+            return as_float64(model(**inputs).energy) / len(atoms)
 
+    def images(atoms: Atoms, rng: np.random.Generator) -> Iterator[Image]:
+        return (_turned(atoms, operation) for operation in operations)
 
-def _answers(
-    model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor, structures: Sequence[Structure]
-) -> list[np.ndarray]:
-    """Forces (N, 3) in eV/Å of each structure, or its energy per atom (1,) in eV."""
-    keys = ("atomic_numbers", "positions", "cell", "pbc")
-    inputs = feature_extractor([{key: structure[key] for key in keys} for structure in structures]).to(model.device)
-    counts = [len(structure["atomic_numbers"]) for structure in structures]
-    if gives_forces(model):
-        forces = as_float64(forces_of(model, **inputs).forces)
-        return [one[:count] for one, count in zip(forces, counts, strict=True)]
-    with torch.no_grad():
-        energies = as_float64(model(**inputs).energy)
-    return [np.array([energy / count]) for energy, count in zip(energies, counts, strict=True)]
+    error = symmetry_error(answer, [atoms_of(structure) for structure in structures], images)
+    assert error is not None  # there are operations
+    return error
 
 
 def perfect_crystal(atoms: Atoms) -> Atoms | None:
