@@ -134,9 +134,10 @@ def _level(height: float, value: float | None) -> str:
     )
 
 
-def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequence[DefectSite]) -> str:
+def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequence[DefectSite]) -> dict[str, Any]:
     """
-    Two canvases and the data that the script of the page draws on them.
+    What the page draws of a relaxation: the colour and symbol of each element, how many atoms moved, whether there are
+    defects and atoms far from them, and as JSON what its script draws.
 
     Args:
         start: the structure before.
@@ -163,24 +164,13 @@ def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequen
         "cell": _rounded(box),
         "extent": round(float(np.linalg.norm(everything, axis=1).max()) + 1.0, 3),
     }
-    drawn = zip(colours, symbols, strict=True)
-    legend = [f'<i style="background:{colour}"></i>{symbol}' for colour, symbol in drawn]
-    legend.append(f'<i class="ring"></i>moved by more than {DISPLACED} Å ({displaced.sum()} atoms)')
-    notes = ["Drag to rotate, scroll to zoom."]
-    if defects:
-        legend.append('<i class="site"></i>defect at the start')
-        notes.append("Atoms are wrapped so that the defect is in the middle.")
-    if data["far"]:
-        legend.append(f'<label><input type="checkbox"> only near the defect (within {NEAR:g} Å)</label>')
-    return (
-        f'<div class="views">{_canvas("start")}{_canvas("end")}</div>'
-        f'<p class="legend">{"".join(legend)}</p><p class="note">{" ".join(notes)}</p>'
-        f'<script type="application/json">{_embedded(data)}</script>'
-    )
-
-
-def _canvas(name: str) -> str:
-    return f'<figure><canvas tabindex="0" aria-label="{name}"></canvas><figcaption>{name}</figcaption></figure>'
+    return {
+        "elements": list(zip(colours, symbols, strict=True)),
+        "moved": displaced.sum(),
+        "has_defects": bool(defects),
+        "has_far": bool(data["far"]),
+        "data": _embedded(data),
+    }
 
 
 def _around(atoms: Atoms, defects: Sequence[DefectSite]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
