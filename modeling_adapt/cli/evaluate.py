@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from ..evaluation.report import Assessment
     from ..evaluation.symmetry import Forces
+    from ..feature_extraction_adapt import ADAPTFeatureExtractor
 
 EXAMPLE = """\
 example:
@@ -47,61 +49,91 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def _evaluate(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
-    from ..evaluation.calibration import calibrate
-    from ..evaluation.evaluate import Evaluation, evaluate_energy, evaluate_forces
-    from ..evaluation.physical_checks import checks_table, chosen_structures, host_in, model_forces, physical_checks
-    from ..evaluation.report import error_tables, write_evaluation
+    from ..evaluation.report import Assessment
     from ..loading import load_model
     from ..modeling_adapt import ADAPTForEnergy, gives_forces
 
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
-    evaluations: dict[str, Evaluation] = {}
-    record: dict[str, Any] = {}
-    calibration, checks = None, dict[str, float]()
+    found = Assessment()
     if isinstance(model, ADAPTForEnergy):
-        rows = _rows(arguments, "energy")
-        model = _ready(model, arguments.model, rows, device)
-        baselines = _baselines(arguments)
-        evaluations["energy"] = evaluate_energy(model, feature_extractor, rows, arguments.batch_size, True, *baselines)
+        _assess_energies(found, arguments, model, feature_extractor, device)
     if gives_forces(model):
-        rows = _rows(arguments, "forces")
-        model = _ready(model, arguments.model, rows, device)
-        gradient = _energy_gradient(arguments, rows, device)
-        models = [model, *_ensemble(arguments, type(model), rows, device)]
-        if len(models) > 1 or arguments.num_images > 1:
-            calibration = calibrate(models, feature_extractor, rows, arguments.num_images)
-            evaluations["forces"] = calibration.evaluation
-            record = calibration.metrics() | {"ensemble": arguments.ensemble, "num_images": arguments.num_images}
-        else:
-            evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
-        if arguments.checks:
-            structures = chosen_structures(rows, arguments.checks)
-            forces = model_forces(models, feature_extractor, arguments.num_images)
-            host = host_in(structures, model.config.training_domain)
-            record["physical_checks"] = checks = physical_checks(forces, structures, host, gradient)
+        _assess_forces(found, arguments, model, feature_extractor, device)
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")
-    for kind, evaluation in evaluations.items():
-        print(error_tables(evaluation, kind))
-    if checks:
-        print(checks_table(checks))
-    if calibration is not None:
-        print(calibration.summary())
-        if "energy" in evaluations:
-            print(f"forces are of the mean, energies of {arguments.model} alone")
+    print(found.text())
+    if found.calibration is not None and "energy" in found.evaluations:
+        print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:
+        is_mean = found.calibration is not None
+        members = {"ensemble": arguments.ensemble, "num_images": arguments.num_images} if is_mean else {}
         with finished_folder(output) as folder:
-            write_evaluation(folder, evaluations, _header(arguments) | _which(arguments) | record, calibration)
+            found.write(folder, _header(arguments) | _which(arguments) | members)
         print(f"metrics and figures saved to: {output}")
     return 0
 
 
+def _assess_energies(
+    found: "Assessment",
+    arguments: argparse.Namespace,
+    model: "PreTrainedModel",
+    feature_extractor: "ADAPTFeatureExtractor",
+    device: "torch.device",
+) -> None:
+    """Errors beside those of baselines; a data set that has no energies to train on has no baselines."""
+    from ..data.load.reading import read_split
+    from ..evaluation.evaluate import evaluate_energy
+    from ..reference_energies import fit_baseline, fit_mean_baseline
+
+    rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
+    model = _ready(model, arguments.model, rows, device)
+    baseline = mean_baseline = None
+    try:
+        train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
+        baseline, mean_baseline = fit_baseline(train), fit_mean_baseline(train)
+    except InputError as error:
+        print(f"no baselines of the energy: {error}", file=sys.stderr)
+    found.evaluations["energy"] = evaluate_energy(
+        model, feature_extractor, rows, arguments.batch_size, baseline=baseline, mean_baseline=mean_baseline
+    )
+
+
+def _assess_forces(
+    found: "Assessment",
+    arguments: argparse.Namespace,
+    model: "PreTrainedModel",
+    feature_extractor: "ADAPTFeatureExtractor",
+    device: "torch.device",
+) -> None:
+    """Errors of the model, or of the mean over its ensemble and symmetry images, and what physics demands of them."""
+    from ..data.load.reading import read_split
+    from ..evaluation.calibration import calibrate
+    from ..evaluation.evaluate import evaluate_forces
+    from ..evaluation.physical_checks import chosen_structures, host_in, model_forces, physical_checks
+
+    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    model = _ready(model, arguments.model, rows, device)
+    gradient = _energy_gradient(arguments, rows, device)
+    models = [model, *_ensemble(arguments, type(model), rows, device)]
+    if len(models) > 1 or arguments.num_images > 1:
+        found.calibration = calibrate(models, feature_extractor, rows, arguments.num_images)
+        found.evaluations["forces"] = found.calibration.evaluation
+    else:
+        found.evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
+    if arguments.checks:
+        structures = chosen_structures(rows, arguments.checks)
+        forces = model_forces(models, feature_extractor, arguments.num_images)
+        host = host_in(structures, model.config.training_domain)
+        found.checks = physical_checks(forces, structures, host, gradient)
+
+
 def _compare(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
+    from ..data.load.reading import read_split
     from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
 
-    rows = _rows(arguments, "forces")
+    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
     contenders = [
         load_contender(name, device, arguments.revision, arguments.subfolder if name == arguments.model else "")
         for name in (arguments.model, *arguments.compare)
@@ -130,25 +162,6 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError(f"--compare: {twice[0]} is named twice")
     if arguments.energy_model and not arguments.checks:
         raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
-
-
-def _rows(arguments: argparse.Namespace, target: Any) -> "Dataset":
-    from ..data.load.reading import read_split
-
-    return read_split(arguments.dataset, arguments.split, target, arguments.dataset_revision)
-
-
-def _baselines(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Fitted on the training split; a data set without one, or without energies in it, has no baselines."""
-    from ..data.load.reading import read_split
-    from ..reference_energies import fit_baseline, fit_mean_baseline
-
-    try:
-        train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
-    except InputError as error:
-        print(f"no baselines of the energy: {error}", file=sys.stderr)
-        return None, None
-    return fit_baseline(train), fit_mean_baseline(train)
 
 
 def _ensemble(
