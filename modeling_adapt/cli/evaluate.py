@@ -225,43 +225,48 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
-    parser.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
-    parser.add_argument("dataset", help="data set folder or Hub id")
-    parser.add_argument(
+    models = parser.add_argument_group("model")
+    models.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
+    models.add_argument(
         "--subfolder", default="", metavar="NAME", help="where in the model's folder or repository it is"
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
-    parser.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
-    parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
-    parser.add_argument("--output", metavar="DIR", help="new folder for metrics.json and the figures")
-    parser.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
-    parser.add_argument(
+    models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
+    models.add_argument(
         "--ensemble", metavar="MODEL", nargs="+", default=[], help="more models of the kind, whose mean is evaluated"
     )
-    parser.add_argument(
+    models.add_argument(
         "--num-images",
         type=whole_number(1),
         default=1,
         help="symmetry images to average over, at most 48 (default: 1)",
     )
-    parser.add_argument(
+    models.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
+    models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("dataset", help="data set folder or Hub id")
+    data.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
+    data.add_argument("--split", default="test", help="split to evaluate (default: test)")
+
+    found = parser.add_argument_group("what is found")
+    found.add_argument("--output", metavar="DIR", help="new folder for metrics.json and the figures")
+    found.add_argument(
         "--compare",
         metavar="MODEL",
         nargs="+",
         default=[],
         help="other models for the same table: ours, MACE files (*.model), or ASE calculators as module:factory",
     )
-    parser.add_argument(
+    found.add_argument(
         "--checks",
         metavar="N",
         type=whole_number(0),
         default=2,
         help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 2)",
     )
-    parser.add_argument(
+    found.add_argument(
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"
     )
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     return parser
 
 

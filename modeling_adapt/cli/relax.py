@@ -208,24 +208,51 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
     )
-    parser.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
-    parser.add_argument(
+    structures = parser.add_argument_group("structures")
+    structures.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
+    structures.add_argument(
+        "--index",
+        type=_index,
+        default="-1",
+        help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
+    )
+    structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
+
+    models = parser.add_argument_group("models")
+    models.add_argument(
         "--model", required=True, nargs="+", help="checkpoint folder or Hub id of a force model; several: their mean"
     )
-    parser.add_argument(
+    models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
+    models.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
+    models.add_argument("--energy-subfolder", metavar="NAME", help="where in --energy-model it is, such as energy")
+    models.add_argument("--energy-revision", metavar="REVISION", help="that of --energy-model (default: --revision)")
+    models.add_argument(
         "--num-images",
         type=whole_number(1),
         default=1,
         help="symmetry images of each structure to average over, at most 48 (default: 1)",
     )
-    parser.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
-    parser.add_argument("--energy-subfolder", metavar="NAME", help="where in --energy-model it is, such as energy")
-    parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
-    parser.add_argument("--energy-revision", metavar="REVISION", help="that of --energy-model (default: --revision)")
-    parser.add_argument(
+    models.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    models.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
+    models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+
+    relaxation = parser.add_argument_group("relaxation")
+    relaxation.add_argument(
+        "--fmax", type=positive_number, default=0.05, help="converged below this, in eV/Å (default: 0.05)"
+    )
+    relaxation.add_argument(
+        "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
+    )
+    relaxation.add_argument(
+        "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"
+    )
+
+    results = parser.add_argument_group("results")
+    results.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
+    results.add_argument(
         "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
     )
-    parser.add_argument(
+    results.add_argument(
         "--chemical-potentials",
         type=_chemical_potential,
         nargs="+",
@@ -233,32 +260,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ELEMENT=EV",
         help="energy of an atom in its reservoir, as the model counts it (default: an atom of a host of one element)",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
-    parser.add_argument(
-        "--format",
-        metavar="NAME",
-        help="write the last steps in this format too: cif, vasp, ... of ASE, or pymatgen",
+    results.add_argument(
+        "--format", metavar="NAME", help="write the last steps in this format too: cif, vasp, ... of ASE, or pymatgen"
     )
-    parser.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
-    parser.add_argument(
-        "--fmax", type=positive_number, default=0.05, help="converged below this, in eV/Å (default: 0.05)"
-    )
-    parser.add_argument(
-        "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
-    )
-    parser.add_argument(
-        "--index",
-        type=_index,
-        default="-1",
-        help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
-    )
-    parser.add_argument(
-        "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"
-    )
-    parser.add_argument("--split", default="test", help="which split of a data set (default: test)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
-    parser.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    results.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
     return parser
 
 
