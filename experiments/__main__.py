@@ -9,14 +9,16 @@ interruption loses only the trainings that run.
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
 from modeling_adapt.errors import InputError
 from modeling_adapt.files import require_writable, write_whole
 
-from .experiment import DEFECTS, REAL, Experiment, all_experiments
-from .lab import Lab, without_doubles
-from .outcome import copy_results, is_made_of, outcome_text, page_text, write_outcome, write_surroundings
+from .experiment import DEFECTS, REAL, Experiment, all_experiments, without_doubles
+
+if TYPE_CHECKING:
+    from .lab import Lab
 
 EXAMPLE = """\
 examples:
@@ -27,14 +29,15 @@ examples:
 """
 
 
-EXPERIMENTS = all_experiments()
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
+
+    from .lab import Lab
+    from .outcome import copy_results, is_made_of, outcome_text, write_outcome, write_surroundings
+
     page = None if arguments.page is None else Path(arguments.page)
     if not arguments.names and page:
-        _write_page(list(EXPERIMENTS.values()), page)
+        _write_page(list(all_experiments().values()), page)
         return
     chosen = _chosen(arguments.names)
     if page and set(arguments.names) != {"all"}:
@@ -63,11 +66,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write_page(experiments: list[Experiment], page: Path) -> None:
+    from .outcome import page_text
+
     write_whole(page, page_text(experiments, page.with_suffix("")))
     print(f"page written to: {page}")
 
 
-def _require_read(dataset: str | None, real: str | None, chosen: list[Experiment], lab: Lab) -> None:
+def _require_read(dataset: str | None, real: str | None, chosen: list[Experiment], lab: "Lab") -> None:
     """Raises [`InputError`] for data of the user that an experiment would leave aside."""
     foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
     if dataset and foreign:
@@ -76,7 +81,7 @@ def _require_read(dataset: str | None, real: str | None, chosen: list[Experiment
         raise InputError(f"--dft: {', '.join(one.name for one in chosen)} would not read it")
 
 
-def announce(chosen: list[Experiment], lab: Lab) -> None:
+def announce(chosen: list[Experiment], lab: "Lab") -> None:
     """Says what will be trained and how long it will take, before anything is done."""
     measuring = 0.0
     for experiment in chosen:
@@ -95,27 +100,32 @@ def announce(chosen: list[Experiment], lab: Lab) -> None:
     )
 
 
-def _minutes_to_measure(experiment: Experiment, lab: Lab) -> float:
+def _minutes_to_measure(experiment: Experiment, lab: "Lab") -> float:
+    from .outcome import is_made_of
+
     if lab.has_all(experiment) and is_made_of(experiment, lab.folder / experiment.name, lab.fingerprint(experiment)):
         return 0
     return experiment.minutes * (1 if experiment.about_silicon else max(1, lab.scale))
 
 
-def _trained_on(experiment: Experiment, lab: Lab) -> set[str]:
+def _trained_on(experiment: Experiment, lab: "Lab") -> set[str]:
     return {training.dataset for training in experiment.trainings(lab)}
 
 
 def _chosen(names: list[str]) -> list[Experiment]:
     if not names:
         raise InputError("name an experiment, or 'all' of them; see --help")
-    if unknown := [name for name in names if name not in EXPERIMENTS and name != "all"]:
-        raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
-    return [experiment for name, experiment in EXPERIMENTS.items() if name in names or "all" in names]
+    known = all_experiments()
+    if unknown := [name for name in names if name not in known and name != "all"]:
+        raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(known)}")
+    return [experiment for name, experiment in known.items() if name in names or "all" in names]
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(__doc__, EXAMPLE, prog="python -m experiments")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="all, or an experiment by its file in this folder, with - for _"
+    )
     parser.add_argument("--output", default="results", metavar="DIR", help="kept between calls (default %(default)s)")
     parser.add_argument(
         "--scale", type=positive_number, default=1.0, help="times as many structures and steps (default: 1, for a CPU)"

@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
+import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -75,6 +76,15 @@ class Training:
         passes = arguments["max_steps"] * arguments["per_device_train_batch_size"]
         atoms = _ATOMS[self.dataset.split(" without ")[0]]
         return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
+
+
+def without_doubles(trainings: Iterable[Training]) -> list[Training]:
+    """Experiments share trainings."""
+    return list({short_hash([one.dataset, one.arguments(1)]): one for one in trainings}.values())
+
+
+def short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:12]
 
 
 def source_hash(*files: str) -> str:

@@ -1,6 +1,5 @@
 """Where experiments get their data sets, models and evaluations from: made once, kept, and known again by content."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -32,7 +31,19 @@ from modeling_adapt.reference_energies import fit_baseline
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.training.arguments import PRESETS
 
-from .experiment import DEFECTS, DFT, GENERATED, GIVEN, KINDS, REAL, SMALL_CELLS, Experiment, Training
+from .experiment import (
+    DEFECTS,
+    DFT,
+    GENERATED,
+    GIVEN,
+    KINDS,
+    REAL,
+    SMALL_CELLS,
+    Experiment,
+    Training,
+    short_hash,
+    without_doubles,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 _running: set[subprocess.Popen[str]] = set()
@@ -195,11 +206,6 @@ class Lab:
         return self.folder / "trained" / f"{training.model}-{short_hash(words)}"
 
 
-def without_doubles(trainings: Iterable[Training]) -> list[Training]:
-    """Experiments share trainings."""
-    return list({short_hash([one.dataset, one.arguments(1)]): one for one in trainings}.values())
-
-
 def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)] if name == "augmentation" else [f"--{name}", json.dumps(value)]
@@ -303,10 +309,6 @@ class DataSets:
     def _hashes(self, name: str) -> Mapping[str, str]:
         """By what the splits of a data set are known again, whatever its folder."""
         return {split: content_hash(rows) for split, rows in self._splits(name).items()}
-
-
-def short_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:12]
 
 
 def run_python(*arguments: str, threads: int | None = None) -> str:

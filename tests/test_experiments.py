@@ -56,7 +56,7 @@ class TwoWidths(Experiment):
 @pytest.fixture
 def run(monkeypatch, springs, tmp_path):
     """Runs the command on a tiny data set; returns its exit status."""
-    monkeypatch.setattr(command, "EXPERIMENTS", {"two-widths": TwoWidths()})
+    monkeypatch.setattr(command, "all_experiments", lambda: {"two-widths": TwoWidths()})
     monkeypatch.setattr(TwoWidths, "measured", 0)
 
     def run(*options):
@@ -237,7 +237,7 @@ def test_the_page_says_what_stands_in_the_files():
 
 def test_an_experiment_that_was_not_run_is_a_line_of_the_page(tmp_path, monkeypatch, capsys):
     shutil.copytree(DOCS / "results", tmp_path / "results")
-    monkeypatch.setattr(command, "EXPERIMENTS", EXPERIMENTS | {"two-widths": TwoWidths()})
+    monkeypatch.setattr(command, "all_experiments", lambda: EXPERIMENTS | {"two-widths": TwoWidths()})
     assert run_command(lambda: command.main(["--page", str(tmp_path / "results.md")])) == 0
     assert "page written to" in capsys.readouterr().out
     page = (tmp_path / "results.md").read_text(encoding="utf-8")
