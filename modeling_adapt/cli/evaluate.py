@@ -10,7 +10,6 @@ from ..files import finished_folder, require_empty_folder
 from .command_line import CommandParser, run_command, whole_number
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -44,11 +43,11 @@ def main(argv: list[str] | None = None) -> int | None:
     from ..device import available_device
 
     arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
-    device = available_device(arguments.device)
-    return (_compare if arguments.compare else _evaluate)(arguments, output, device)
+    arguments.device = available_device(arguments.device)
+    return (_compare if arguments.compare else _evaluate)(arguments, output)
 
 
-def _evaluate(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
+def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     from ..evaluation.report import Assessment
     from ..loading import load_model
     from ..modeling_adapt import ADAPTForEnergy, gives_forces
@@ -56,9 +55,9 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None, device: "torch
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
     found = Assessment()
     if isinstance(model, ADAPTForEnergy):
-        _assess_energies(found, arguments, model, feature_extractor, device)
+        _assess_energies(found, arguments, model, feature_extractor)
     if gives_forces(model):
-        _assess_forces(found, arguments, model, feature_extractor, device)
+        _assess_forces(found, arguments, model, feature_extractor)
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")
     print(found.text())
@@ -76,11 +75,7 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None, device: "torch
 
 
 def _assess_energies(
-    found: "Assessment",
-    arguments: argparse.Namespace,
-    model: "PreTrainedModel",
-    feature_extractor: "ADAPTFeatureExtractor",
-    device: "torch.device",
+    found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
 ) -> None:
     """Errors beside those of baselines; a data set that has no energies to train on has no baselines."""
     from ..data.load.reading import read_split
@@ -88,7 +83,7 @@ def _assess_energies(
     from ..reference_energies import fit_baseline, fit_mean_baseline
 
     rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
-    model = _ready(model, arguments.model, rows, device)
+    model = _ready(arguments, model, arguments.model, rows)
     baseline = mean_baseline = None
     try:
         train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
@@ -96,16 +91,12 @@ def _assess_energies(
     except InputError as error:
         print(f"no baselines of the energy: {error}", file=sys.stderr)
     found.evaluations["energy"] = evaluate_energy(
-        model, feature_extractor, rows, arguments.batch_size, baseline=baseline, mean_baseline=mean_baseline
+        model, extractor, rows, arguments.batch_size, baseline=baseline, mean_baseline=mean_baseline
     )
 
 
 def _assess_forces(
-    found: "Assessment",
-    arguments: argparse.Namespace,
-    model: "PreTrainedModel",
-    feature_extractor: "ADAPTFeatureExtractor",
-    device: "torch.device",
+    found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
 ) -> None:
     """Errors of the model, or of the mean over its ensemble and symmetry images, and what physics demands of them."""
     from ..data.load.reading import read_split
@@ -114,39 +105,40 @@ def _assess_forces(
     from ..evaluation.physical_checks import chosen_structures, host_in, model_forces, physical_checks
 
     rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
-    model = _ready(model, arguments.model, rows, device)
-    gradient = _energy_gradient(arguments, rows, device)
-    models = [model, *_ensemble(arguments, type(model), rows, device)]
+    model = _ready(arguments, model, arguments.model, rows)
+    gradient = _energy_gradient(arguments, rows)
+    models = [model, *_ensemble(arguments, type(model), rows)]
     if len(models) > 1 or arguments.num_images > 1:
-        found.calibration = calibrate(models, feature_extractor, rows, arguments.num_images)
+        found.calibration = calibrate(models, extractor, rows, arguments.num_images)
         found.evaluations["forces"] = found.calibration.evaluation
     else:
-        found.evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
+        found.evaluations["forces"] = evaluate_forces(model, extractor, rows, arguments.batch_size)
     if arguments.checks:
         structures = chosen_structures(rows, arguments.checks)
-        forces = model_forces(models, feature_extractor, arguments.num_images)
+        forces = model_forces(models, extractor, arguments.num_images)
         host = host_in(structures, model.config.training_domain)
         found.checks = physical_checks(forces, structures, host, gradient)
 
 
-def _compare(arguments: argparse.Namespace, output: Path | None, device: "torch.device") -> int:
+def _compare(arguments: argparse.Namespace, output: Path | None) -> int:
     from ..data.load.reading import read_split
     from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
 
     rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    subfolders = [arguments.subfolder, *[""] * len(arguments.compare)]
     contenders = [
-        load_contender(name, device, arguments.revision, arguments.subfolder if name == arguments.model else "")
-        for name in (arguments.model, *arguments.compare)
+        load_contender(name, arguments.device, arguments.revision, subfolder)
+        for name, subfolder in zip((arguments.model, *arguments.compare), subfolders, strict=True)
     ]
     found = compare([*contenders, zero_forces()], rows)
     print(comparison_table(found))
     print(
-        f"forces in meV/Å, times of one structure at a time on {device}; energies in meV as they are: one with "
-        "another zero than the data is wrong by that much"
+        f"forces in meV/Å, times of one structure at a time on {arguments.device}; energies in meV as they are: one "
+        "with another zero than the data is wrong by that much"
     )
     if output is not None:
         with finished_folder(output) as folder:
-            write_comparison(folder, found, _header(arguments) | {"device": str(device)})
+            write_comparison(folder, found, _header(arguments) | {"device": str(arguments.device)})
         print(f"comparison saved to: {output}")
     return 0
 
@@ -164,20 +156,19 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
 
 
-def _ensemble(
-    arguments: argparse.Namespace, head: Any, rows: "Dataset", device: "torch.device"
-) -> "list[PreTrainedModel]":
+def _ensemble(arguments: argparse.Namespace, head: Any, rows: "Dataset") -> "list[PreTrainedModel]":
     """The models beside the first one, which have its head."""
     from ..hub_access import is_local
     from ..loading import load_model
 
-    revisions = {name: None if is_local(name) else arguments.revision for name in arguments.ensemble}
-    return [
-        _ready(load_model(name, head, "", revision)[0], name, rows, device) for name, revision in revisions.items()
-    ]
+    models = []
+    for name in arguments.ensemble:
+        model, _ = load_model(name, head, "", None if is_local(name) else arguments.revision)
+        models.append(_ready(arguments, model, name, rows))
+    return models
 
 
-def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset", device: "torch.device") -> "Forces | None":
+def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset") -> "Forces | None":
     """Forces as the gradient of --energy-model; None without one."""
     from ..evaluation.physical_checks import model_forces
     from ..hub_access import is_local
@@ -192,16 +183,16 @@ def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset", device: "to
         require_forces(model)
     except InputError as error:
         raise InputError(f"--energy-model: {error}") from error
-    return model_forces([_ready(model, arguments.energy_model, rows, device)], feature_extractor)
+    return model_forces([_ready(arguments, model, arguments.energy_model, rows)], feature_extractor)
 
 
-def _ready(model: "PreTrainedModel", name: str, rows: "Dataset", device: "torch.device") -> "PreTrainedModel":
+def _ready(arguments: argparse.Namespace, model: "PreTrainedModel", name: str, rows: "Dataset") -> "PreTrainedModel":
     """On its device, and known to know the elements of `rows`."""
     from ..device import on_device
     from ..evaluation.evaluate import require_known_elements
 
     require_known_elements(model, rows, name)
-    return on_device(model, device)
+    return on_device(model, arguments.device)
 
 
 def _header(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def _force_sums(
     np.divide((reference * predicted).sum(axis=-1), product, where=directed & (product > 0), out=cosine)
     sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
     sums["length"], sums["predicted_length"] = size.sum(axis=-1), predicted_size.sum(axis=-1)
-    sums["structures"], sums["atoms"] = atoms.any(axis=-1), atoms.sum(axis=-1)
+    counts = atoms.sum(axis=-1)
+    sums["structures"], sums["atoms"] = counts > 0, counts
     if near is not None:
         near_sums = _component_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near & chosen)
         sums |= {f"near_{name}": value for name, value in near_sums.items()}

@@ -25,16 +25,17 @@ SAME_ENERGY = 0.02  # eV
 SAME_SEPARATION = 0.5  # Å, of defects from each other; less than from a site to the next
 SAME_CELL = 1e-2  # Å, and degrees
 _CELL_TOLERANCE = 1e-3  # Å; a supercell and its host share their cell
-RANKING_COLUMNS = (
-    "rank",
-    "name",
-    "formula",
-    "energy_ev",
-    "energy_above_lowest_ev",
-    "formation_energy_ev",
-    "same_as",
-    "delta_q_to_lowest_amu_half_ang",
-)
+# Columns of ranking.csv, and of what of a candidate.
+RANKING_COLUMNS = {
+    "rank": "rank",
+    "name": "name",
+    "formula": "formula",
+    "energy_ev": "energy",
+    "energy_above_lowest_ev": "energy_above_lowest",
+    "formation_energy_ev": "formation_energy",
+    "same_as": "same_as",
+    "delta_q_to_lowest_amu_half_ang": "delta_q_to_lowest",
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class Candidate:
     delta_q_to_lowest: float | None = None
 
     @cached_property
+    def formula(self) -> str:
+        return self.atoms.get_chemical_formula()
+
+    @cached_property
     def surroundings(self) -> Surroundings:
         """Of the relaxed structure; it is compared with many others."""
         return Surroundings.of(self.atoms)
@@ -144,8 +149,8 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
     the defects, to `SAME_SEPARATION`: the same up to symmetry and the order of the atoms.
     """
     ranked: list[Candidate] = []
-    for formula in sorted({one.atoms.get_chemical_formula() for one in candidates}):
-        group = [one for one in candidates if one.atoms.get_chemical_formula() == formula]
+    for formula in sorted({one.formula for one in candidates}):
+        group = [one for one in candidates if one.formula == formula]
         group.sort(key=lambda one: (np.inf if one.energy is None else one.energy, one.name))
         lowest, minima = group[0], list[Candidate]()
         for one in group:
@@ -181,34 +186,27 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
     """Writes a CSV file with `RANKING_COLUMNS`; what is not known stays empty."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([RANKING_COLUMNS, *(_cells(one) for one in ranked)])
+    rows = [[getattr(one, name) for name in RANKING_COLUMNS.values()] for one in ranked]
+    csv.writer(text).writerows([RANKING_COLUMNS, *rows])
     write_whole(path, text.getvalue())
-
-
-def _cells(one: Candidate) -> tuple:
-    return (
-        one.rank,
-        one.name,
-        one.atoms.get_chemical_formula(),
-        one.energy,
-        one.energy_above_lowest,
-        one.formation_energy,
-        one.same_as,
-        one.delta_q_to_lowest,
-    )
 
 
 def ranking_table(ranked: Sequence[Candidate]) -> str:
     """The ranking to print: candidates in one minimum have one rank."""
     header = ["rank", "name", "formula", "E - lowest (eV)", "E_f (eV)", "same as", "ΔQ to lowest (amu^1/2 Å)"]
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
     rows = [
         [
-            "-" if one.rank is None else str(one.rank),
+            str(one.rank or "-"),
             one.name,
-            one.atoms.get_chemical_formula(),
-            *("-" if value is None else f"{value:.3f}" for value in (one.energy_above_lowest, one.formation_energy)),
+            one.formula,
+            number(one.energy_above_lowest),
+            number(one.formation_energy),
             "" if one.same_as == one.name else one.same_as,
-            "-" if one.delta_q_to_lowest is None else f"{one.delta_q_to_lowest:.3f}",
+            number(one.delta_q_to_lowest),
         ]
         for one in ranked
     ]
