@@ -4,11 +4,13 @@ import hashlib
 import inspect
 import json
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -152,10 +154,12 @@ class Experiment(ABC):
 
 def all_experiments() -> dict[str, Experiment]:
     """By name: every [`Experiment`] in a file of this folder, so that a new one is its file and nothing else."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name != "__main__":
-            import_module(f"{__package__}.{module.name}")
-    found = {
-        kind.name: kind() for kind in Experiment.__subclasses__() if kind.__module__.startswith(f"{__package__}.")
-    }
-    return dict(sorted(found.items()))
+    names = [one.name for one in pkgutil.iter_modules(sys.modules[__package__].__path__) if one.name != "__main__"]
+    modules = [import_module(f"{__package__}.{name}") for name in names]
+    here = [kind for module in modules for kind in vars(module).values() if _is_declared_in(kind, module)]
+    return {kind.name: kind() for kind in sorted(here, key=lambda kind: kind.name)}
+
+
+def _is_declared_in(kind: Any, module: ModuleType) -> bool:
+    is_class = inspect.isclass(kind) and not inspect.isabstract(kind)
+    return is_class and issubclass(kind, Experiment) and kind.__module__ == module.__name__

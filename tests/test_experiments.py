@@ -11,6 +11,7 @@ import pytest
 from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
+import experiments
 import experiments.__main__ as command
 from experiments import lab as lab_module
 from experiments import loss as loss_experiment
@@ -245,10 +246,19 @@ def test_an_experiment_that_was_not_run_is_a_line_of_the_page(tmp_path, monkeypa
     assert without_those_not_run(page) == page_text(RUN, DOCS / "results")
 
 
-def test_an_experiment_is_found_in_its_file_and_entered_nowhere():
-    files = {path.stem for path in (DOCS.parent / "experiments").glob("*.py")}
-    assert {name.replace("-", "_") for name in EXPERIMENTS} <= files
-    assert list(EXPERIMENTS) == sorted(EXPERIMENTS)
+def test_an_experiment_is_its_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "one_more.py").write_text(
+        "from experiments.experiment import Experiment\n\n\n"
+        "class OneMore(Experiment):\n    name = 'one-more'\n"
+        "    trainings = measure = draw = reading = verdict = lambda self, *_: None\n"
+    )
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    assert list(all_experiments()) == sorted([*EXPERIMENTS, "one-more"])
+    monkeypatch.undo()
+    assert list(all_experiments()) == list(EXPERIMENTS)
+    assert {name.replace("-", "_") for name in EXPERIMENTS} <= {
+        path.stem for path in DOCS.parent.glob("experiments/*")
+    }
 
 
 @pytest.mark.figures
