@@ -255,7 +255,7 @@ class Aligner:
 
 def fit_alignment(rows: Collection[dict[str, Any]]) -> TrainedAlignment | None:
     """
-    How the crystal of a split (`STRUCTURE_FEATURES`, read twice) lies. None where that cannot be said: other cells than
+    How the crystal of a split (`STRUCTURE_FEATURES`, read twice) lies. None where nobody can say: other cells than
     one, a direction that is not periodic, no crystal in its first structure, or crystals at various origins.
     """
     first = next((atoms_of(row) for row in rows), None)

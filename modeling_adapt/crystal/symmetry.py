@@ -1,7 +1,7 @@
 """Structures as plain arrays: into the cell, under the operations of the cube, and as `ase.Atoms`.
 
-A structure is a mapping with `atomic_numbers` (N,), `positions` (N, 3) in Å, `cell` (3, 3) in Å and `pbc` (3,), as rows
-of data sets, batches and the feature extractor have it.
+A structure is a mapping with `atomic_numbers` (N,), `positions` (N, 3) in Å, `cell` (3, 3) in Å and `pbc` (3,), as
+rows of data sets, batches and the feature extractor have it.
 """
 
 from collections.abc import Mapping
