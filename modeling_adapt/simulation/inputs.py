@@ -11,7 +11,7 @@ from ase.io.formats import string2index
 
 from ..crystal.contacts import coinciding_atoms
 from ..data.load.reading import read_split
-from ..data.read.structure_files import read_frames
+from ..data.read.frames import read_frames
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from .exchange import holds_objects, read_objects

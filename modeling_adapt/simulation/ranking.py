@@ -14,7 +14,7 @@ from ase import Atoms
 
 from ..crystal.displacement import delta_q
 from ..crystal.structure_match import Surroundings, match_atoms
-from ..data.read.structure_files import read_frames
+from ..data.read.frames import read_frames
 from ..errors import InputError
 from ..files import write_whole
 from ..tables import format_table

@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import ioformats
 
-from ..data.read.structure_files import read_frames
+from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
 from ..tables import format_table
