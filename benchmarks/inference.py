@@ -25,7 +25,7 @@ from published_stack import PublishedStack
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from experiments.memory import forget_peak, peak_megabytes
+from experiments.forces_cost import forget_peak, peak_megabytes
 from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.device import on_device
 from modeling_adapt.errors import InputError

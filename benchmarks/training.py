@@ -23,7 +23,7 @@ from published_stack import PublishedStack
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from experiments.memory import forget_peak, peak_megabytes
+from experiments.forces_cost import forget_peak, peak_megabytes
 from modeling_adapt import ADAPTFeatureExtractor, ADAPTForForces
 from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.data.build.writing import write_dataset

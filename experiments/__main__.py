@@ -9,40 +9,44 @@ interruption loses only the trainings that run.
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
 from modeling_adapt.errors import InputError
-from modeling_adapt.files import require_writable
+from modeling_adapt.files import require_writable, write_whole
 
-from . import EXPERIMENTS
-from .experiment import DEFECTS, REAL, Experiment
-from .lab import Lab, without_doubles
-from .outcome import is_made_of, outcome_text, write_outcome
-from .page import write_page
-from .surroundings import write_surroundings
+from .experiment import DEFECTS, REAL, Experiment, all_experiments, without_doubles
+
+if TYPE_CHECKING:
+    from .lab import Lab
 
 EXAMPLE = """\
 examples:
   python -m experiments loss attention-radius --output results
   python -m experiments all --output results --dft datasets/silicon --page docs/results.md
+  python -m experiments --page docs/results.md    # only the page, from the tables in docs/results/
   python -m experiments all --output results-large --scale 250    # 250,000 structures: GPUs
 """
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
+
+    from .lab import Lab
+    from .outcome import copy_results, is_made_of, outcome_text, write_outcome, write_surroundings
+
+    page = None if arguments.page is None else Path(arguments.page)
+    if not arguments.names and page:
+        _write_page(list(all_experiments().values()), page)
+        return
     chosen = _chosen(arguments.names)
-    if arguments.page and set(arguments.names) != {"all"}:
+    if page and set(arguments.names) != {"all"}:
         raise InputError("--page writes about all experiments: name all of them with 'all'")
     lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs)
     trainings = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
-    foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
-    if arguments.dataset and foreign:
-        raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
-    if arguments.dft and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
-        raise InputError(f"--dft: {', '.join(arguments.names)} would not read it")
+    _require_read(arguments.dataset, arguments.dft, chosen, lab)
     lab.check(trainings)
-    for folder in (lab.folder, *([Path(arguments.page).parent] if arguments.page else [])):
+    for folder in (lab.folder, *([page.parent] if page else [])):
         require_writable(folder)
     announce(chosen, lab)
     if arguments.dry_run:
@@ -55,13 +59,29 @@ def main(argv: list[str] | None = None) -> None:
             write_outcome(experiment, experiment.measure(lab), folder, made_of)
         print(f"\n{experiment.title}\n\n{outcome_text(experiment, folder)}")
     print(f"tables and figures saved to: {', '.join(str(lab.folder / experiment.name) for experiment in chosen)}")
-    if arguments.page:
+    if page:
         write_surroundings(lab, len(trainings), sum(lab.seconds(training) for training in trainings))
-        write_page(chosen, lab.folder, Path(arguments.page))
-        print(f"page written to: {arguments.page}")
+        copy_results(chosen, lab.folder, page)
+        _write_page(chosen, page)
 
 
-def announce(chosen: list[Experiment], lab: Lab) -> None:
+def _write_page(experiments: list[Experiment], page: Path) -> None:
+    from .outcome import page_text
+
+    write_whole(page, page_text(experiments, page.with_suffix("")))
+    print(f"page written to: {page}")
+
+
+def _require_read(dataset: str | None, real: str | None, chosen: list[Experiment], lab: "Lab") -> None:
+    """Raises [`InputError`] for data of the user that an experiment would leave aside."""
+    foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
+    if dataset and foreign:
+        raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
+    if real and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
+        raise InputError(f"--dft: {', '.join(one.name for one in chosen)} would not read it")
+
+
+def announce(chosen: list[Experiment], lab: "Lab") -> None:
     """Says what will be trained and how long it will take, before anything is done."""
     measuring = 0.0
     for experiment in chosen:
@@ -80,25 +100,32 @@ def announce(chosen: list[Experiment], lab: Lab) -> None:
     )
 
 
-def _minutes_to_measure(experiment: Experiment, lab: Lab) -> float:
+def _minutes_to_measure(experiment: Experiment, lab: "Lab") -> float:
+    from .outcome import is_made_of
+
     if lab.has_all(experiment) and is_made_of(experiment, lab.folder / experiment.name, lab.fingerprint(experiment)):
         return 0
     return experiment.minutes * (1 if experiment.about_silicon else max(1, lab.scale))
 
 
-def _trained_on(experiment: Experiment, lab: Lab) -> set[str]:
+def _trained_on(experiment: Experiment, lab: "Lab") -> set[str]:
     return {training.dataset for training in experiment.trainings(lab)}
 
 
 def _chosen(names: list[str]) -> list[Experiment]:
-    if unknown := [name for name in names if name not in EXPERIMENTS and name != "all"]:
-        raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(EXPERIMENTS)}")
-    return [experiment for name, experiment in EXPERIMENTS.items() if name in names or "all" in names]
+    if not names:
+        raise InputError("name an experiment, or 'all' of them; see --help")
+    known = all_experiments()
+    if unknown := [name for name in names if name not in known and name != "all"]:
+        raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(known)}")
+    return [experiment for name, experiment in known.items() if name in names or "all" in names]
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(__doc__, EXAMPLE, prog="python -m experiments")
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="all, or an experiment by its file in this folder, with - for _"
+    )
     parser.add_argument("--output", default="results", metavar="DIR", help="kept between calls (default %(default)s)")
     parser.add_argument(
         "--scale", type=positive_number, default=1.0, help="times as many structures and steps (default: 1, for a CPU)"
@@ -106,7 +133,11 @@ def _parser() -> CommandParser:
     parser.add_argument("--dataset", help="data set of your own instead of the generated one of 216-atom cells")
     parser.add_argument("--dft", metavar="DATASET", help="data set of DFT structures with splits train and validation")
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="trainings at a time (default %(default)s)")
-    parser.add_argument("--page", metavar="FILE.md", help="also write a page about all of them")
+    parser.add_argument(
+        "--page",
+        metavar="FILE.md",
+        help="also write a page about all of them; without NAME, only from the tables beside it",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be trained, and how long it takes")
     return parser
 

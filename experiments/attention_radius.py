@@ -4,10 +4,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import CHANCE, DATA, ERRORS, FAR, HOPELESS, MAE, NEAR, SHARE, change, far_error, force_cells, grouped
-from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
+from .shared import (
+    CHANCE,
+    DATA,
+    ERRORS,
+    FAR,
+    HOPELESS,
+    MAE,
+    NEAR,
+    SHARE,
+    change,
+    curves,
+    far_error,
+    force_cells,
+    grouped,
+)
 
 RADIUS, GEOMETRY, INCREASE, FAR_INCREASE = "radius (Å)", "geometry", "increase", "increase far from it"
 EVERYTHING = "all atoms"

@@ -7,12 +7,11 @@ from typing import Any
 from modeling_adapt.data.load.batching import StructureDataset
 from modeling_adapt.data.load.reading import select_subset
 from modeling_adapt.data.structures import Target
-from modeling_adapt.evaluation.equivariance import octahedral_error
+from modeling_adapt.evaluation.symmetry import octahedral_error
 
-from .cells import ERRORS, HOPELESS, MAE, SHARE, exponent, force_cells, number
-from .drawing import curves
 from .experiment import DEFECTS, DFT, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
+from .shared import ERRORS, HOPELESS, MAE, SHARE, curves, exponent, force_cells, number
 
 MODEL, COUNT, TURNED = "model", "structures", "Oh error (meV/Å)"
 SHARES = (3, 10, 30, 100)  # percent; nested

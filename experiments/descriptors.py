@@ -6,10 +6,9 @@ from typing import Any
 
 from modeling_adapt.configuration.configuration_adapt import DESCRIPTOR_CHOICES
 
-from .cells import CHANCE, ERRORS, MAE, change, force_cells
-from .drawing import bars
 from .experiment import SMALL_CELLS, Experiment, Row, Training, Verdict
 from .lab import Lab
+from .shared import CHANCE, ERRORS, MAE, bars, change, force_cells
 
 TOKENS, CHANGE = "what a token says of its element", "change"
 NINE = [name for name in DESCRIPTOR_CHOICES if name != "atomic_number"]

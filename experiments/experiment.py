@@ -2,10 +2,15 @@
 
 import hashlib
 import inspect
+import json
+import pkgutil
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -75,6 +80,15 @@ class Training:
         return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
 
 
+def without_doubles(trainings: Iterable[Training]) -> list[Training]:
+    """Experiments share trainings."""
+    return list({short_hash([one.dataset, one.arguments(1)]): one for one in trainings}.values())
+
+
+def short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:12]
+
+
 def source_hash(*files: str) -> str:
     """Of the code in these files."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
@@ -89,7 +103,8 @@ def training_on(data: str, model: str, options: Mapping[str, Any] | None = None,
 
 class Experiment(ABC):
     """
-    One question to the method, as a command.
+    One question to the method, as a command. A class in a file of its own is all that there is to write: the command
+    finds it, and until it has been run the page of the results says so.
 
     Attributes:
         name, title, question: for the command line, and as heading and first sentence of its section.
@@ -135,3 +150,16 @@ class Experiment(ABC):
     @abstractmethod
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
         """Whether the numbers bear out what the paper reports, and why one may say so."""
+
+
+def all_experiments() -> dict[str, Experiment]:
+    """By name: every [`Experiment`] in a file of this folder, so that a new one is its file and nothing else."""
+    names = [one.name for one in pkgutil.iter_modules(sys.modules[__package__].__path__) if one.name != "__main__"]
+    modules = [import_module(f"{__package__}.{name}") for name in names]
+    here = [kind for module in modules for kind in vars(module).values() if _is_declared_in(kind, module)]
+    return {kind.name: kind() for kind in sorted(here, key=lambda kind: kind.name)}
+
+
+def _is_declared_in(kind: Any, module: ModuleType) -> bool:
+    is_class = inspect.isclass(kind) and not inspect.isabstract(kind)
+    return is_class and issubclass(kind, Experiment) and kind.__module__ == module.__name__

@@ -6,9 +6,9 @@ from typing import Any
 
 from modeling_adapt.errors import InputError
 
-from .drawing import bars
 from .experiment import KINDS, Experiment, Row, Training, Verdict
 from .lab import Lab
+from .shared import bars
 
 KIND, COUNT, ZERO = "left out", "structures", "zero force"
 SEEN, UNSEEN, FACTOR = "MAE when seen", "MAE when left out", "factor"

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import DATA, ERRORS, MAE, SHARE, force_cells, grouped
-from .drawing import bars
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
+from .shared import DATA, ERRORS, MAE, SHARE, bars, force_cells, grouped
 
 GEOMETRY, MINUTES, ENERGY = "geometry", "minutes", "energy MAE (meV/atom)"
 COMPOSITION = "composition only"

@@ -1,29 +1,66 @@
-"""Where experiments get their models and evaluations from: made once, kept, and known again by content."""
+"""Where experiments get their data sets, models and evaluations from: made once, kept, and known again by content."""
 
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from modeling_adapt.data.load.survey import content_hash
+from modeling_adapt.data.columns import list_lengths
+from modeling_adapt.data.load.reading import read_split, read_splits, select_subset
+from modeling_adapt.data.load.survey import content_hash, require_cubic_cells
+from modeling_adapt.data.structures import Target
 from modeling_adapt.device import available_device, on_device
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline
+from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.files import finished_folder, write_whole
 from modeling_adapt.loading import load_model
+from modeling_adapt.reference_energies import fit_baseline
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.training.arguments import PRESETS
 
-from .data_sets import DataSets, short_hash
-from .experiment import Experiment, Training
-from .processes import end_all, run_python
+from .experiment import (
+    DEFECTS,
+    DFT,
+    GENERATED,
+    GIVEN,
+    KINDS,
+    REAL,
+    SMALL_CELLS,
+    Experiment,
+    Training,
+    short_hash,
+    without_doubles,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+_running: set[subprocess.Popen[str]] = set()
+
+LABELLED_SIZES = (2, 3, 4, 5)  # cubic cells along an edge, of the sets for errors against size
+_CARBON = "carbon_substitutional,carbon_interstitial,carbon_vacancy,vacancy"
+_DEFECTS = "vacancy,interstitial_tetrahedral,interstitial_split_110,carbon_substitutional,carbon_interstitial"
+_KINDS = "vacancy,interstitial_tetrahedral,interstitial_split_110,divacancy,di_interstitial,bulk_thermal,surface"
+_RELAXING = ["--frames", "8", "--steps", "30", "--md-share", "0.2", "--md-steps", "40"]
+_OF_A_SIZE = ["--kinds", _DEFECTS, "--frames", "2", "--steps", "20", "--split", "test", "--seed", "1"]
+# Options of data_scripts/generate_defects.py, and how many structures at scale 1.
+RECIPES: dict[str, tuple[int, list[str]]] = {
+    DEFECTS: (1000, [*_RELAXING, "--kinds", f"{_DEFECTS},divacancy,di_interstitial,bulk_thermal"]),
+    SMALL_CELLS: (600, [*_RELAXING, "--kinds", _CARBON, "--repeat", "2"]),
+    KINDS: (800, [*_RELAXING, "--kinds", _KINDS]),
+    # Another seed: those of 3 cells would begin as the first of `DEFECTS` do, which were trained on.
+    **{f"{repeat} cells": (20, [*_OF_A_SIZE, "--repeat", str(repeat)]) for repeat in LABELLED_SIZES},
+}
+_SECONDS_PER_STRUCTURE = 0.2  # to make and label it, of 216 atoms, on two cores
 
 
 class Lab:
@@ -167,12 +204,143 @@ class Lab:
         return self.folder / "trained" / f"{training.model}-{short_hash(words)}"
 
 
-def without_doubles(trainings: Iterable[Training]) -> list[Training]:
-    """Experiments share trainings."""
-    return list({short_hash([one.dataset, one.arguments(1)]): one for one in trainings}.values())
-
-
 def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)] if name == "augmentation" else [f"--{name}", json.dumps(value)]
     return [f"--{name}", str(value)]
+
+
+class DataSets:
+    """
+    Args:
+        folder: where generated ones are kept.
+        scale: how many times as many structures as at the size for a CPU.
+        dataset: a data set of the user's in place of the generated one of 216 atoms.
+        real: a data set of real DFT structures with splits train and validation, where there is one.
+        jobs: processes that generate.
+    """
+
+    def __init__(self, folder: Path, scale: float, dataset: str | None, real: str | None, jobs: int) -> None:
+        self.folder, self.scale, self.jobs = folder, scale, jobs
+        self.given = {name: given for name, given in ((DEFECTS, dataset), (REAL, real)) if given is not None}
+        self._splits = cache(lambda name: read_splits(self.path(name)))
+        self.hashes = cache(self._hashes)
+
+    @property
+    def kinds(self) -> list[str]:
+        """What an experiment that is about any data is done on, as its table calls it."""
+        return [GIVEN if DEFECTS in self.given else GENERATED, *([DFT] if REAL in self.given else [])]
+
+    def path(self, name: str) -> str:
+        """Folder of a data set, which is generated or divided where that has not been done."""
+        if name in self.given:
+            return self.given[name]
+        if name == REAL:
+            raise InputError("this experiment needs DFT data: name a data set with --dft")
+        folder = self._folder(name)
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            whole, without, kind = name.partition(" without ")
+            if without:
+                run_python("data_scripts/split_dataset.py", self.path(whole), str(folder), "--hold-out", kind)
+            else:
+                options = [*self._generation(name), "--num-proc", str(self.jobs)]
+                run_python("data_scripts/generate_defects.py", str(folder), *options)
+        return str(folder)
+
+    def is_made(self, name: str) -> bool:
+        return name in self.given or self._folder(name).is_dir()
+
+    def rows(self, name: str, split: str, target: Target | None = None) -> datasets.Dataset:
+        """The rows of one split that carry this label, or all."""
+        return self._splits(name)[split] if target is None else read_split(self.path(name), split, target)
+
+    def unseen(self, name: str) -> str:
+        """The split of unseen trajectories on which errors are measured."""
+        for split in ("test", "validation"):
+            if split in self._splits(name):
+                return split
+        remedy = "name one with such a split" if name in self.given else "take a larger --scale"
+        raise InputError(f"{self.path(name)} has no split test or validation to measure errors on: {remedy}")
+
+    def check(self, training: Training) -> None:
+        """Raises [`InputError`] where a data set that was given will not do: better now than after hours."""
+        name, options = training.dataset, training.options
+        if name not in self.given:
+            return
+        target: Target = "energy_and_forces" if training.model == "pairwise-energy" else "forces"
+        train = select_subset(self.rows(name, "train", target), options.get("train_subset", 100))
+        unseen = self.rows(name, self.unseen(name), target)
+        for rows in (train, unseen):
+            sites = rows.select_columns(["defect_sites"]).with_format("arrow")[:]
+            if not list_lengths(sites, "defect_sites").any():
+                raise InputError(f"{self.given[name]} has no defect sites: import the data with --host")
+        if "octahedral" in options.get("augmentation", ()):
+            require_cubic_cells(train)
+
+    def seconds_to_make(self, names: Iterable[str]) -> float:
+        """Of those that are not there yet."""
+        seconds = 0.0
+        for name in {name.partition(" without ")[0] for name in names if not self.is_made(name)}:
+            count, options = RECIPES[name]
+            repeat = int(options[options.index("--repeat") + 1]) if "--repeat" in options else 3
+            seconds += _SECONDS_PER_STRUCTURE * count * self.scale * (repeat / 3) ** 3
+        return seconds
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Number of structures in each split of those that are there, parts of others left out."""
+        made = [name for name in (*RECIPES, REAL) if self.is_made(name)]
+        return {name: {split: len(rows) for split, rows in self._splits(name).items()} for name in made}
+
+    def _generation(self, name: str) -> list[str]:
+        """Options that decide what is generated."""
+        structures, options = RECIPES[name]
+        return ["--structures", str(max(1, round(structures * self.scale))), *options]
+
+    def _folder(self, name: str) -> Path:
+        """Whose name tells a data set of one recipe from that of another."""
+        if name == REAL:
+            return self.folder / name
+        made_of = self._generation(name.partition(" without ")[0])
+        return self.folder / f"{name.replace(' ', '-')}-{short_hash(made_of)}"
+
+    def _hashes(self, name: str) -> Mapping[str, str]:
+        """By what the splits of a data set are known again, whatever its folder."""
+        return {split: content_hash(rows) for split, rows in self._splits(name).items()}
+
+
+def run_python(*arguments: str, threads: int | None = None) -> str:
+    """
+    Runs Python with these arguments in the current folder.
+
+    Args:
+        arguments: a script by its path in the repository, or an option such as `-m`, and what follows.
+        threads (*optional*): how many the process may use.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        [`InputError`]: it failed; its last line says why.
+    """
+    script, *rest = arguments
+    command = [sys.executable, script if script.startswith("-") else str(ROOT / script), *rest]
+    environment = os.environ if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        _running.add(process)
+        try:
+            printed, errors = process.communicate()
+        finally:
+            _running.discard(process)
+    if process.returncode:
+        reason = (errors.strip().splitlines() or ["failed"])[-1].removeprefix("error: ")
+        raise InputError(f"{' '.join(arguments[:2])}: {reason}")
+    return printed
+
+
+def end_all() -> None:
+    """Ends what runs, of all threads."""
+    for process in list(_running):
+        process.terminate()

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import DATA, ERRORS, FAR, MAE, NEAR, change, far_error, force_cells, grouped, number
-from .drawing import bars
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
+from .shared import DATA, ERRORS, FAR, MAE, NEAR, bars, change, far_error, force_cells, grouped, number
 
 GEOMETRY, LOSS, LENGTH = "geometry", "loss", "|F| predicted / true"
 LOSSES = ("mse", "weighted_mse", "weighted_l2")

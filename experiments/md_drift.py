@@ -16,9 +16,9 @@ from tqdm import trange
 from modeling_adapt.data.defects.kinds import SILICON_LATTICE_CONSTANT
 from modeling_adapt.data.defects.labelling import erhart_albe
 
-from .drawing import curves
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
+from .shared import curves
 
 MODEL, TIME, TOTAL, TEMPERATURE = "forces by", "time (ps)", "total energy (meV/atom)", "temperature (K)"
 OWN = "its own energy (meV/atom)"

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cells import CHANCE, DATA, ERRORS, MAE, NEAR, force_cells, grouped
-from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
+from .shared import CHANCE, DATA, ERRORS, MAE, NEAR, curves, force_cells, grouped
 
 SIZE, PARAMETERS, MINUTES = "width x layers", "parameters", "minutes"
 SHAPES = ((32, 1), (32, 2), (64, 2), (64, 4), (128, 2))

@@ -1,4 +1,4 @@
-"""The files of one experiment: its table as CSV and Markdown, its figure, and what is read from them."""
+"""The files of one experiment (its table, its figure, and what is read from them) and the page about all of them."""
 
 import csv
 import io
@@ -6,20 +6,101 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation import breakdown, metrics
+from modeling_adapt.evaluation import metrics
 from modeling_adapt.files import finished_folder, require_empty_folder, write_whole
 from modeling_adapt.tables import markdown_table
 
-from . import cells, forces_cost, memory
-from .experiment import Experiment, Row, source_hash
+from . import forces_cost, shared
+from .experiment import REAL, Experiment, Row, source_hash
+from .lab import Lab
 
-TABLE, FIGURE, MADE_OF = "table.csv", "figure.png", "made_of.json"
-_SHARED = (breakdown, metrics, cells, forces_cost, memory)  # that experiments measure with
-_SOURCES = source_hash(*(str(module.__file__) for module in _SHARED))
+TABLE, FIGURE, MADE_OF, SURROUNDINGS = "table.csv", "figure.png", "made_of.json", "surroundings.json"
+NOT_RUN = "not yet run"
+# What experiments measure and draw with.
+_SOURCES = source_hash(*(str(module.__file__) for module in (metrics, shared, forces_cost)))
+_PACKAGES = ("torch", "transformers", "ase", "matscipy")
+_HEAD = """# The paper's experiments, rerun
+
+This page is written by `make results`; a test compares its numbers with the tables in `docs/results/`. {about}
+
+Errors are on trajectories that were not trained on, with one seed: differences of some ten percent may be chance
+(see the other seeds among the [descriptors](#element-descriptors)). "Of zero
+force" is the share of the error of predicting no forces at all, "near the defect" means within 5 Å of a defect site,
+"far from it" more than 8 Å.
+"""
+
+
+def copy_results(experiments: Sequence[Experiment], results: Path, page: Path) -> None:
+    """Copies the tables and figures from the folder of the results to beside the page."""
+    beside = page.with_suffix("")
+    beside.mkdir(parents=True, exist_ok=True)
+    for experiment in experiments:
+        for name in (TABLE, FIGURE):
+            shutil.copyfile(results / experiment.name / name, beside / f"{experiment.name}{Path(name).suffix}")
+    shutil.copyfile(results / SURROUNDINGS, beside / SURROUNDINGS)
+
+
+def page_text(experiments: Sequence[Experiment], beside: Path) -> str:
+    """The page, from the files beside it alone; an experiment without a table is a line of the summary."""
+    summary, sections = [], []
+    for experiment in experiments:
+        file = beside / f"{experiment.name}.csv"
+        if not file.is_file():
+            command = f"`python -m experiments {experiment.name}`"
+            summary.append((f"{experiment.title} ({command})", experiment.paper, NOT_RUN))
+            continue
+        rows = read_table(experiment, file)
+        verdict, why = experiment.verdict(rows)
+        anchor = experiment.title.lower().replace(" ", "-")
+        summary.append((f"[{experiment.title}](#{anchor})", experiment.paper, f"{verdict}: {why}"))
+        sections += [
+            f"## {experiment.title}",
+            f"{experiment.question} (`python -m experiments {experiment.name}`)",
+            to_markdown(experiment.columns, rows),
+            f"![{experiment.title}]({beside.name}/{experiment.name}.png)",
+            reading(experiment, rows),
+        ]
+    table = markdown_table(("experiment", "the paper", "here"), summary)
+    return "\n\n".join([_HEAD.format(about=about(beside / SURROUNDINGS)).rstrip(), table, *sections]) + "\n"
+
+
+def write_surroundings(lab: Lab, trainings: int, seconds: float) -> None:
+    """Writes them into the folder of the results; `seconds` is the sum over the trainings."""
+    found: dict[str, Any] = {
+        "scale": lab.scale,
+        "cores": os.cpu_count(),
+        "jobs": lab.jobs,
+        "trainings": trainings,
+        "minutes of training": round(seconds / 60, 1),
+        "structures": lab.data.sizes(),
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+    write_whole(lab.folder / SURROUNDINGS, json.dumps(found, indent=2) + "\n")
+
+
+def about(path: Path) -> str:
+    """The same as sentences."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    sets = ", ".join(
+        f"{name} ({', '.join(f'{count:,d} {split}' for split, count in counts.items())})"
+        for name, counts in found["structures"].items()
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    real = (
+        f"; {REAL} is the real DFT data. Experiments without it need what these do not have (carbon, equal structures "
+        "in cells of several sizes, several kinds among the unseen structures), or the potential itself"
+    )
+    return (
+        f"All of it at scale {found['scale']:g}: {found['trainings']} trainings of together "
+        f"{found['minutes of training']:.0f} minutes, {found['jobs']} at a time on {found['cores']} cores "
+        f"({versions}). Data sets: {sets}. The generated ones are labelled with an empirical potential (Erhart and "
+        f"Albe), not with DFT{real if REAL in found['structures'] else ''}."
+    )
 
 
 def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, made_of: Mapping[str, Any]) -> None:

@@ -17,10 +17,9 @@ from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.simulation.relaxation import relax
 
-from .cells import number
-from .drawing import bars
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
+from .shared import bars, number
 
 MODEL, STARTS, LOOSE, TIGHT, STEPS = "forces by", "starts", "fmax < 0.05", "fmax < 0.01", "steps to 0.05 (median)"
 DISTANCE, WITHIN, QUEUE = "largest displacement (Å, median)", "within 0.05 Å", "ΔQ (amu^1/2 Å, median)"

@@ -7,12 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .cells import HOPELESS, MAE, exponent, grouped
-from .data_sets import LABELLED_SIZES
-from .drawing import curves
 from .experiment import Experiment, Row, Training, Verdict
-from .lab import Lab
-from .processes import run_python
+from .lab import LABELLED_SIZES, Lab, run_python
+from .shared import HOPELESS, MAE, curves, exponent, grouped
 
 MODEL, ATOMS, TIME, MEMORY, ZERO = "model", "atoms", "ms", "MB", "zero force"
 SIZES = (2, 3, 4, 5, 6, 8)  # cubic cells along an edge, of 8 atoms each

@@ -3,22 +3,28 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
+
+_ROW = DataRow("", "  ", "")
+_RULED = TableFormat(None, Line("", "-", "  ", ""), None, None, _ROW, _ROW, padding=0, with_header_hide=None)
+_CELLS = DataRow("| ", " | ", " |")
+
+
+def _markdown_rule(widths: Sequence[int], alignments: Sequence[str]) -> str:
+    """Of a width that does not follow that of the cells, so that one long cell changes one line of a page."""
+    return "|" + " --- |" * len(widths)
+
+
+_MARKDOWN = TableFormat(None, _markdown_rule, None, None, _CELLS, _CELLS, padding=0, with_header_hide=None)
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with a rule below its header; the first column is aligned to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return "  ".join([first.strip().ljust(widths[0]), *others])
-
-    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+    sides = ["left", *["right"] * (len(header) - 1)]
+    return tabulate([header, SEPARATING_LINE, *rows], tablefmt=_RULED, colalign=sides, disable_numparse=True)
 
 
 def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """The same as Markdown; what would end a cell is escaped."""
-
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, rows)])
+    escaped = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    return tabulate(escaped[1:], escaped[0], tablefmt=_MARKDOWN, stralign=None, numalign=None, disable_numparse=True)

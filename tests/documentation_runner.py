@@ -200,6 +200,10 @@ def _load() -> None:
     import modeling_adapt.cli.import_structures
     import modeling_adapt.cli.split_dataset
     import modeling_adapt.convert_published
+    import modeling_adapt.evaluation.compare
+    import modeling_adapt.evaluation.report
+    import modeling_adapt.simulation.inputs
+    import modeling_adapt.simulation.report
     from modeling_adapt.cli import evaluate, hub_upload, relax, train
 
     # Parts of transformers are loaded when they are first named.

@@ -21,9 +21,9 @@ from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.compare import ZERO_FORCES, compare, load_contender, zero_forces
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
+from modeling_adapt.evaluation.report import COLUMNS
 
 EXACT = "modeling_adapt.data.defects.labelling:erhart_albe"
 CPU = torch.device("cpu")

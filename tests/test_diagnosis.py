@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from modeling_adapt import ADAPTFeatureExtractor
 from modeling_adapt.cli import train
-from modeling_adapt.evaluation.equivariance import octahedral_error, rotation_error
+from modeling_adapt.evaluation.symmetry import octahedral_error, rotation_error
 from modeling_adapt.training.diagnosis import PERSISTS, findings
 
 HEADLINE = "force_mae_mev_per_ang"

@@ -20,9 +20,10 @@ from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.structures import atoms_from_row, structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
-from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces, fit_baseline, fit_mean_baseline
+from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
 from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.evaluation.plots import error_profile, parity_plot, training_curve
+from modeling_adapt.reference_energies import fit_baseline, fit_mean_baseline
 
 
 def _structure(rng: np.random.Generator, kind: str, energy: float | None = None) -> dict:

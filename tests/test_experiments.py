@@ -1,6 +1,7 @@
 """The experiments: what is trained is kept and known again, numbers are read from files, verdicts follow from them."""
 
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,22 +11,22 @@ import pytest
 from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
+import experiments
 import experiments.__main__ as command
-from experiments import EXPERIMENTS, processes
 from experiments import lab as lab_module
 from experiments import loss as loss_experiment
-from experiments.cells import CHANCE, ERRORS, MAE, change, exponent, force_cells
 from experiments.descriptors import SAME
-from experiments.experiment import DEFECTS, REAL, Experiment, Training
-from experiments.lab import Lab
-from experiments.outcome import is_made_of, read_table, to_csv, write_outcome
-from experiments.page import page_text
-from experiments.processes import end_all, run_python
+from experiments.experiment import DEFECTS, REAL, Experiment, Training, all_experiments
+from experiments.lab import Lab, end_all, run_python
+from experiments.outcome import NOT_RUN, is_made_of, page_text, read_table, to_csv, write_outcome
 from experiments.relaxation import _ranking
+from experiments.shared import CHANCE, ERRORS, MAE, change, exponent, force_cells
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.errors import InputError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+EXPERIMENTS = all_experiments()
+RUN = [experiment for name, experiment in EXPERIMENTS.items() if (DOCS / "results" / f"{name}.csv").is_file()]
 TINY = {"hidden_size": 16, "embedding_sizes": [16], "num_hidden_layers": 1, "intermediate_size": 16}
 SMALL = Training("pairwise-small", TINY | {"num_vector_channels": 8}, steps=2)
 WIDE = Training("pairwise-small", TINY | {"num_vector_channels": 16}, steps=2)
@@ -56,7 +57,7 @@ class TwoWidths(Experiment):
 @pytest.fixture
 def run(monkeypatch, springs, tmp_path):
     """Runs the command on a tiny data set; returns its exit status."""
-    monkeypatch.setattr(command, "EXPERIMENTS", {"two-widths": TwoWidths()})
+    monkeypatch.setattr(command, "all_experiments", lambda: {"two-widths": TwoWidths()})
     monkeypatch.setattr(TwoWidths, "measured", 0)
 
     def run(*options):
@@ -123,6 +124,7 @@ def test_a_dry_run_trains_nothing(run, tmp_path, capsys):
     ("words", "message"),
     [
         (["lose"], "there is no experiment 'lose'; there are all, attention-radius"),
+        ([], "name an experiment, or 'all' of them"),
         (["loss", "--page", "x.md"], "--page writes about all experiments"),
         (["loss", "--scale", "0"], "'0' is not a positive number"),
         (["relaxation", "descriptors", "--dataset", "x"], "--dataset: descriptors, relaxation would not read it"),
@@ -209,7 +211,7 @@ def test_what_runs_ends_when_the_run_does():
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         sleeping = pool.submit(run_python, "-c", "import time; time.sleep(60)")
-        while not processes._running:
+        while not lab_module._running:
             time.sleep(0.01)
         end_all()
         with pytest.raises(InputError, match="failed"):
@@ -223,16 +225,46 @@ def test_a_smaller_scale_has_fewer_steps_and_at_least_one():
     assert Training("pairwise-small").arguments(1)["warmup_steps"] == 50
 
 
+def without_those_not_run(page: str) -> str:
+    """An experiment that nobody has run yet is no more than a line of the summary."""
+    return "".join(line for line in page.splitlines(keepends=True) if not line.endswith(f"| {NOT_RUN} |\n"))
+
+
 def test_the_page_says_what_stands_in_the_files():
-    text = page_text(list(EXPERIMENTS.values()), DOCS / "results")
-    assert (DOCS / "results.md").read_text(encoding="utf-8") == text
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert without_those_not_run(page) == page_text(RUN, DOCS / "results")
+    assert len(RUN) >= 10
+
+
+def test_an_experiment_that_was_not_run_is_a_line_of_the_page(tmp_path, monkeypatch, capsys):
+    shutil.copytree(DOCS / "results", tmp_path / "results")
+    monkeypatch.setattr(command, "all_experiments", lambda: EXPERIMENTS | {"two-widths": TwoWidths()})
+    assert run_command(lambda: command.main(["--page", str(tmp_path / "results.md")])) == 0
+    assert "page written to" in capsys.readouterr().out
+    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert f"| Two widths (`python -m experiments two-widths`) | nothing | {NOT_RUN} |\n" in page
+    assert without_those_not_run(page) == page_text(RUN, DOCS / "results")
+
+
+def test_an_experiment_is_its_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "one_more.py").write_text(
+        "from experiments.experiment import Experiment\n\n\n"
+        "class OneMore(Experiment):\n    name = 'one-more'\n"
+        "    trainings = measure = draw = reading = verdict = lambda self, *_: None\n"
+    )
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    assert list(all_experiments()) == sorted([*EXPERIMENTS, "one-more"])
+    monkeypatch.undo()
+    assert list(all_experiments()) == list(EXPERIMENTS)
+    assert {name.replace("-", "_") for name in EXPERIMENTS} <= {
+        path.stem for path in DOCS.parent.glob("experiments/*")
+    }
 
 
 @pytest.mark.figures
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_figures_are_drawn_from_the_tables_alone(name, tmp_path):
-    experiment = EXPERIMENTS[name]
-    experiment.draw(read_table(experiment, DOCS / "results" / f"{name}.csv"), tmp_path / "figure.png")
+@pytest.mark.parametrize("experiment", RUN, ids=lambda experiment: experiment.name)
+def test_figures_are_drawn_from_the_tables_alone(experiment, tmp_path):
+    experiment.draw(read_table(experiment, DOCS / "results" / f"{experiment.name}.csv"), tmp_path / "figure.png")
     height, width, _ = imread(tmp_path / "figure.png").shape
     assert height > 200 and width > 1000
 
@@ -243,7 +275,8 @@ def test_a_number_that_differs_is_found(tmp_path):
     table = tmp_path / "loss.csv"
     number = re.search(r"\d+\.\d+", table.read_text()).group()
     table.write_text(table.read_text().replace(number, str(float(number) + 1), 1))
-    assert (DOCS / "results.md").read_text(encoding="utf-8") != page_text(list(EXPERIMENTS.values()), tmp_path)
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert without_those_not_run(page) != page_text(RUN, tmp_path)
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):

@@ -6,17 +6,15 @@ import torch
 from scipy.spatial.transform import Rotation
 from scipy.stats import linregress
 
-from modeling_adapt.evaluation.breakdown import SHELLS, ForceBreakdown
-from modeling_adapt.evaluation.columns import error_cells
 from modeling_adapt.evaluation.metrics import (
     NEAR_DEFECT_RADIUS,
+    SHELLS,
     SMALL_FORCE,
-    CompositionBaseline,
     EnergyMetrics,
     ForceMetrics,
-    MeanBaseline,
-    compositions,
 )
+from modeling_adapt.evaluation.report import error_cells
+from modeling_adapt.reference_energies import CompositionBaseline, MeanBaseline, compositions
 
 SIZES = [3, 1, 7, 5, 2]
 NAMES = ["vacancy", "bulk", "vacancy", "bulk", "surface"]
@@ -172,15 +170,15 @@ def test_breakdown_equals_plain_numpy_on_the_atoms_of_a_group():
         one["numbers"] = rng.choice([6, 14], size=len(one["labels"]))
         one["nearest"] = rng.uniform(0, 12, size=len(one["labels"]))
     structures[1]["nearest"][:] = np.inf
-    breakdown = ForceBreakdown()
+    metrics = ForceMetrics()
     for batch in (structures[:3], structures[3:]):
-        breakdown.update(
+        metrics.update(
             _padded([s["forces"] for s in batch], 7.0),
             _padded([s["labels"] for s in batch], -100),
-            _padded([s["numbers"] for s in batch], 0),
             _padded([s["nearest"] for s in batch], np.inf),
+            atomic_numbers=_padded([s["numbers"] for s in batch], 0),
         )
-    found = breakdown.compute()
+    found = metrics.compute()
     forces, labels, numbers, nearest = (
         np.concatenate([s[name] for s in structures]) for name in ("forces", "labels", "numbers", "nearest")
     )
@@ -206,10 +204,10 @@ def test_breakdown_equals_plain_numpy_on_the_atoms_of_a_group():
 
 
 def test_no_breakdown_by_distance_where_no_defect_is_known():
-    breakdown = ForceBreakdown()
+    metrics = ForceMetrics()
     labels = np.ones((1, 4, 3))
-    breakdown.update(labels, labels, np.full((1, 4), 14), np.full((1, 4), np.inf))
-    assert set(breakdown.compute()) == {"by_element"}
+    metrics.update(labels, labels, np.full((1, 4), np.inf), atomic_numbers=np.full((1, 4), 14))
+    assert "by_element" in metrics.compute() and "by_defect_distance" not in metrics.compute()
 
 
 def test_table_shows_the_slope_and_the_largest_error():

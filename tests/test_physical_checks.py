@@ -10,18 +10,26 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.derivative_checks import jacobian_asymmetry, scan_jump
-from modeling_adapt.evaluation.perfect_crystal import perfect_crystal
 from modeling_adapt.evaluation.physical_checks import (
     CHECKS,
     NEAREST_DEFECT,
     calculator_forces,
     checks_table,
     host_in,
+    jacobian_asymmetry,
     model_forces,
     physical_checks,
+    scan_jump,
 )
-from modeling_adapt.evaluation.symmetry_checks import octahedral, reordered, repeated, rotated, shifted, symmetry_error
+from modeling_adapt.evaluation.symmetry import (
+    octahedral,
+    perfect_crystal,
+    reordered,
+    repeated,
+    rotated,
+    shifted,
+    symmetry_error,
+)
 
 SILICON = 5.429  # Å
 IMAGES = {"octahedral": octahedral, "rotated": rotated, "shifted": shifted, "reordered": reordered}

@@ -16,8 +16,8 @@ from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.crystal.displacement import delta_q
 from modeling_adapt.crystal.structure_match import Surroundings, match_atoms
 from modeling_adapt.errors import InputError
-from modeling_adapt.simulation.formation import Host
-from modeling_adapt.simulation.ranking import Candidate, rank
+from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.ranking import Candidate, Host, rank
 from modeling_adapt.simulation.relaxation import relax
 
 
@@ -153,8 +153,8 @@ class TestCommand:
     def run(self, monkeypatch):
         calculator = EMT()
         calculator.domain = None
-        monkeypatch.setattr(command, "can_batch", lambda *_: False)
-        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
+        monkeypatch.setattr("modeling_adapt.simulation.relaxation.can_batch", lambda *_: False)
+        monkeypatch.setattr(ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
         return lambda *argv: run_command(lambda: command.main([str(argument) for argument in argv]))
 
     @pytest.fixture

@@ -22,6 +22,7 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.relaxation import relax
 
@@ -184,10 +185,10 @@ def test_names_inside_files_may_not_meet_those_of_files(tmp_path):
 @pytest.fixture
 def as_model(monkeypatch):
     """Puts a calculator in the place of every checkpoint; torch-sim would ask for the model in it."""
-    monkeypatch.setattr(command, "can_batch", lambda *_: False)
+    monkeypatch.setattr("modeling_adapt.simulation.relaxation.can_batch", lambda *_: False)
 
     def replace(calculator) -> None:
-        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
+        monkeypatch.setattr(ADAPTCalculator, "from_pretrained", lambda *_, **__: calculator)
 
     replace(ForcesOnly())
     return replace
@@ -243,7 +244,7 @@ def test_command_keeps_what_is_done_when_interrupted(tmp_path, as_model, monkeyp
         done.append(relax(*arguments, **options))
         return done[0]
 
-    monkeypatch.setattr(command, "relax", interrupted_relax)
+    monkeypatch.setattr("modeling_adapt.simulation.relaxation.relax", interrupted_relax)
     output = tmp_path / "out"
     assert _run(tmp_path / "first.extxyz", tmp_path / "second.extxyz", "--model", "m", "--output", output) == 130
     assert [row["name"] for row in csv.DictReader((output / "summary.csv").read_text().splitlines())] == ["first"]
@@ -383,7 +384,7 @@ class TestGoingOn:
             relaxed.append(atoms)
             return relax(atoms, *arguments, **options)
 
-        monkeypatch.setattr(command, "relax", counted)
+        monkeypatch.setattr("modeling_adapt.simulation.relaxation.relax", counted)
         assert _run(*command_line) == 130
         with open(tmp_path / "out" / "summary.csv", "a") as file:
             file.write("s2,31,conver")  # what a kill in the middle of a line leaves

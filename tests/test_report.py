@@ -17,8 +17,9 @@ from ase.constraints import FixAtoms
 
 import modeling_adapt.cli.relax as command
 from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.report import write_report
-from modeling_adapt.simulation.summary import SummaryFile
+from modeling_adapt.simulation.results import SummaryFile
 
 NASTY = "<img src=x onerror=alert(1)> & \"'$title"
 
@@ -56,8 +57,8 @@ def results(tmp_path_factory) -> Path:
         ase.io.write(folder / f"{name}.extxyz", atoms)
     paths = [str(folder / f"{name}.extxyz") for name in inputs]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(command, "can_batch", lambda *_: False)
-        monkeypatch.setattr(command.ADAPTCalculator, "from_pretrained", lambda *_, **__: Copper())
+        monkeypatch.setattr("modeling_adapt.simulation.relaxation.can_batch", lambda *_: False)
+        monkeypatch.setattr(ADAPTCalculator, "from_pretrained", lambda *_, **__: Copper())
         output = folder / "out"
         command.main([*paths, "--model", "runs/<copper>", "--steps", "14", "--fmax", "0.2", "--output", str(output)])
     return output

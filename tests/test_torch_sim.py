@@ -15,7 +15,7 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.relaxation import relax
+from modeling_adapt.simulation.relaxation import can_batch, relax
 
 ts = pytest.importorskip("torch_sim", reason="torch-sim is an optional extra")
 
@@ -152,11 +152,10 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     free, slab, fixed = _shaken(0), _shaken(1), _shaken(2)
     slab.pbc = (True, True, False)
     fixed.set_constraint(FixAtoms([0]))
-    parse = command._parser().parse_args
-    arguments, calculator = parse(["x", "--model", "m", "--output", "o"]), SimpleNamespace(domain=None)
-    assert command.can_batch(free, calculator, arguments)
-    assert not command.can_batch(slab, calculator, arguments)
-    assert not command.can_batch(fixed, calculator, arguments)
-    assert not command.can_batch(free, calculator, parse(["x", "--model", "m", "n", "--output", "o"]))
-    aligned = SimpleNamespace(domain=SimpleNamespace(alignment=object()))  # structures are mapped one by one
-    assert not command.can_batch(free, aligned, arguments)
+    alone = {"models": ["m"], "num_images": 1, "energy_model": None, "domain": None}
+    assert can_batch(free, SimpleNamespace(**alone))
+    assert not can_batch(slab, SimpleNamespace(**alone))
+    assert not can_batch(fixed, SimpleNamespace(**alone))
+    aligned = SimpleNamespace(alignment=object())  # structures are mapped one by one
+    for several in ({"models": ["m", "n"]}, {"num_images": 2}, {"energy_model": "e"}, {"domain": aligned}):
+        assert not can_batch(free, SimpleNamespace(**alone | several))

@@ -3,33 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from datasets import Dataset
-
-from ..data.load.reading import pinned_revision, read_split
-from ..device import available_device, on_device
 from ..errors import InputError
-from ..evaluation.calibration import Calibration, calibrate, calibration_plot
-from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
-from ..evaluation.evaluate import (
-    Evaluation,
-    evaluate_energy,
-    evaluate_forces,
-    fit_baseline,
-    fit_mean_baseline,
-    require_known_elements,
-)
-from ..evaluation.metrics import CompositionBaseline, MeanBaseline
-from ..evaluation.physical_checks import checks_table, chosen_structures, host_in, model_forces, physical_checks
-from ..evaluation.report import error_tables, write_evaluation
-from ..evaluation.symmetry_checks import Forces
 from ..files import finished_folder, require_empty_folder
-from ..hub_access import is_local
-from ..loading import load_model, require_forces, weights_folder, weights_hash
-from ..modeling_adapt import ADAPTForEnergy, gives_forces
 from .command_line import CommandParser, run_command, whole_number
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from ..evaluation.report import Assessment
+    from ..evaluation.symmetry import Forces
+    from ..feature_extraction_adapt import ADAPTFeatureExtractor
 
 EXAMPLE = """\
 example:
@@ -50,177 +36,163 @@ With --compare it prints one table of all models, and --output has comparison.js
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
+    _require_consistent(arguments)
     output = None if arguments.output is None else require_empty_folder(arguments.output)
+
+    from ..data.load.reading import pinned_revision
+    from ..device import available_device
+
     arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
-    if arguments.num_images > 48:
-        raise InputError("--num-images: a cube has 48 symmetry images")
-    device = available_device(arguments.device)
-    return (_compare if arguments.compare else _evaluate)(arguments, output, device)
+    arguments.device = available_device(arguments.device)
+    return (_compare if arguments.compare else _evaluate)(arguments, output)
 
 
-def _evaluate(arguments: argparse.Namespace, output: Path | None, device: torch.device) -> int:
+def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
+    from ..evaluation.report import Assessment
+    from ..loading import load_model
+    from ..modeling_adapt import ADAPTForEnergy, gives_forces
+
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
-    model = on_device(model, device)
-    evaluations: dict[str, Evaluation] = {}
-    record: dict[str, Any] = {}
-    calibration, checks = None, {}
+    found = Assessment()
     if isinstance(model, ADAPTForEnergy):
-        rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
-        require_known_elements(model, rows, arguments.model)
-        evaluations["energy"] = evaluate_energy(
-            model,
-            feature_extractor,
-            rows,
-            arguments.batch_size,
-            True,
-            *_baselines(arguments.dataset, arguments.dataset_revision),
-        )
+        _assess_energies(found, arguments, model, feature_extractor)
     if gives_forces(model):
-        rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
-        require_known_elements(model, rows, arguments.model)
-        gradient = _energy_gradient(arguments, device, rows)
-        models = [model, *(_load(name, arguments, device, rows, type(model)) for name in arguments.ensemble)]
-        if len(models) > 1 or arguments.num_images > 1:
-            calibration = calibrate(models, feature_extractor, rows, arguments.num_images)
-            evaluations["forces"] = calibration.evaluation
-            record = calibration.metrics() | {"ensemble": arguments.ensemble, "num_images": arguments.num_images}
-        else:
-            evaluations["forces"] = evaluate_forces(model, feature_extractor, rows, arguments.batch_size)
-        if arguments.checks:
-            structures = chosen_structures(rows, arguments.checks)
-            checks = physical_checks(
-                model_forces(models, feature_extractor, arguments.num_images),
-                structures,
-                host_in(structures, model.config.training_domain),
-                gradient,
-            )
-            record["physical_checks"] = checks
+        _assess_forces(found, arguments, model, feature_extractor)
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")
-    for kind, evaluation in evaluations.items():
-        print(error_tables(evaluation, kind))
-    if checks:
-        print(checks_table(checks))
-    if calibration is not None:
-        print(_spread(calibration))
-        if "energy" in evaluations:
-            print(f"forces are of the mean, energies of {arguments.model} alone")
+    print(found.text())
+    if found.calibration is not None and "energy" in found.evaluations:
+        print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
     if output is not None:
+        is_mean = found.calibration is not None
+        members = {"ensemble": arguments.ensemble, "num_images": arguments.num_images} if is_mean else {}
         with finished_folder(output) as folder:
-            write_evaluation(folder, evaluations, _header(arguments) | _which(arguments) | record)
-            if calibration is not None:
-                calibration_plot(calibration, folder / "calibration.png")
+            found.write(folder, _header(arguments) | _which(arguments) | members)
         print(f"metrics and figures saved to: {output}")
     return 0
 
 
-def _compare(arguments: argparse.Namespace, output: Path | None, device: torch.device) -> int:
-    if arguments.ensemble or arguments.num_images > 1 or arguments.energy_model:
-        raise InputError("--compare is of single models: leave out --ensemble, --num-images and --energy-model")
-    names = [arguments.model, *arguments.compare]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"--compare: {twice[0]} is named twice")
+def _assess_energies(
+    found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
+) -> None:
+    """Errors beside those of baselines; a data set that has no energies to train on has no baselines."""
+    from ..data.load.reading import read_split
+    from ..evaluation.evaluate import evaluate_energy
+    from ..reference_energies import fit_baseline, fit_mean_baseline
+
+    rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
+    model = _ready(arguments, model, arguments.model, rows)
+    baseline = mean_baseline = None
+    try:
+        train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
+        baseline, mean_baseline = fit_baseline(train), fit_mean_baseline(train)
+    except InputError as error:
+        print(f"no baselines of the energy: {error}", file=sys.stderr)
+    found.evaluations["energy"] = evaluate_energy(
+        model, extractor, rows, arguments.batch_size, baseline=baseline, mean_baseline=mean_baseline
+    )
+
+
+def _assess_forces(
+    found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
+) -> None:
+    """Errors of the model, or of the mean over its ensemble and symmetry images, and what physics demands of them."""
+    from ..data.load.reading import read_split
+    from ..evaluation.calibration import calibrate
+    from ..evaluation.evaluate import evaluate_forces
+    from ..evaluation.physical_checks import chosen_structures, host_in, model_forces, physical_checks
+
     rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    model = _ready(arguments, model, arguments.model, rows)
+    gradient = _energy_gradient(arguments, rows)
+    models = [model, *_ensemble(arguments, type(model), rows)]
+    if len(models) > 1 or arguments.num_images > 1:
+        found.calibration = calibrate(models, extractor, rows, arguments.num_images)
+        found.evaluations["forces"] = found.calibration.evaluation
+    else:
+        found.evaluations["forces"] = evaluate_forces(model, extractor, rows, arguments.batch_size)
+    if arguments.checks:
+        structures = chosen_structures(rows, arguments.checks)
+        forces = model_forces(models, extractor, arguments.num_images)
+        host = host_in(structures, model.config.training_domain)
+        found.checks = physical_checks(forces, structures, host, gradient)
+
+
+def _compare(arguments: argparse.Namespace, output: Path | None) -> int:
+    from ..data.load.reading import read_split
+    from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
+
+    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    subfolders = [arguments.subfolder, *[""] * len(arguments.compare)]
     contenders = [
-        load_contender(name, device, arguments.revision, arguments.subfolder if name == arguments.model else "")
-        for name in names
+        load_contender(name, arguments.device, arguments.revision, subfolder)
+        for name, subfolder in zip((arguments.model, *arguments.compare), subfolders, strict=True)
     ]
     found = compare([*contenders, zero_forces()], rows)
     print(comparison_table(found))
     print(
-        f"forces in meV/Å, times of one structure at a time on {device}; energies in meV as they are: one with "
-        "another zero than the data is wrong by that much"
+        f"forces in meV/Å, times of one structure at a time on {arguments.device}; energies in meV as they are: one "
+        "with another zero than the data is wrong by that much"
     )
     if output is not None:
         with finished_folder(output) as folder:
-            write_comparison(folder, found, _header(arguments) | {"device": str(device)})
+            write_comparison(folder, found, _header(arguments) | {"device": str(arguments.device)})
         print(f"comparison saved to: {output}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
-    parser.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
-    parser.add_argument("dataset", help="data set folder or Hub id")
-    parser.add_argument(
-        "--subfolder", default="", metavar="NAME", help="where in the model's folder or repository it is"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
-    parser.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
-    parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
-    parser.add_argument("--output", metavar="DIR", help="new folder for metrics.json and the figures")
-    parser.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
-    parser.add_argument(
-        "--ensemble", metavar="MODEL", nargs="+", default=[], help="more models of the kind, whose mean is evaluated"
-    )
-    parser.add_argument(
-        "--num-images",
-        type=whole_number(1),
-        default=1,
-        help="symmetry images to average over, at most 48 (default: 1)",
-    )
-    parser.add_argument(
-        "--compare",
-        metavar="MODEL",
-        nargs="+",
-        default=[],
-        help="other models for the same table: ours, MACE files (*.model), or ASE calculators as module:factory",
-    )
-    parser.add_argument(
-        "--checks",
-        metavar="N",
-        type=whole_number(0),
-        default=2,
-        help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 2)",
-    )
-    parser.add_argument(
-        "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"
-    )
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
-    return parser
+def _require_consistent(arguments: argparse.Namespace) -> None:
+    """As far as the command line alone tells."""
+    if arguments.num_images > 48:
+        raise InputError("--num-images: a cube has 48 symmetry images")
+    if arguments.compare and (arguments.ensemble or arguments.num_images > 1 or arguments.energy_model):
+        raise InputError("--compare is of single models: leave out --ensemble, --num-images and --energy-model")
+    names = [arguments.model, *arguments.compare]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--compare: {twice[0]} is named twice")
+    if arguments.energy_model and not arguments.checks:
+        raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
 
 
-def _load(name: str, arguments: argparse.Namespace, device: torch.device, rows: Dataset, head: Any) -> Any:
-    model = load_model(name, head, "", None if is_local(name) else arguments.revision)[0]
-    require_known_elements(model, rows, name)
-    return on_device(model, device)
+def _ensemble(arguments: argparse.Namespace, head: Any, rows: "Dataset") -> "list[PreTrainedModel]":
+    """The models beside the first one, which have its head."""
+    from ..hub_access import is_local
+    from ..loading import load_model
+
+    models = []
+    for name in arguments.ensemble:
+        model, _ = load_model(name, head, "", None if is_local(name) else arguments.revision)
+        models.append(_ready(arguments, model, name, rows))
+    return models
 
 
-def _energy_gradient(arguments: argparse.Namespace, device: torch.device, rows: Dataset) -> Forces | None:
+def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset") -> "Forces | None":
     """Forces as the gradient of --energy-model; None without one."""
+    from ..evaluation.physical_checks import model_forces
+    from ..hub_access import is_local
+    from ..loading import load_model, require_forces
+    from ..modeling_adapt import ADAPTForEnergy
+
     if arguments.energy_model is None:
         return None
-    if not arguments.checks:
-        raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
     revision = None if is_local(arguments.energy_model) else arguments.revision
     model, feature_extractor = load_model(arguments.energy_model, ADAPTForEnergy, "", revision)
     try:
         require_forces(model)
     except InputError as error:
         raise InputError(f"--energy-model: {error}") from error
-    require_known_elements(model, rows, arguments.energy_model)
-    return model_forces([on_device(model, device)], feature_extractor)
+    return model_forces([_ready(arguments, model, arguments.energy_model, rows)], feature_extractor)
 
 
-def _baselines(dataset: str, revision: str | None) -> tuple[CompositionBaseline | None, MeanBaseline | None]:
-    """Fitted on the training split; a data set without one, or without energies in it, has no baselines."""
-    try:
-        train = read_split(dataset, "train", "energy", revision)
-    except InputError as error:
-        print(f"no baselines of the energy: {error}", file=sys.stderr)
-        return None, None
-    return fit_baseline(train), fit_mean_baseline(train)
+def _ready(arguments: argparse.Namespace, model: "PreTrainedModel", name: str, rows: "Dataset") -> "PreTrainedModel":
+    """On its device, and known to know the elements of `rows`."""
+    from ..device import on_device
+    from ..evaluation.evaluate import require_known_elements
 
-
-def _spread(calibration: Calibration) -> str:
-    found = calibration.metrics()
-    return (
-        f"spread of the forces on an atom: {found['spread_rms_mev_per_ang']:.1f} meV/Å, error of their mean "
-        f"{found['error_rms_mev_per_ang']:.1f} meV/Å (root mean squares), rank correlation "
-        f"{found['spread_error_spearman']:.2f}"
-    )
+    require_known_elements(model, rows, name)
+    return on_device(model, arguments.device)
 
 
 def _header(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -232,11 +204,61 @@ def _header(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _which(arguments: argparse.Namespace) -> dict[str, Any]:
     """By what the model is known again after its folder was renamed, or has other weights."""
+    from ..hub_access import is_local
+    from ..loading import weights_folder, weights_hash
+
     folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
     known = {"weights_sha256": weights_hash(folder)}
     if is_local(arguments.model):
         known["model_path"] = str(folder.absolute())
     return {name: value for name, value in known.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
+    models = parser.add_argument_group("model")
+    models.add_argument("model", help="checkpoint folder or Hub id of a force or energy model")
+    models.add_argument(
+        "--subfolder", default="", metavar="NAME", help="where in the model's folder or repository it is"
+    )
+    models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
+    models.add_argument(
+        "--ensemble", metavar="MODEL", nargs="+", default=[], help="more models of the kind, whose mean is evaluated"
+    )
+    models.add_argument(
+        "--num-images",
+        type=whole_number(1),
+        default=1,
+        help="symmetry images to average over, at most 48 (default: 1)",
+    )
+    models.add_argument("--batch-size", type=whole_number(1), default=16, help="structures at a time (default: 16)")
+    models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("dataset", help="data set folder or Hub id")
+    data.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
+    data.add_argument("--split", default="test", help="split to evaluate (default: test)")
+
+    found = parser.add_argument_group("what is found")
+    found.add_argument("--output", metavar="DIR", help="new folder for metrics.json and the figures")
+    found.add_argument(
+        "--compare",
+        metavar="MODEL",
+        nargs="+",
+        default=[],
+        help="other models for the same table: ours, MACE files (*.model), or ASE calculators as module:factory",
+    )
+    found.add_argument(
+        "--checks",
+        metavar="N",
+        type=whole_number(0),
+        default=2,
+        help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 2)",
+    )
+    found.add_argument(
+        "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"
+    )
+    return parser
 
 
 if __name__ == "__main__":

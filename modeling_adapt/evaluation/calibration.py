@@ -16,7 +16,6 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..figures import BLUE, GREY, new_figure, save_figure
 from ..simulation.prediction import predict
-from .breakdown import ForceBreakdown
 from .evaluate import Evaluation, describe_row
 from .metrics import ForceMetrics
 
@@ -43,6 +42,15 @@ class Calibration:
             "error_rms_mev_per_ang": 1000 * float(np.sqrt(np.mean(np.square(self.error)))),
         }
 
+    def summary(self) -> str:
+        """The same as a line to print."""
+        found = self.metrics()
+        return (
+            f"spread of the forces on an atom: {found['spread_rms_mev_per_ang']:.1f} meV/Å, error of their mean "
+            f"{found['error_rms_mev_per_ang']:.1f} meV/Å (root mean squares), rank correlation "
+            f"{found['spread_error_spearman']:.2f}"
+        )
+
 
 def calibrate(
     models: Sequence[PreTrainedModel],
@@ -56,7 +64,7 @@ def calibrate(
     Raises:
         [`InputError`]: a prediction is not finite; the message names the row.
     """
-    metrics, breakdown, structures = ForceMetrics(), ForceBreakdown(), StructureDataset(rows)
+    metrics, structures = ForceMetrics(), StructureDataset(rows)
     predicted, reference, spread, nearest_defect = [], [], [], []
     for index in tqdm(range(len(rows)), desc="predicting", disable=None if progress else True, leave=False):
         row, item = rows[index], structures[index]
@@ -66,15 +74,14 @@ def calibrate(
         if not np.isfinite(prediction.forces).all():
             raise InputError(f"{describe_row(rows, index)}: the models predict forces that are not finite")
         near, labels = item["nearest_defect"][None], item["forces"][None]
-        metrics.update(prediction.forces[None], labels, near, [row["config_type"]])
-        breakdown.update(prediction.forces[None], labels, item["atomic_numbers"][None], near)
+        kind, numbers = [row["config_type"]], item["atomic_numbers"][None]
+        metrics.update(prediction.forces[None], labels, near, kind, numbers)
         nearest_defect.append(item["nearest_defect"])
         predicted.append(prediction.forces)
         reference.append(item["forces"])
         spread.append(prediction.forces_std)
     mean, truth = np.concatenate(predicted), np.concatenate(reference)
-    figures = metrics.compute() | breakdown.compute()
-    evaluation = Evaluation(figures, mean.ravel(), truth.ravel(), np.concatenate(nearest_defect))
+    evaluation = Evaluation(metrics.compute(), mean.ravel(), truth.ravel(), np.concatenate(nearest_defect))
     return Calibration(evaluation, np.concatenate(spread), np.linalg.norm(mean - truth, axis=1))
 
 

@@ -29,10 +29,9 @@ from ..hub_access import HUB_DATASETS, is_local
 from ..loading import load_model, require_forces
 from ..simulation.prediction import predict
 from ..tables import format_table
-from .breakdown import ForceBreakdown
-from .columns import COLUMNS, error_cells
 from .evaluate import describe_row, require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
+from .report import COLUMNS, error_cells
 
 ZERO_FORCES = "zero forces"
 _ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -67,10 +66,10 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
     model, feature_extractor = load_model(name, None, subfolder, None if is_local(name) else revision)
     require_forces(model)
     model = on_device(model, device)
-    finder = Aligner(None)  # as in `evaluate_forces`: structures as they are
+    aligner = Aligner(None)  # as in `evaluate_forces`: structures as they are
 
     def forces_and_energy(atoms: Atoms) -> tuple[np.ndarray, float | None]:
-        found = predict([model], feature_extractor, atoms, finder=finder)
+        found = predict([model], feature_extractor, atoms, aligner=aligner)
         return found.forces, found.energy
 
     return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))
@@ -89,8 +88,8 @@ def compare(contenders: Sequence[Contender], rows: datasets.Dataset, progress: b
         rows: with forces; energies are looked at where there are any.
 
     Returns:
-        By name the metrics of [`ForceMetrics`], [`ForceBreakdown`] and, of those that give energies,
-        [`EnergyMetrics`], and `ms_per_structure`, the median time in ms.
+        By name the metrics of [`ForceMetrics`] and, of those that give energies, of [`EnergyMetrics`], and
+        `ms_per_structure`, the median time in ms.
 
     Raises:
         [`InputError`]: a model does not know an element, fails or predicts values that are not finite; the message
@@ -102,7 +101,7 @@ def compare(contenders: Sequence[Contender], rows: datasets.Dataset, progress: b
 
 
 def _evaluate(contender: Contender, rows: datasets.Dataset, progress: bool) -> dict[str, Any]:
-    metrics, breakdown, energies = ForceMetrics(), ForceBreakdown(), EnergyMetrics()
+    metrics, energies = ForceMetrics(), EnergyMetrics()
     structures, times, has_energy = StructureDataset(rows), [], False
     for index in tqdm(
         range(len(rows)), desc=contender.name, unit=" structures", disable=None if progress else True, leave=False
@@ -114,13 +113,12 @@ def _evaluate(contender: Contender, rows: datasets.Dataset, progress: bool) -> d
         forces, energy = _predict(contender, rows, index, atoms)
         times.append(1000 * (time.perf_counter() - began))
         labels, near, kinds = item["forces"][None], item["nearest_defect"][None], [rows[index]["config_type"]]
-        metrics.update(forces[None], labels, near, kinds)
-        breakdown.update(forces[None], labels, item["atomic_numbers"][None], near)
+        metrics.update(forces[None], labels, near, kinds, item["atomic_numbers"][None])
         if energy is not None and np.isfinite(item["energy"]):
             has_energy = True
             energies.update([energy], [item["energy"]], [len(atoms)], None, kinds)
     found = _energy_errors(energies) if has_energy else {}
-    return found | metrics.compute() | breakdown.compute() | {"ms_per_structure": float(np.median(times))}
+    return found | metrics.compute() | {"ms_per_structure": float(np.median(times))}
 
 
 def _energy_errors(energies: EnergyMetrics) -> dict[str, float]:

@@ -18,13 +18,13 @@ from ..data.load.batching import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import IGNORE_INDEX, forces_of
-from .breakdown import ForceBreakdown
-from .metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, MeanBaseline, as_float64, compositions
+from ..reference_energies import CompositionBaseline, MeanBaseline, compositions
+from .metrics import EnergyMetrics, ForceMetrics, as_float64
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the model says about a batch.
+class PredictedBatch:
+    """A batch, and what the model says about it.
 
     Attributes:
         values: forces (B, N, 3) in eV/Å or energies (B,) in eV, float64.
@@ -41,7 +41,7 @@ class Prediction:
 class Evaluation:
     """
     Attributes:
-        metrics: plain JSON; see [`ForceMetrics`], [`ForceBreakdown`] and [`EnergyMetrics`].
+        metrics: plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
         predicted, reference: every force component in eV/Å, or every energy per atom in eV, for a parity plot.
         nearest_defect: of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
     """
@@ -60,19 +60,18 @@ def evaluate_forces(
     progress: bool = True,
 ) -> Evaluation:
     """Force errors of `model` on every row of `dataset`, beside those of predicting zero forces."""
-    metrics, breakdown = ForceMetrics(), ForceBreakdown()
+    metrics = ForceMetrics()
     predicted, reference, nearest_defect = [], [], []
-    for prediction in predict(model, feature_extractor, dataset, "forces", batch_size, progress):
-        labels = prediction.batch["labels"].numpy()
-        near = prediction.batch["nearest_defect"].numpy()
-        metrics.update(prediction.values, labels, near, prediction.config_types)
-        breakdown.update(prediction.values, labels, prediction.batch["atomic_numbers"].numpy(), near)
+    for one in predicted_batches(model, feature_extractor, dataset, "forces", batch_size, progress):
+        labels = one.batch["labels"].numpy()
+        near = one.batch["nearest_defect"].numpy()
+        metrics.update(one.values, labels, near, one.config_types, one.batch["atomic_numbers"].numpy())
         known = labels != IGNORE_INDEX
-        predicted.append(prediction.values[known].astype(np.float32))
+        predicted.append(one.values[known].astype(np.float32))
         reference.append(labels[known])
         nearest_defect.append(near[known.all(axis=-1)])
     arrays = map(np.concatenate, (predicted, reference, nearest_defect))
-    return Evaluation(metrics.compute() | breakdown.compute(), *arrays)
+    return Evaluation(metrics.compute(), *arrays)
 
 
 def evaluate_energy(
@@ -87,33 +86,16 @@ def evaluate_energy(
     """Energy errors of `model` on every row of `dataset`, beside those of the baselines (see [`fit_baseline`])."""
     metrics = EnergyMetrics()
     predicted, reference = [], []
-    for prediction in predict(model, feature_extractor, dataset, "energy", batch_size, progress):
-        labels = prediction.batch["labels"].numpy()
-        counts = compositions(prediction.batch["atomic_numbers"])
+    for one in predicted_batches(model, feature_extractor, dataset, "energy", batch_size, progress):
+        labels = one.batch["labels"].numpy()
+        counts = compositions(one.batch["atomic_numbers"])
         num_atoms = counts.sum(axis=1)
         trivial = None if baseline is None else baseline.predict(counts)
         mean = None if mean_baseline is None else mean_baseline.predict(num_atoms)
-        metrics.update(prediction.values, labels, num_atoms, trivial, prediction.config_types, mean)
-        predicted.append(prediction.values / num_atoms)
+        metrics.update(one.values, labels, num_atoms, trivial, one.config_types, mean)
+        predicted.append(one.values / num_atoms)
         reference.append(labels / num_atoms)
     return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
-
-
-def fit_baseline(train: datasets.Dataset) -> CompositionBaseline:
-    """Fits the composition-only baseline on a training split; its rows must have energies."""
-    return CompositionBaseline.fit(*_energies(train))
-
-
-def fit_mean_baseline(train: datasets.Dataset) -> MeanBaseline:
-    """Likewise the mean energy per atom."""
-    counts, energies = _energies(train)
-    return MeanBaseline.fit(counts.sum(axis=1), energies)
-
-
-def _energies(rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Compositions (structures, elements) and total energies (structures,) in eV."""
-    table = rows.select_columns(["atomic_numbers", "energy"]).with_format("arrow")[:]
-    return compositions(list_column(table, "atomic_numbers")), table["energy"].to_numpy()
 
 
 def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name: str) -> None:
@@ -137,14 +119,14 @@ def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name:
                 )
 
 
-def predict(
+def predicted_batches(
     model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
     target: Literal["forces", "energy"],
     batch_size: int = 16,
     progress: bool = True,
-) -> Iterator[Prediction]:
+) -> Iterator[PredictedBatch]:
     """Predicts forces or total energies of the rows of `dataset`, in order, on the device of the model.
 
     Raises:
@@ -166,7 +148,7 @@ def predict(
             except ValueError as error:
                 raise InputError(f"rows {first} to {last - 1}: {error}") from error
             _require_finite(values, batch["attention_mask"].numpy(), dataset, first)
-            yield Prediction(values, batch, dataset[first:last]["config_type"])
+            yield PredictedBatch(values, batch, dataset[first:last]["config_type"])
             bar.update(last - first)
             first = last
 

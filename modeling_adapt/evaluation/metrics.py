@@ -1,21 +1,23 @@
 """Errors of forces and energies in physical units, exact for ragged batches of any size, beside trivial baselines.
 
-Both accumulators keep sums per structure in float64 and divide once, in `compute`, so how the structures were batched
-or padded does not matter. An error is never read alone: predicting zero forces, or energies from the composition,
-costs nothing, and a model has to beat it.
+Accumulators keep sums per structure in float64 and divide once, in `compute`, so how the structures were batched or
+padded does not matter. An error is never read alone: predicting zero forces, or energies from the composition, costs
+nothing, and a model has to beat it. Nor is a mean over all atoms, which hides the few that decide a relaxation.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from ..modeling_adapt import IGNORE_INDEX
 
 NEAR_DEFECT_RADIUS = 5.0  # Å; atoms nearer than this to a defect site count as near the defect
 SMALL_FORCE = 0.01  # eV/Å; below it the direction of a reference force is noise
+SHELLS = {"0-3 Å": (0.0, 3.0), "3-5 Å": (3.0, 5.0), "5-8 Å": (5.0, 8.0), "8 Å and more": (8.0, np.inf)}
+"""Distances to the nearest defect site, from the first to just below the second; bonds are within the first."""
 
 Sums = dict[str, float]
 
@@ -27,6 +29,8 @@ class ForceMetrics:
     of the reference. The slope is that of the least-squares line through the origin of predicted on reference
     components, sum(p r) / sum(r r): below 1 the model is too soft (arXiv 2405.07105).
 
+    Where the elements are given, the same by element and by distance to the nearest defect site (`SHELLS`).
+
     ```python
     >>> metrics = ForceMetrics()
     >>> metrics.update(forces, labels, nearest_defect, config_types)
@@ -35,7 +39,7 @@ class ForceMetrics:
     """
 
     def __init__(self) -> None:
-        self._groups = _Groups(_force_errors)
+        self._config_types, self._elements, self._shells = (_Groups(_force_errors) for _ in range(3))
 
     def update(
         self,
@@ -43,6 +47,7 @@ class ForceMetrics:
         labels: Any,
         nearest_defect: Any | None = None,
         config_types: Sequence[str] | None = None,
+        atomic_numbers: np.ndarray | None = None,
     ) -> None:
         """
         Args:
@@ -50,46 +55,69 @@ class ForceMetrics:
             labels (`torch.Tensor` or `np.ndarray`, (B, N, 3)): reference forces in eV/Å, -100 on padding.
             nearest_defect (*optional*, (B, N)): distance of each atom to the nearest defect site in Å, inf where none.
             config_types (*optional*, B names): the group of each structure in `by_config_type`.
+            atomic_numbers (*optional*, (B, N)): for the groups `by_element` and `by_defect_distance`.
         """
         forces, labels = as_float64(forces), as_float64(labels)
         known = labels != IGNORE_INDEX
-        error = np.where(known, forces - labels, 0.0)
-        reference = np.where(known, labels, 0.0)
-        sums = _structure_sums(error, reference, known)
-        sums["largest_error"] = np.abs(error).max(axis=(1, 2), initial=0.0)
-        sums["predicted_times_reference"] = (reference * (reference + error)).sum(axis=(1, 2))
-
-        atoms = known.all(axis=-1)
-        size = np.linalg.norm(reference, axis=-1)
-        directed = atoms & (size > SMALL_FORCE)
-        product = size * np.linalg.norm(reference + error, axis=-1)
-        cosine = np.divide(
-            (reference * (reference + error)).sum(axis=-1),
-            product,
-            where=directed & (product > 0),
-            out=np.zeros_like(size),
-        )
-        sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
-        sums["length"] = size.sum(axis=-1)
-        sums["predicted_length"] = np.linalg.norm(reference + error, axis=-1).sum(axis=-1)
-        sums["structures"], sums["atoms"] = np.ones(len(labels)), atoms.sum(axis=-1)
-
-        if nearest_defect is not None:
-            near = (as_float64(nearest_defect) < NEAR_DEFECT_RADIUS)[..., None] & known
-            near_sums = _structure_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near)
-            sums.update({f"near_{name}": value for name, value in near_sums.items()})
-        self._groups.add(sums, config_types)
+        nearest = np.full(labels.shape[:2], np.inf) if nearest_defect is None else as_float64(nearest_defect)
+        near = (nearest < NEAR_DEFECT_RADIUS)[..., None]
+        self._config_types.add(_force_sums(forces, labels, known, near), config_types)
+        if atomic_numbers is None:
+            return
+        for number in np.unique(atomic_numbers[known.all(axis=-1)]).tolist():
+            atoms = known & (atomic_numbers == number)[..., None]
+            self._elements.add(_force_sums(forces, labels, atoms, near), [number] * len(labels))
+        for name, (least, below) in SHELLS.items():
+            atoms = known & ((nearest >= least) & (nearest < below))[..., None]
+            if atoms.any():
+                self._shells.add(_force_sums(forces, labels, atoms), [name] * len(labels))
 
     def compute(self) -> dict[str, Any]:
-        """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""
-        return self._groups.compute()
+        """Metrics over everything seen, and the same for each group; units are in the names."""
+        found = self._config_types.compute()
+        if elements := self._elements.each():
+            found["by_element"] = {chemical_symbols[number]: group for number, group in elements.items()}
+        if shells := self._shells.each():
+            found["by_defect_distance"] = {name: shells[name] for name in SHELLS if name in shells}
+        return found
 
 
-def _structure_sums(error: np.ndarray, reference: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over the components of each structure, (B,) each; `error` and `reference` are zero where not known."""
+def _force_sums(
+    forces: np.ndarray, labels: np.ndarray, chosen: np.ndarray, near: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """
+    Sums over the `chosen` components (B, N, 3) of each structure, (B,) each.
+
+    Args:
+        near (*optional*, (B, N, 1)): which atoms also count as near a defect.
+    """
+    error, reference = (np.where(chosen, one, 0.0) for one in (forces - labels, labels))
+    predicted = reference + error
+    sums = _component_sums(error, reference, chosen)
+    sums["largest_error"] = np.abs(error).max(axis=(1, 2), initial=0.0)
+    sums["predicted_times_reference"] = (reference * predicted).sum(axis=(1, 2))
+
+    size, predicted_size = (np.linalg.norm(one, axis=-1) for one in (reference, predicted))
+    atoms = chosen.all(axis=-1)
+    directed = atoms & (size > SMALL_FORCE)
+    product = size * predicted_size
+    cosine = np.zeros_like(size)
+    np.divide((reference * predicted).sum(axis=-1), product, where=directed & (product > 0), out=cosine)
+    sums["cosine"], sums["directed"] = cosine.sum(axis=-1), directed.sum(axis=-1)
+    sums["length"], sums["predicted_length"] = size.sum(axis=-1), predicted_size.sum(axis=-1)
+    counts = atoms.sum(axis=-1)
+    sums["structures"], sums["atoms"] = counts > 0, counts
+    if near is not None:
+        near_sums = _component_sums(np.where(near, error, 0.0), np.where(near, reference, 0.0), near & chosen)
+        sums |= {f"near_{name}": value for name, value in near_sums.items()}
+    return sums
+
+
+def _component_sums(error: np.ndarray, reference: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over the components of each structure, (B,) each; `error` and `reference` are zero where not chosen."""
     axes = (1, 2)
     return {
-        "components": known.sum(axis=axes),
+        "components": chosen.sum(axis=axes),
         "absolute_error": np.abs(error).sum(axis=axes),
         "squared_error": np.square(error).sum(axis=axes),
         "absolute_force": np.abs(reference).sum(axis=axes),
@@ -178,87 +206,32 @@ def _energy_errors(sums: Sums) -> dict[str, float]:
     return metrics | {"num_structures": int(structures), "num_atoms": int(sums["atoms"])}
 
 
-@dataclass(frozen=True)
-class CompositionBaseline:
-    """Total energy as a sum of one energy per element, by least squares: what a model knows without any geometry.
-
-    Attributes:
-        energy_per_atom (`np.ndarray`, (elements,)): eV, NaN for an element that the fit did not see.
-    """
-
-    energy_per_atom: np.ndarray
-
-    @classmethod
-    def fit(cls, compositions: np.ndarray, energies: np.ndarray) -> "CompositionBaseline":
-        """
-        Args:
-            compositions (`np.ndarray`, (structures, elements)): number of atoms of each element, see [`compositions`].
-            energies (`np.ndarray`, (structures,)): total energies in eV.
-        """
-        compositions = as_float64(compositions)
-        solution, *_ = np.linalg.lstsq(compositions, as_float64(energies), rcond=None)
-        return cls(np.where(compositions.any(axis=0), solution, np.nan))
-
-    def predict(self, compositions: np.ndarray) -> np.ndarray:
-        """Energies (structures,) in eV; NaN where a structure holds an element that the fit did not see."""
-        compositions = as_float64(compositions)
-        contributions = np.where(compositions > 0, compositions * self.energy_per_atom, 0.0)
-        return contributions.sum(axis=-1)
-
-
-@dataclass(frozen=True)
-class MeanBaseline:
-    """The same energy per atom for every structure: what is known without even its elements.
-
-    Attributes:
-        energy_per_atom (`float`): eV; the mean over the structures of a training split.
-    """
-
-    energy_per_atom: float
-
-    @classmethod
-    def fit(cls, num_atoms: np.ndarray, energies: np.ndarray) -> "MeanBaseline":
-        """Of numbers of atoms (structures,) and total energies (structures,) in eV."""
-        return cls(float((as_float64(energies) / as_float64(num_atoms)).mean()))
-
-    def predict(self, num_atoms: np.ndarray) -> np.ndarray:
-        """Energies (structures,) in eV."""
-        return as_float64(num_atoms) * self.energy_per_atom
-
-
-def compositions(atomic_numbers: Any, num_elements: int = 119) -> np.ndarray:
-    """Counts of each atomic number (B, `num_elements`) from B lists of atomic numbers, where 0 is padding."""
-    counts = np.stack([np.bincount(np.asarray(numbers), minlength=num_elements) for numbers in atomic_numbers])
-    counts[:, 0] = 0
-    return counts
-
-
 class _Groups:
-    """Sums by group name, turned into metrics by one function; the total is the sum over the groups.
-
-    Of what is called `largest_...` the largest is kept instead.
-    """
+    """Sums by name of the group, turned into metrics by one function. Of what is called `largest_...`, the largest."""
 
     def __init__(self, metrics: Callable[[Sums], dict[str, float]]) -> None:
         self._metrics = metrics
-        self._sums: dict[str, Sums] = defaultdict(lambda: defaultdict(float))
+        self._sums: dict[Any, Sums] = defaultdict(lambda: defaultdict(float))
 
-    def add(self, sums: dict[str, np.ndarray], names: Sequence[str] | None) -> None:
-        count = len(sums["structures"])
-        for index, name in enumerate(names if names is not None else [""] * count):
-            group = self._sums[name]
+    def add(self, sums: dict[str, np.ndarray], names: Sequence[Any] | None) -> None:
+        for index in range(len(sums["structures"])):
+            group = self._sums["" if names is None else names[index]]
             for key, values in sums.items():
                 group[key] = _together(key, group[key], float(values[index]))
 
+    def each(self) -> dict[Any, dict[str, float]]:
+        """Metrics of each group."""
+        return {name: self._metrics(group) for name, group in sorted(self._sums.items())}
+
     def compute(self) -> dict[str, Any]:
+        """Metrics over all groups, and of each one under `by_config_type`."""
         if not self._sums:
             raise ValueError("no structures were added; there is nothing to compute")
         total: Sums = defaultdict(float)
         for group in self._sums.values():
             for key, value in group.items():
                 total[key] = _together(key, total[key], value)
-        by_config_type = {name: self._metrics(group) for name, group in sorted(self._sums.items())}
-        return self._metrics(total) | {"by_config_type": by_config_type}
+        return self._metrics(total) | {"by_config_type": self.each()}
 
 
 def _together(key: str, one: float, other: float) -> float:

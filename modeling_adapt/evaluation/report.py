@@ -1,7 +1,8 @@
-"""What `evaluate.py` prints and writes of an evaluation: tables, metrics.json and figures."""
+"""What is printed and written of an evaluation: tables, also those of the model card, metrics.json and figures."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,58 @@ import numpy as np
 
 from ..files import write_whole
 from ..tables import format_table
-from .columns import error_cells
+from .calibration import Calibration, calibration_plot
 from .evaluate import Evaluation
+from .physical_checks import checks_table
 from .plots import error_profile, parity_plot
+
+# (heading, metric, format); a column whose metric no line has is left out.
+_FORCES = [
+    ("MAE", "force_mae_mev_per_ang", ".1f"),
+    ("RMSE", "force_rmse_mev_per_ang", ".1f"),
+    ("cosine", "force_cosine", ".3f"),
+    ("slope", "force_slope", ".3f"),
+    ("max error", "force_max_error_mev_per_ang", ".1f"),
+    ("MAE near defect", "near_defect_mae_mev_per_ang", ".1f"),
+]
+COLUMNS = {
+    "forces": [
+        ("structures", "num_structures", "d"),
+        *_FORCES,
+        ("zero-force MAE", "zero_force_mae_mev_per_ang", ".1f"),
+        ("zero-force MAE near defect", "zero_force_near_defect_mae_mev_per_ang", ".1f"),
+    ],
+    "models": [  # side by side
+        *_FORCES,
+        ("energy MAE per atom", "energy_mae_mev_per_atom", ".2f"),
+        ("ms/structure", "ms_per_structure", ".1f"),
+    ],
+    "energy": [
+        ("structures", "num_structures", "d"),
+        ("MAE per atom", "energy_mae_mev_per_atom", ".2f"),
+        ("RMSE per atom", "energy_rmse_mev_per_atom", ".2f"),
+        ("MAE per structure", "energy_mae_mev_per_structure", ".1f"),
+        ("mean-energy MAE per atom", "mean_baseline_mae_mev_per_atom", ".2f"),
+        ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
+    ],
+}
+
+
+def error_cells(lines: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[list[str], list[list[str]]]:
+    """
+    Args:
+        lines: what each line is called, and its metrics.
+        kind: a key of `COLUMNS`.
+
+    Returns:
+        The headings of the columns that have a value somewhere, and per line its name and these values, "-" for none.
+    """
+    columns = [column for column in COLUMNS[kind] if any(column[1] in line for line in lines.values())]
+    rows = [
+        [name, *(format(line[metric], style) if metric in line else "-" for _, metric, style in columns)]
+        for name, line in lines.items()
+    ]
+    return [heading for heading, _, _ in columns], rows
 
 
 def error_tables(evaluation: Evaluation, kind: str) -> str:
@@ -32,28 +82,50 @@ def error_tables(evaluation: Evaluation, kind: str) -> str:
     return "\n".join(parts)
 
 
-def write_evaluation(folder: Path, evaluations: Mapping[str, Evaluation], record: Mapping[str, Any]) -> None:
+@dataclass
+class Assessment:
     """
-    Writes metrics.json and the figures.
+    All that is found of one model.
 
-    Args:
+    Attributes:
         evaluations: `"forces"`, `"energy"` or both; counts of structures and atoms are those of the last one.
-        record: what stands in metrics.json besides the errors.
+        calibration (*optional*): of forces that are means, whose errors are those of `evaluations`.
+        checks: see [`physical_checks`].
     """
-    errors, groups = dict[str, Any](), dict[str, dict[str, Any]]()
-    for evaluation in evaluations.values():
-        errors |= evaluation.metrics
-        for name, group in evaluation.metrics["by_config_type"].items():
-            groups[name] = groups.get(name, {}) | group
-    text = json.dumps({**record, **errors, "by_config_type": groups}, indent=2, ensure_ascii=False)
-    write_whole(folder / "metrics.json", text + "\n")
-    if "forces" in evaluations:
-        _draw_forces(evaluations["forces"], folder)
-    if "energy" in evaluations:
-        energy = evaluations["energy"]
-        path = folder / ("energy_parity.png" if "forces" in evaluations else "parity.png")
-        caption = f"MAE {energy.metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
-        parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
+
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    checks: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Tables to print."""
+        parts = [error_tables(evaluation, kind) for kind, evaluation in self.evaluations.items()]
+        if self.checks:
+            parts.append(checks_table(self.checks))
+        if self.calibration is not None:
+            parts.append(self.calibration.summary())
+        return "\n".join(parts)
+
+    def write(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Writes metrics.json, in which `record` stands before the errors, and the figures."""
+        errors, groups = dict[str, Any](), dict[str, dict[str, Any]]()
+        for evaluation in self.evaluations.values():
+            errors |= evaluation.metrics
+            for name, group in evaluation.metrics["by_config_type"].items():
+                groups[name] = groups.get(name, {}) | group
+        spread = {} if self.calibration is None else self.calibration.metrics()
+        checks = {"physical_checks": self.checks} if self.checks else {}
+        content = {**record, **spread, **checks, **errors, "by_config_type": groups}
+        write_whole(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        if "forces" in self.evaluations:
+            _draw_forces(self.evaluations["forces"], folder)
+        if "energy" in self.evaluations:
+            energy = self.evaluations["energy"]
+            path = folder / ("energy_parity.png" if "forces" in self.evaluations else "parity.png")
+            caption = f"MAE {energy.metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
+            parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
+        if self.calibration is not None:
+            calibration_plot(self.calibration, folder / "calibration.png")
 
 
 def _draw_forces(forces: Evaluation, folder: Path) -> None:

@@ -18,9 +18,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
-from ..evaluation.columns import error_cells
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from ..evaluation.physical_checks import CHECKS
+from ..evaluation.report import error_cells
 from ..markdown import TEMPLATES, number, render
 from ..training.arguments import MODEL_FIELDS, RunArguments
 from .records import checks_of, read_record

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, one_line
-from ..evaluation.columns import COLUMNS
 from ..evaluation.physical_checks import CHECKS
+from ..evaluation.report import COLUMNS
 
 PHYSICAL_CHECKS = "physical_checks"  # in metrics.json
 _SHOWN = {metric for columns in COLUMNS.values() for _, metric, _ in columns}

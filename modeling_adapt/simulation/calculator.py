@@ -42,9 +42,9 @@ class ADAPTCalculator(Calculator):
     >>> atoms.get_forces()
     ```
 
-    A model that reads coordinates, and was trained on one crystal in one cell, gets every structure in the frame of
+    A model that reads coordinates, and was trained on one crystal in one cell, gets every structure aligned with
     that training: turned, shifted and wrapped copies of a structure have the same forces, turned back (see
-    [`Aligner`]). Of several models the frame of the first counts.
+    [`Aligner`]). Of several models the alignment of the first counts.
 
     With several models, or several symmetry images, forces are means, and `results["forces_std"]` (N,) holds the
     spread of each atom in eV/Å; see [`predict`].
@@ -100,9 +100,9 @@ class ADAPTCalculator(Calculator):
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images = outside_domain, num_images
         self._warned: set[str] = set()
-        self._finder = Aligner.of(models[0].config.training_domain)
-        self._moving: weakref.ref[Atoms] | None = None  # whose motion the finders follow
-        self._energy_finder = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
+        self._aligner = Aligner.of(models[0].config.training_domain)
+        self._moving: weakref.ref[Atoms] | None = None  # whose motion the aligners follow
+        self._energy_aligner = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
         self.feature_extractor = ADAPTFeatureExtractor()
         self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
@@ -206,16 +206,16 @@ class ADAPTCalculator(Calculator):
         assert structure is not None  # ASE has just copied it there
         if atoms is not None and (self._moving is None or self._moving() is not atoms):
             self._moving = weakref.ref(atoms)
-            self._finder.forget()
-            self._energy_finder.forget()
+            self._aligner.forget()
+            self._energy_aligner.forget()
         try:
             self.feature_extractor(structure)  # says what cannot be read, before anything looks at it
             self._check_domain(structure)
             if self.conservative or "forces" in properties:
-                prediction = predict(self.models, self.feature_extractor, structure, self.num_images, self._finder)
+                prediction = predict(self.models, self.feature_extractor, structure, self.num_images, self._aligner)
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
             if "energy" in properties and self.energy_model is not None:
-                mapped, _ = self._energy_finder([structure_of(structure)])
+                mapped, _ = self._energy_aligner([structure_of(structure)])
                 inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(self.energy_model)).to(self.device)
                 with torch.no_grad():
                     self.results["energy"] = self.energy_model(**inputs).energy.item()

@@ -43,7 +43,7 @@ def predict(
     feature_extractor: ADAPTFeatureExtractor,
     atoms: Atoms,
     num_images: int = 1,
-    finder: Aligner | None = None,
+    aligner: Aligner | None = None,
 ) -> Prediction:
     """
     Each image is laid as the crystals of the first model's training lay, where that model knows it.
@@ -53,13 +53,13 @@ def predict(
         num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
             mapped onto itself, any other is turned along; a model with a trained alignment turns it back, so there the
             images agree.
-        finder (*optional*): of that alignment; one that is kept follows a structure that moves.
+        aligner (*optional*): of that model; one that is kept follows a structure that moves.
     """
     structure = structure_of(atoms)
     operations = octahedral_operations(num_images)
     images = [structure, *(symmetry_image(structure, operation) for operation in operations[1:])]
-    finder = finder or Aligner.of(models[0].config.training_domain)
-    images, rotations = finder(images)
+    aligner = aligner or Aligner.of(models[0].config.training_domain)
+    images, rotations = aligner(images)
     # Operations act on rows from the right, so their transpose brings the forces back.
     back = rotations @ operations.transpose(0, 2, 1)
     forces, energies = [], []

@@ -1,9 +1,10 @@
-"""Candidates ranked: which relaxed structures are the same minimum, and which minimum is lowest."""
+"""Candidates ranked: which relaxed structures are the same minimum, which is lowest, and what the defect costs."""
 
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,26 +15,78 @@ from ase import Atoms
 from ..crystal.displacement import delta_q
 from ..crystal.structure_match import Surroundings, match_atoms
 from ..data.read.frames import read_frames
+from ..errors import InputError
 from ..files import write_whole
 from ..tables import format_table
-from .formation import Host
-from .results import result_file
-from .summary import Line
+from .results import Line, result_file
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
 SAME_ENERGY = 0.02  # eV
 SAME_SEPARATION = 0.5  # Å, of defects from each other; less than from a site to the next
 SAME_CELL = 1e-2  # Å, and degrees
-RANKING_COLUMNS = (
-    "rank",
-    "name",
-    "formula",
-    "energy_ev",
-    "energy_above_lowest_ev",
-    "formation_energy_ev",
-    "same_as",
-    "delta_q_to_lowest_amu_half_ang",
-)
+_CELL_TOLERANCE = 1e-3  # Å; a supercell and its host share their cell
+# Columns of ranking.csv, and of what of a candidate.
+RANKING_COLUMNS = {
+    "rank": "rank",
+    "name": "name",
+    "formula": "formula",
+    "energy_ev": "energy",
+    "energy_above_lowest_ev": "energy_above_lowest",
+    "formation_energy_ev": "formation_energy",
+    "same_as": "same_as",
+    "delta_q_to_lowest_amu_half_ang": "delta_q_to_lowest",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """
+    The perfect crystal in the cell of the defects, and what a defect exchanges atoms with.
+
+    Attributes:
+        atoms: the supercell without a defect.
+        energy: its total energy in eV, by the model that gives the energies of the defects.
+        chemical_potentials: energy of an atom of each element in its reservoir in eV, on the same scale.
+    """
+
+    atoms: Atoms
+    energy: float
+    chemical_potentials: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """In a crystal of one element, its energy per atom is the chemical potential of that element."""
+        elements = set(self.atoms.symbols)
+        if len(elements) == 1 and not elements & self.chemical_potentials.keys():
+            bulk = {elements.pop(): self.energy / len(self.atoms)}
+            object.__setattr__(self, "chemical_potentials", bulk | dict(self.chemical_potentials))
+
+    def require_fits(self, atoms: Atoms) -> None:
+        """Raises [`InputError`] unless `atoms` is in the cell of the host, and what it exchanges has a reservoir."""
+        same_cell = np.allclose(atoms.cell.array, self.atoms.cell.array, atol=_CELL_TOLERANCE)
+        if not (same_cell and np.array_equal(atoms.pbc, self.atoms.pbc)):
+            raise InputError("its cell is not that of the host; give the perfect crystal in the same supercell")
+        for element in self._exchanged(atoms):
+            if element not in self.chemical_potentials:
+                raise InputError(f"there is no chemical potential of {element}; add {element}=ENERGY in eV")
+
+    def formation_energy(self, atoms: Atoms, energy: float) -> float:
+        """
+        E_f = E(defect) - E(host) - sum_i n_i mu_i in eV for charge 0, with n_i atoms of element i added (Zhang and
+        Northrup, Phys. Rev. Lett. 67, 2339 (1991); Freysoldt et al., Rev. Mod. Phys. 86, 253 (2014)).
+
+        Args:
+            atoms: the defect in the cell of the host.
+            energy: its total energy in eV.
+        """
+        self.require_fits(atoms)
+        exchanged = self._exchanged(atoms)
+        return energy - self.energy - sum(n * self.chemical_potentials[element] for element, n in exchanged.items())
+
+    def _exchanged(self, atoms: Atoms) -> dict[str, int]:
+        """Atoms that the defect has more (or, negative, less) of each element than the host."""
+        counts = Counter(atoms.symbols)
+        counts.subtract(Counter(self.atoms.symbols))
+        return {element: count for element, count in counts.items() if count}
 
 
 @dataclass
@@ -64,6 +117,10 @@ class Candidate:
     delta_q_to_lowest: float | None = None
 
     @cached_property
+    def formula(self) -> str:
+        return self.atoms.get_chemical_formula()
+
+    @cached_property
     def surroundings(self) -> Surroundings:
         """Of the relaxed structure; it is compared with many others."""
         return Surroundings.of(self.atoms)
@@ -92,8 +149,8 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
     the defects, to `SAME_SEPARATION`: the same up to symmetry and the order of the atoms.
     """
     ranked: list[Candidate] = []
-    for formula in sorted({one.atoms.get_chemical_formula() for one in candidates}):
-        group = [one for one in candidates if one.atoms.get_chemical_formula() == formula]
+    for formula in sorted({one.formula for one in candidates}):
+        group = [one for one in candidates if one.formula == formula]
         group.sort(key=lambda one: (np.inf if one.energy is None else one.energy, one.name))
         lowest, minima = group[0], list[Candidate]()
         for one in group:
@@ -129,34 +186,27 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
     """Writes a CSV file with `RANKING_COLUMNS`; what is not known stays empty."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([RANKING_COLUMNS, *(_cells(one) for one in ranked)])
+    rows = [[getattr(one, name) for name in RANKING_COLUMNS.values()] for one in ranked]
+    csv.writer(text).writerows([RANKING_COLUMNS, *rows])
     write_whole(path, text.getvalue())
-
-
-def _cells(one: Candidate) -> tuple:
-    return (
-        one.rank,
-        one.name,
-        one.atoms.get_chemical_formula(),
-        one.energy,
-        one.energy_above_lowest,
-        one.formation_energy,
-        one.same_as,
-        one.delta_q_to_lowest,
-    )
 
 
 def ranking_table(ranked: Sequence[Candidate]) -> str:
     """The ranking to print: candidates in one minimum have one rank."""
     header = ["rank", "name", "formula", "E - lowest (eV)", "E_f (eV)", "same as", "ΔQ to lowest (amu^1/2 Å)"]
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
     rows = [
         [
-            "-" if one.rank is None else str(one.rank),
+            str(one.rank or "-"),
             one.name,
-            one.atoms.get_chemical_formula(),
-            *("-" if value is None else f"{value:.3f}" for value in (one.energy_above_lowest, one.formation_energy)),
+            one.formula,
+            number(one.energy_above_lowest),
+            number(one.formation_energy),
             "" if one.same_as == one.name else one.same_as,
-            "-" if one.delta_q_to_lowest is None else f"{one.delta_q_to_lowest:.3f}",
+            number(one.delta_q_to_lowest),
         ]
         for one in ranked
     ]

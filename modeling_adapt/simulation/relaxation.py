@@ -1,7 +1,8 @@
 """Relaxation by forces alone, watched by the trained region."""
 
+import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE
+from tqdm import tqdm
 
 from ..crystal.displacement import delta_q, displacements, largest_displacement
 from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
+from .calculator import ADAPTCalculator
 from .exchange import as_atoms
 
 Status = Literal["converged", "not converged", "left the trained region"]
@@ -87,6 +90,58 @@ def relax(
             break
     spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
     return watch.result(spread)
+
+
+def relax_each(
+    structures: Mapping[str, Atoms],
+    calculator: ADAPTCalculator,
+    fmax: float = 0.05,
+    steps: int = 500,
+    trajectory: Callable[[str], Path | None] = lambda name: None,
+    one_by_one: bool = False,
+) -> Iterator[tuple[str, RelaxationResult]]:
+    """
+    [`relax`] for each of `structures` in the trained region of the model, with a result as soon as one ends: many at
+    once what torch-sim can, where it is installed; then one after the other. Bars show the progress.
+
+    Args:
+        trajectory: from a name to the file that receives each frame, or None.
+        one_by_one: nothing at once.
+    """
+    domain = calculator.domain
+    together = {} if one_by_one else {name: one for name, one in structures.items() if can_batch(one, calculator)}
+    if together:
+        from .batched import relax_batched
+
+        with tqdm(total=len(together), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
+            for name, result in relax_batched(together, calculator.model, fmax, steps, domain, trajectory):
+                bar.update()
+                yield name, result
+    for name in [name for name in structures if name not in together]:
+        with tqdm(desc=name, total=steps, unit=" steps", leave=False, disable=None) as bar:
+
+            def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
+                bar.update(step - bar.n)
+                bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
+
+            result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show)
+        yield name, result
+
+
+def require_predictable(atoms: Atoms, calculator: Calculator) -> None:
+    """Raises [`InputError`] unless one prediction tells that the models take the structure."""
+    calculator.calculate(atoms, calculator.implemented_properties)
+    if not all(np.isfinite(values).all() for values in calculator.results.values()):
+        raise InputError("the model predicts values that are not finite")
+
+
+def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
+    """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
+    if importlib.util.find_spec("torch_sim") is None or not atoms.pbc.all() or atoms.constraints:
+        return False
+    if calculator.domain is not None and calculator.domain.alignment is not None:
+        return False
+    return len(calculator.models) == 1 and calculator.num_images == 1 and calculator.energy_model is None
 
 
 class RelaxationWatch:

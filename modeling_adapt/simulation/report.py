@@ -1,17 +1,16 @@
-"""The results of `relax.py` as one page that opens in any browser, without a network."""
+"""The results of `relax.py` as one page that opens in any browser without a network: `templates/report.html.jinja`."""
 
 import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from ase import Atoms
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..crystal.defect_sites import DefectSite, find_defects
 from ..crystal.displacement import displacements
@@ -19,21 +18,35 @@ from ..crystal.minimum_image import shortest_images
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
-from .record import RECORD
 from .relaxation import DISPLACED
-from .structure_view import view
-from .summary import BETWEEN, Line, SummaryFile
-from .svg_chart import chart
+from .report_drawings import NEAR, chart, view
+from .results import BETWEEN, RECORD, Line, SummaryFile, trajectory_file
 
-_TEMPLATE = Path(__file__).with_name("report_template.html")
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+_PAGES = Environment(
+    loader=FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
-# How each status is marked; "converged" is said of nothing else, whatever the file holds.
+
+class Mark(NamedTuple):
+    """How a status is marked."""
+
+    colour: str
+    sign: str
+    text: str
+
+
+# "converged" is said of nothing else, whatever the file holds.
 _STATUSES = {
-    "converged": ("good", "✓", "converged"),
-    "not converged": ("fair", "…", "not converged"),
-    "left the trained region": ("poor", "✗", "left the trained region"),
+    "converged": Mark("good", "✓", "converged"),
+    "not converged": Mark("fair", "…", "not converged"),
+    "left the trained region": Mark("poor", "✗", "left the trained region"),
 }
-_UNKNOWN = ("poor", "?", "unknown status")
+_UNKNOWN = Mark("poor", "?", "unknown status")
 
 _HEADERS = {
     "fmax_ev_per_ang": "fmax",
@@ -49,6 +62,14 @@ _HEADERS = {
 # By the ending of the column, longer ones first.
 _UNITS = {"_ev_per_ang": "eV/Å", "_amu_half_ang": "amu<sup>1/2</sup> Å", "_ev": "eV", "_ang": "Å"}
 _OPTIONS = {"energy_model": "energy model", "steps": "most steps", "num_images": "symmetry images", "host": "host"}
+
+
+class Column(NamedTuple):
+    """Of the table: what it is called, its unit as HTML, and whether all that stands in it is numbers."""
+
+    heading: str
+    unit: str = ""
+    is_number: bool = False
 
 
 class Trajectory(NamedTuple):
@@ -78,20 +99,23 @@ def write_report(output: Path, title: str | None = None) -> Path:
         [`InputError`]: the folder has no summary, or one that cannot be read.
     """
     try:
-        lines = _summary(output)
-        record = _record(output)
+        lines, record = _summary(output), _record(output)
         models = " + ".join(map(str, record.get("model", [])))
+        expected = record.get("structures")
+        columns = _columns(lines)
         page = {
-            "title": escape(title or (f"Relaxations with {models}" if models else "Relaxations")),
+            "title": title or (f"Relaxations with {models}" if models else "Relaxations"),
             "facts": _facts(record, models if title else ""),
-            "counts": _counts(lines, record.get("structures")),
-            "table": _table(lines),
-            "sections": "\n".join(_section(line, output, record.get("fmax")) for line in lines),
+            "counts": _counts(lines),
+            "missing": expected - len(lines) if isinstance(expected, int) else 0,
+            "columns": [Column("name"), Column("status"), *columns.values()],
+            "structures": [_structure(line, list(columns), output, record.get("fmax")) for line in lines],
         }
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
     path = output / "report.html"
-    write_whole(path, Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(page))
+    template = _PAGES.get_template("report.html.jinja")
+    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}") + "\n")
     return path
 
 
@@ -133,105 +157,64 @@ def _record(output: Path) -> Mapping[str, Any]:
     return record
 
 
-# The head of the page ------------------------------------------------------------------------------------------------
-
-
-def _facts(record: Mapping[str, Any], models: str) -> str:
+def _facts(record: Mapping[str, Any], models: str) -> dict[str, str]:
     facts = {"model": models, "converged below": f"{record['fmax']} eV/Å" if "fmax" in record else ""}
     facts |= {label: str(record[name]) for name, label in _OPTIONS.items() if record.get(name) is not None}
     if potentials := record.get("chemical_potentials"):
         facts["chemical potentials"] = ", ".join(f"{element} {energy:g} eV" for element, energy in potentials)
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items() if text
-    )
+    return {name: text for name, text in facts.items() if text}
 
 
-def _counts(lines: Sequence[Line], expected: int | None) -> str:
-    """How many structures have each status; and how many of those that the command was given have none yet."""
+def _counts(lines: Sequence[Line]) -> dict[Mark, int]:
+    """How many structures have each status."""
     counts = Counter(_STATUSES.get(line["status"], _UNKNOWN) for line in lines)
-    shown = [*_STATUSES.values(), *([_UNKNOWN] if _UNKNOWN in counts else [])]
-    marks = [_mark(status, f"{counts[status]} ") for status in shown]
-    if isinstance(expected, int) and expected > len(lines):
-        marks.append(f'<span class="mark poor">? {expected - len(lines)} without a result</span>')
-    return " ".join(marks)
+    return {mark: counts[mark] for mark in (*_STATUSES.values(), _UNKNOWN) if mark in counts or mark != _UNKNOWN}
 
 
-def _mark(status: tuple[str, str, str], count: str = "") -> str:
-    colour, sign, text = status
-    return f'<span class="mark {colour}">{sign} {count}{text}</span>'
+def _columns(lines: Sequence[Line]) -> dict[str, Column]:
+    """Those of the tables that have a value somewhere."""
+    names = dict.fromkeys(name for line in lines for name in line if name not in ("name", "status", "findings"))
+    columns = {}
+    for name in names:
+        values = [value for line in lines if (value := line.get(name))]
+        if values:
+            ending = next((ending for ending in _UNITS if name.endswith(ending)), "")
+            heading = _HEADERS.get(name, name.removesuffix(ending).replace("_", " "))
+            is_number = all(_number(value) is not None for value in values)
+            columns[name] = Column(heading, _UNITS.get(ending, ""), is_number)
+    return columns
 
 
-def _table(lines: Sequence[Line]) -> str:
-    columns = [name for line in lines for name in line if name not in ("name", "status", "findings")]
-    columns = [name for name in dict.fromkeys(columns) if any(line.get(name) for line in lines)]
-    numbers = {name for name in columns if all(_is_number(line.get(name) or "0") for line in lines)}
-
-    def style(name: str) -> str:
-        return ' class="number"' if name in numbers else ""
-
-    heads = "".join(
-        f'<th scope="col"{style(name)}><button type="button">{_header(name)}</button></th>'
-        for name in ("name", "status", *columns)
-    )
-    return f"<table><thead><tr>{heads}</tr></thead>{''.join(_row(line, columns) for line in lines)}</table>"
-
-
-def _header(column: str) -> str:
-    ending = next((ending for ending in _UNITS if column.endswith(ending)), "")
-    text = escape(_HEADERS.get(column, column.removesuffix(ending).replace("_", " ")))
-    return f"{text} <small>({_UNITS[ending]})</small>" if ending else text
-
-
-def _row(line: Line, columns: Sequence[str]) -> str:
-    """A body of its own for each structure, so that its findings go with it when rows are sorted."""
-    name, status = line["name"], _STATUSES.get(line["status"], _UNKNOWN)
-    cells = [
-        f'<th scope="row"><a href="#{_anchor(name)}">{escape(name)}</a></th><td>{_mark(status)}</td>',
-        *(_cell(line.get(column, "")) for column in columns),
-    ]
-    findings = _findings(line)
-    below = f'<tr class="findings"><td colspan="{len(columns) + 2}">{findings}</td></tr>' if findings else ""
-    return f'<tbody class="{status[0]}"><tr>{"".join(cells)}</tr>{below}</tbody>'
-
-
-def _cell(text: str) -> str:
-    if not _is_number(text):
-        return f"<td>{escape(text)}</td>"
-    shown = text if text.lstrip("-").isdigit() else f"{float(text):.3f}"
-    return f'<td class="number" data-value="{float(text)}">{shown.replace("-", "−")}</td>'
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _findings(line: Line) -> str:
-    findings = [finding for finding in line["findings"].split(BETWEEN) if finding]
-    return f"<ul>{''.join(f'<li>{escape(finding)}</li>' for finding in findings)}</ul>" if findings else ""
-
-
-def _anchor(name: str) -> str:
-    return quote(name, safe="")
-
-
-# One structure -------------------------------------------------------------------------------------------------------
-
-
-def _section(line: Line, output: Path, fmax: float | None) -> str:
+def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | None) -> dict[str, Any]:
+    """What the page says of one relaxation."""
     name = line["name"]
     try:
-        content = _plots_and_views(_read_trajectory(output / f"{name}.traj.extxyz"), fmax)
+        shown = _drawn(_read_trajectory(trajectory_file(name, output)), fmax)
     except InputError as error:
-        content = f'<p class="note">There is nothing to draw: {escape(str(error))}</p>'
-    status = _mark(_STATUSES.get(line["status"], _UNKNOWN))
-    return (
-        f'<details id="{_anchor(name)}"><summary><b>{escape(name)}</b> {status}</summary>'
-        f'<div class="findings">{_findings(line)}</div>{content}</details>'
-    )
+        shown = {"note": f"There is nothing to draw: {error}", "view": None}
+    return shown | {
+        "name": name,
+        "anchor": quote(name, safe=""),
+        "mark": _STATUSES.get(line["status"], _UNKNOWN),
+        "cells": [_cell(line.get(column, "")) for column in columns],
+        "findings": [finding for finding in line["findings"].split(BETWEEN) if finding],
+    }
+
+
+def _cell(text: str) -> tuple[str, float | None]:
+    """What is shown, and the number by which rows are sorted."""
+    value = _number(text)
+    if value is None:
+        return text, None
+    shown = text if text.lstrip("-").isdigit() else f"{value:.3f}"
+    return shown.replace("-", "−"), value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _read_trajectory(path: Path) -> Trajectory:
@@ -251,7 +234,8 @@ def _read_trajectory(path: Path) -> Trajectory:
     return Trajectory(start, end, np.array(fmax), np.array(energies, dtype=float))
 
 
-def _plots_and_views(trajectory: Trajectory, fmax: float | None) -> str:
+def _drawn(trajectory: Trajectory, fmax: float | None) -> dict[str, Any]:
+    """Charts, the structures before and after, and what is said of the defects."""
     start, end = trajectory.start, trajectory.end
     moved = displacements(start, end)
     steps = np.arange(len(trajectory.fmax), dtype=float)
@@ -261,26 +245,17 @@ def _plots_and_views(trajectory: Trajectory, fmax: float | None) -> str:
         charts.append(chart(steps, change, "step", "energy − start (eV)"))
     try:
         defects = find_defects(start)
-        note = "" if defects else "There is no defect at the start, so nothing is drawn against the distance to it."
+        note = "There is no defect at the start, so nothing is drawn against the distance to it."
     except InputError as error:
         defects, note = [], f"Where the defect is, is not known: {error}."
+    distances = np.zeros(len(start))
     if defects:
         distances = _distances(start, defects)
-        lengths = np.linalg.norm(moved, axis=1)
         labels = ("distance to the defect at the start (Å)", "displacement (Å)")
-        charts.append(chart(distances, lengths, *labels, line=False, threshold=DISPLACED))
+        charts.append(chart(distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED))
         kinds = Counter(defect.kind for defect in defects)
         note = "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
-    else:
-        distances = np.zeros(len(start))
-    return (
-        f'<p class="note">{escape(note)}</p><div class="charts">{"".join(map(_figure, charts))}</div>'
-        f"{view(start, moved, distances, defects)}"
-    )
-
-
-def _figure(chart: str) -> str:
-    return f"<figure>{chart}</figure>"
+    return {"note": note, "charts": charts, "view": view(start, moved, distances, defects)}
 
 
 def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:

@@ -1,19 +1,162 @@
-"""Where the last structure of a relaxation goes, and in which formats."""
+"""The folder that relaxations write: which command it is of, a line for each that has ended, and last structures."""
 
-import argparse
+import csv
+import hashlib
 import importlib.util
+import io
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.io.formats import ioformats
 
+from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
-from ..files import whole_file
+from ..files import require_empty_folder, whole_file, write_whole
+from ..tables import format_table
 from .exchange import as_structure
 from .relaxation import RelaxationResult
 
+RECORD = "relax.json"
+_OPTIONS = (
+    *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
+    *("fmax", "steps", "num_images", "dtype"),
+)
+# A ranking is made anew each time, so it may have another host.
+_OF_THE_RANKING = ("host", "chemical_potentials")
+
+CSV_COLUMNS = (
+    "name",
+    "atoms",
+    "status",
+    "steps",
+    "fmax_ev_per_ang",
+    "largest_displacement_ang",
+    "displaced_atoms",
+    "delta_q_amu_half_ang",
+    "energy_ev",
+    "energy_change_ev",
+    "forces_std_ev_per_ang",
+    "findings",
+)
+
+Line = Mapping[str, str]
+BETWEEN = " | "  # findings, which are sentences with commas and semicolons
+
 _PYMATGEN = "pymatgen"  # a format that ASE does not write
+
+
+def record_of(options: Mapping[str, Any], structures: Mapping[str, Atoms]) -> dict[str, Any]:
+    """Those `options` of the command that decide the results or the ranking, and a hash of the structures."""
+    digest = hashlib.sha256()
+    for name, atoms in structures.items():
+        digest.update(name.encode())
+        for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+    recorded = {name: options[name] for name in (*_OPTIONS, *_OF_THE_RANKING)}
+    return recorded | {"structures": len(structures), "sha256": digest.hexdigest()}
+
+
+def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
+    """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
+    path = output / RECORD
+    if not path.is_file():
+        require_empty_folder(output)
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        compared = (name for name in record if name not in _OF_THE_RANKING)
+        different = [name for name in compared if there.get(name) != record[name]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; name a new folder") from error
+    if different:
+        name = different[0]
+        what = f"{name} {there.get(name)}, not {record[name]}"
+        if name in ("structures", "sha256"):
+            what = "other structures"
+        raise InputError(f"{output} holds results of another command ({what}); name a new folder")
+
+
+def write_record(output: Path, record: Mapping[str, Any]) -> None:
+    """Writes `relax.json`."""
+    write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+class SummaryFile:
+    """
+    The CSV file at `path`. Lines are added whole, so that an interruption loses none and several processes can share
+    it; what a kill left of a line is dropped when the file is opened again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self) -> None:
+        """Writes the header; of a file that exists, keeps the lines that are whole."""
+        lines = self.lines() if self.path.is_file() else []
+        write_whole(self.path, _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)]))
+
+    def names(self) -> set[str]:
+        """The structures whose relaxation has ended; none where there is no file yet."""
+        return {line["name"] for line in self.lines()} if self.path.is_file() else set()
+
+    def append(self, name: str, result: RelaxationResult) -> None:
+        energy = None if result.energy_change is None else result.atoms.get_potential_energy()
+        moved = (result.largest_displacement, result.displaced_atoms, result.delta_q)
+        numbers = (result.fmax, *moved, energy, result.energy_change, result.forces_std)  # None is an empty cell
+        findings = BETWEEN.join(result.findings)
+        cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                file.write(_csv([cells]))
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def lines(self) -> list[Line]:
+        """One mapping from `CSV_COLUMNS` to text for each relaxation that has ended, in the order of their ends."""
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+        if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
+            raise InputError(f"{self.path} is no summary of relax.py")
+        return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _csv(rows: Iterable[tuple]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def summary_table(lines: Iterable[Line]) -> str:
+    """One line a relaxation; below it, where and when each one left the trained region."""
+    lines = list(lines)
+    columns = {
+        "fmax_ev_per_ang": "fmax (eV/Å)",
+        "largest_displacement_ang": "moved (Å)",
+        "delta_q_amu_half_ang": "ΔQ (amu^1/2 Å)",
+        "energy_change_ev": "ΔE (eV)",
+        "forces_std_ev_per_ang": "spread (eV/Å)",
+    }
+    numbers = [name for name in columns if name != "forces_std_ev_per_ang" or any(line[name] for line in lines)]
+    header = ["name", "atoms", "status", "steps", *(columns[name] for name in numbers)]
+    rows = [
+        [
+            *(line[name] for name in ("name", "atoms", "status", "steps")),
+            *(f"{float(line[name]):.3f}" if line[name] else "-" for name in numbers),
+        ]
+        for line in lines
+    ]
+    findings = [
+        f"{line['name']}: {finding}" for line in lines for finding in line["findings"].split(BETWEEN) if finding
+    ]
+    return "\n".join([format_table(header, rows), *findings])
 
 
 def write_result(name: str, result: RelaxationResult, output: Path) -> None:
@@ -28,9 +171,28 @@ def result_file(name: str, output: Path) -> Path:
     return output / f"{name}.relaxed.extxyz"
 
 
+def trajectory_file(name: str, output: Path) -> Path:
+    """Where every step of a relaxation is."""
+    return output / f"{name}.traj.extxyz"
+
+
+def write_formats(format_name: str, names: Iterable[str], output: Path) -> None:
+    """Last structures in another format too, of relaxations before an interruption as well."""
+    for name in names:
+        path = output / f"{name}.relaxed.{_ending(format_name)}"
+        if not path.exists() and result_file(name, output).is_file():
+            write_as(format_name, path, next(iter(read_frames(result_file(name, output), "-1"))))
+
+
+def require_writable(name: str, atoms: Atoms, format_name: str) -> None:
+    """Raises [`InputError`] unless the format can hold the structure called `name`."""
+    with TemporaryDirectory() as folder:
+        write_as(format_name, Path(folder) / f"{name}.{_ending(format_name)}", atoms)
+
+
 def write_as(format_name: str, path: Path, atoms: Atoms) -> None:
     """
-    Writes a structure in a format of [`writable_format`].
+    Writes a structure in a format of [`require_writable_format`].
 
     Raises:
         [`InputError`]: the format cannot hold such a structure.
@@ -45,15 +207,14 @@ def write_as(format_name: str, path: Path, atoms: Atoms) -> None:
         raise InputError(f"{path.name} cannot be written as {format_name}: {one_line(error)}") from error
 
 
-def ending_of(format_name: str) -> str:
+def _ending(format_name: str) -> str:
     """Of the files in a format, so that who reads them knows it."""
     return "json" if format_name == _PYMATGEN else format_name
 
 
-def writable_format(text: str) -> str:
-    """The type of an option: a format that ASE writes, or `pymatgen` where that is installed."""
-    if text != _PYMATGEN and not (text in ioformats and ioformats[text].can_write):
-        raise argparse.ArgumentTypeError(f"{text!r} is no format that ASE writes, such as cif or vasp, nor pymatgen")
-    if text == _PYMATGEN and importlib.util.find_spec("pymatgen") is None:
-        raise argparse.ArgumentTypeError("pymatgen is not installed: pip install pymatgen")
-    return text
+def require_writable_format(format_name: str) -> None:
+    """Raises [`InputError`] unless ASE writes the format, or it is `pymatgen` and that is installed."""
+    if format_name == _PYMATGEN and importlib.util.find_spec("pymatgen") is None:
+        raise InputError("--format: pymatgen is not installed: pip install pymatgen")
+    if format_name != _PYMATGEN and not (format_name in ioformats and ioformats[format_name].can_write):
+        raise InputError(f"--format: {format_name!r} is no format that ASE writes, such as cif or vasp, nor pymatgen")

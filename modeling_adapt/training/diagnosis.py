@@ -14,8 +14,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from ..data.load.batching import StructureDataset
-from ..evaluation.equivariance import octahedral_error, rotation_error
 from ..evaluation.evaluate import evaluate_energy, evaluate_forces
+from ..evaluation.symmetry import octahedral_error, rotation_error
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from .tasks import EnergyTask, Task
 

@@ -19,9 +19,9 @@ from ..data.load.importance import ImportanceWeighting
 from ..data.load.survey import DatasetStatistics, content_hash, fit_statistics, require_cubic_cells, survey
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError, one_line
-from ..evaluation.metrics import CompositionBaseline
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import HEADS, load_model
+from ..reference_energies import CompositionBaseline
 from .arguments import HEADLINE, ADAPTTrainingArguments
 from .callbacks import EarlyStopping, EpochToDataset, FiniteGradients, RunProgress
 from .checkpoints import Checkpoints
@@ -215,8 +215,7 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     """
     found = survey(train_rows)
     baseline = CompositionBaseline.fit(found.compositions, found.energies)
-    known = np.flatnonzero(np.isfinite(baseline.energy_per_atom))
-    config.element_energies = {SYMBOLS[number]: float(baseline.energy_per_atom[number]) for number in known}
+    config.element_energies = baseline.element_energies()
     left_over = found.energies - baseline.predict(found.compositions)
     if not config.traits.reads_order:
         left_over = left_over / found.sizes

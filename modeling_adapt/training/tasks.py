@@ -6,7 +6,8 @@ from transformers import EvalPrediction
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.structures import Target
-from ..evaluation.metrics import CompositionBaseline, EnergyMetrics, ForceMetrics, compositions
+from ..evaluation.metrics import EnergyMetrics, ForceMetrics
+from ..reference_energies import CompositionBaseline, compositions
 
 
 def target_of(config: ADAPTConfig) -> Target:

@@ -1,9 +1,26 @@
-"""Small charts as inline SVG: a tenth of what matplotlib writes, in the colours of the page around them."""
+"""What the page of `report.py` shows of a relaxation: small charts, and the start and the end for its viewer.
 
+Charts are inline SVG: a tenth of what matplotlib writes, in the colours of the page around them.
+"""
+
+import json
+from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
+from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
+
+from ..crystal.defect_sites import DefectSite
+from ..crystal.minimum_image import shortest_images
+from .relaxation import DISPLACED
+
+NEAR = 5.0  # Å; in silicon the two shells of neighbours that a defect moves most
+_RADIUS = 0.55  # of the covalent radius, so that atoms behind others are seen
 
 _WIDTH, _HEIGHT = 340, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 42
@@ -115,3 +132,83 @@ def _level(height: float, value: float | None) -> str:
         f'<path class="threshold" d="M{_LEFT} {height:.1f}H{_WIDTH - _RIGHT}"/>'
         f'<text class="value" x="{_LEFT + 6}" y="{height - 4:.1f}">{_label(value or 0.0)}</text>'
     )
+
+
+def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequence[DefectSite]) -> dict[str, Any]:
+    """
+    What the page draws of a relaxation: the colour and symbol of each element, how many atoms moved, whether there are
+    defects and atoms far from them, and as JSON what its script draws.
+
+    Args:
+        start: the structure before.
+        moved: (N, 3) displacements in Å.
+        distances: (N,) to the nearest defect in Å.
+        defects: of the start; they are put in the middle of the view, by periodic images.
+    """
+    positions, sites, box = _around(start, defects)
+    displaced = np.linalg.norm(moved, axis=1) > DISPLACED
+    symbols = sorted(set(start.symbols))
+    numbers = [int(start.numbers[list(start.symbols).index(symbol)]) for symbol in symbols]
+    colours = [to_hex(jmol_colors[number]) for number in numbers]
+    everything = np.vstack([positions, positions + moved, _corners(box)])
+    data: dict[str, Any] = {
+        "elements": [
+            [colour, round(_RADIUS * covalent_radii[n], 3)] for colour, n in zip(colours, numbers, strict=True)
+        ],
+        "kinds": [symbols.index(symbol) for symbol in start.symbols],
+        "start": _rounded(positions),
+        "end": _rounded(positions + moved),
+        "moved": np.flatnonzero(displaced).tolist(),
+        "far": np.flatnonzero(distances > NEAR).tolist(),
+        "defects": _rounded(sites),
+        "cell": _rounded(box),
+        "extent": round(float(np.linalg.norm(everything, axis=1).max()) + 1.0, 3),
+    }
+    return {
+        "elements": list(zip(colours, symbols, strict=True)),
+        "moved": displaced.sum(),
+        "has_defects": bool(defects),
+        "has_far": bool(data["far"]),
+        "data": _embedded(data),
+    }
+
+
+def _around(atoms: Atoms, defects: Sequence[DefectSite]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    What is seen, in Å around the middle of the cell, with atoms wrapped so that the defects are there.
+
+    Returns:
+        Positions of atoms (N, 3) and of defects (D, 3), and cell vectors (3, 3), none of a cell without volume.
+    """
+    if atoms.cell.rank < 3:
+        return atoms.positions - atoms.positions.mean(axis=0), np.empty((0, 3)), np.empty((0, 3))
+    middle = np.full(3, 0.5)
+    if defects:
+        first = defects[0].position
+        others = shortest_images(np.array([site.position for site in defects]) - first, atoms.cell.array, atoms.pbc)
+        middle = atoms.cell.scaled_positions(first + others.mean(axis=0))
+    sites = np.reshape([site.position for site in defects], (-1, 3))
+    positions, sites = (
+        _wrapped(atoms.cell.scaled_positions(one) - middle, atoms.pbc) for one in (atoms.positions, sites)
+    )
+    return positions @ atoms.cell.array, sites @ atoms.cell.array, atoms.cell.array
+
+
+def _wrapped(scaled: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Between -1/2 and 1/2, a little less, so that a plane of atoms on the face of the cell stays one."""
+    return scaled - np.floor(scaled + 0.52) * pbc
+
+
+def _corners(cell: np.ndarray) -> np.ndarray:
+    """(8, 3) in Å, around the origin; none without a cell."""
+    halves = np.stack(np.meshgrid(*[[-0.5, 0.5]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    return halves @ cell if len(cell) else cell
+
+
+def _rounded(vectors: np.ndarray) -> list[list[float]]:
+    return np.round(vectors, 3).tolist()
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that cannot end the script element that it is in."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
