@@ -166,4 +166,6 @@ def _thick(cells: np.ndarray) -> bool:
     return bool(((smallest >= THINNEST_CELL) | (vectors == 0)).all())
 
 
+ADAPTFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")  # as `ADAPTForForces`
+
 __all__ = ["ADAPTFeatureExtractor"]
