@@ -2,10 +2,10 @@
 
 import argparse
 import functools
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -152,7 +152,15 @@ def can_batch(atoms: Atoms, calculator: ADAPTCalculator, arguments: argparse.Nam
         return False
     free = atoms.pbc.all() and not atoms.constraints
     one = len(arguments.model) == 1 and arguments.num_images == 1 and arguments.energy_model is None
-    return free and one and not arguments.one_by_one and importlib.util.find_spec("torch_sim") is not None
+    return free and one and not arguments.one_by_one and _torch_sim_is_here()
+
+
+def _torch_sim_is_here() -> bool:
+    """The extra [batch]; a release before 0.6, the last for Python 3.11, has another interface."""
+    try:
+        return tuple(map(int, version("torch-sim-atomistic").split(".")[:2])) >= (0, 6)
+    except PackageNotFoundError:
+        return False
 
 
 def _trajectory(output: Path, name: str) -> Path:

@@ -25,7 +25,7 @@ class ADAPTTorchSimModel(ModelInterface):
     ```python
     >>> model = ADAPTTorchSimModel(load_model("runs/silicon")[0])
     >>> converged = ts.generate_force_convergence_fn(0.05, include_cell_forces=False)
-    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.optimizers.fire, convergence_fn=converged)
+    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.Optimizer.fire, convergence_fn=converged)
     ```
 
     Args:
@@ -45,7 +45,8 @@ class ADAPTTorchSimModel(ModelInterface):
     def forward(self, state: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """
         Args:
-            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns.
+            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns,
+                pbc (3,) of all systems.
 
         Returns:
             `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
@@ -54,7 +55,7 @@ class ADAPTTorchSimModel(ModelInterface):
         positions = pad_sequence(state.positions.split(counts), batch_first=True)
         numbers = pad_sequence(state.atomic_numbers.split(counts), batch_first=True)
         is_atom = numbers > 0
-        cell = state.cell.transpose(1, 2) if state.pbc else torch.zeros_like(state.cell)
+        cell = state.cell.transpose(1, 2) * state.pbc[:, None]  # zero rows where not periodic
         inputs = {
             "input_features": torch.cat([positions, self.descriptors[numbers]], dim=-1),
             "attention_mask": is_atom.long(),
