@@ -4,14 +4,15 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 PYTEST := -m pytest -q -n 2 --dist loadfile
 
-# The newest of these Pythons that runs, from the PATH or of pyenv: on the PATH, a name may lead to none.
-newest_python = $(shell \
+# The first of some Pythons that runs, on the PATH or of pyenv: on the PATH, a name may lead to none.
+PYTHONS := 3.13 3.12 3.11 3
+first_python = $(shell \
 	for version in $(1); do \
 		for python in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
-			"$$python" -c "import ensurepip, venv" 2>/dev/null && echo "$$python" && exit; \
+			"$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo "$$python" && exit; \
 		done; \
 	done; \
-	echo "echo no Python of $(1) was found >&2; false")
+	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
 
 .PHONY: demo test test-lowest test-newest lint slow bench results clean
 
@@ -55,7 +56,7 @@ clean:
 
 # In each environment torch first and alone, so that a local CPU build satisfies what follows.
 $(READY): pyproject.toml constraints.txt
-	$(call newest_python,3.13 3.12 3.11) -m venv --clear .venv
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
@@ -64,14 +65,14 @@ LOWEST := import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
 .venv-lowest/.ready: pyproject.toml
-	$(call newest_python,3.11) -m venv --clear .venv-lowest
+	$(call first_python,3.11) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -c '$(LOWEST)' | sed "s/>=/==/; s/,.*//" > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt torch
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[test]"
 	touch $@
 
 .venv-newest/.ready: pyproject.toml
-	$(call newest_python,3.13 3.12 3.11) -m venv --clear .venv-newest
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet torch
 	.venv-newest/bin/python -m pip install --quiet --editable ".[dev]"
 	touch $@

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch_sim as ts
 from ase import Atoms
-from torch_sim.optimizers import fire_init, fire_step
+from torch_sim.optimizers import CellFireState, FireState, fire_init, fire_step
 from transformers import PreTrainedModel
 
 from ..crystal.trained_region import TrainingDomain
@@ -39,7 +39,7 @@ def relax_batched(
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
     watches = {name: RelaxationWatch(structures[name], fmax, domain, trajectory(name)) for name in structures}
     running: list[str] = []
-    state = None
+    state: FireState | CellFireState | None = None
     while running or waiting:
         newcomers = _next(waiting, running, structures, room)
         if newcomers:
@@ -51,11 +51,12 @@ def relax_batched(
             entered = fire_step(entered, wrapper)
             yield from _ended(entered, newcomers, watches, steps, conservative)
         if newcomers:
-            state = ts.concatenate_states([state, entered]) if running else entered
+            state = entered if state is None else ts.concatenate_states([state, entered])
             running += newcomers
-        if running:
+        if state is not None:
             state = fire_step(state, wrapper)
             yield from _ended(state, running, watches, steps, conservative)
+            state = state if running else None
 
 
 def _next(waiting: list[str], running: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:

@@ -32,6 +32,8 @@ class ADAPTTorchSimModel(ModelInterface):
         model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`]): in evaluation mode, on the device where it is to run.
     """
 
+    descriptors: torch.Tensor
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         require_forces(model)
