@@ -4,12 +4,13 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 PYTEST := -m pytest -q -n 2 --dist loadfile
 
-# The first of some Pythons that runs, on the PATH or of pyenv: on the PATH, a name may lead to none.
+# The first of some Pythons that runs, on the PATH or of pyenv: on the PATH, a name may lead to none. No first release
+# such as 3.13.0, of which torch warns.
 PYTHONS := 3.13 3.12 3.11 3
 first_python = $(shell \
 	for version in $(1); do \
 		for python in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
-			"$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo "$$python" && exit; \
+			"$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11) or not sys.version_info[2])" 2>/dev/null && echo "$$python" && exit; \
 		done; \
 	done; \
 	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')

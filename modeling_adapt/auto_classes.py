@@ -78,7 +78,8 @@ def _tell_when_executed(loader: Any, name: str) -> None:
 
     def exec_module(module: ModuleType) -> None:
         execute(module)
-        _register_after(name)
+        if module.__name__ == name:  # a loader may serve several modules
+            _register_after(name)
 
     loader.exec_module = exec_module
 
