@@ -2,13 +2,18 @@
 
 import dataclasses
 import difflib
+import functools
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
+from .architectures_adapt import ARCHITECTURES, FORCE_LOSSES, Architecture
 from .versions_adapt import ADAPT_VERSION, FORMAT_VERSION, UNITS, require_our_units, require_readable, upgraded
+
+logger = logging.get_logger(__name__)
 
 # What transformers itself hands to a configuration beside its fields, on construction or from a saved config.json.
 _TRANSFORMERS_KEYS = frozenset(
@@ -18,34 +23,61 @@ _TRANSFORMERS_KEYS = frozenset(
 )
 
 # What a token can say of its element: the columns after x, y and z, in their order, and the atomic number itself.
-DESCRIPTORS = (
+DESCRIPTOR_CHOICES = (
     *("group", "period", "pauling_electronegativity", "covalent_radius_pm", "valence_electrons"),
     *("first_ionization_energy_ev", "electron_affinity_kj_mol", "atomic_radius_ang", "molar_volume_cm3_mol"),
     "atomic_number",
 )
 
+# The pipeline that every checkpoint with forces serves; its code is saved with the model.
+PIPELINES = {
+    "atom-forces": {"impl": "pipeline_adapt.AtomForcesPipeline", "pt": ["AutoModel"], "type": "multimodal"},
+}
 
+_EARLIER_NAMES = {"geometry": "architecture", "num_descriptors": "descriptors"}
+
+# One or more numbers as a person, a JSON file or numpy says them.
+Numbers = list[float | int] | tuple[float | int, ...]
+
+
+def _refuses_unread_fields(config_class: type) -> type:
+    """Lets `validate_reads` see which fields were given, and turns numbers of numpy into those of Python."""
+    init = config_class.__init__
+
+    @functools.wraps(init)
+    def __init__(self, **fields):
+        self.__dict__["_given"] = frozenset(fields)
+        init(self, **{name: getattr(value, "tolist", lambda value=value: value)() for name, value in fields.items()})
+        del self.__dict__["_given"]
+
+    config_class.__init__ = __init__
+    return config_class
+
+
+@_refuses_unread_fields
 @strict
 class ADAPTConfig(PreTrainedConfig):
     r"""
     Configuration of [`ADAPTModel`] and [`ADAPTForForces`]. The defaults are the published small model
     (arXiv 2509.24115): 4,319,107 parameters.
 
-    Lengths are in Å, energies in eV, forces in eV/Å. An unknown field is an error that names the nearest one.
+    Lengths are in Å, energies in eV, forces in eV/Å. A field that the chosen architecture does not read is an error,
+    and is not in its `config.json`; so is a field that does not exist, where a person gives it. In a `config.json`
+    that is loaded, both are warnings: another tool or a later version may have left them there.
 
     Args:
-        geometry (`"cartesian"`, `"fourier"` or `"pairwise"`, defaults to `"cartesian"`):
-            How coordinates enter the tokens. `"cartesian"`: normalised x, y, z, as published. `"fourier"`: sines and
-            cosines of the fractional coordinates, so that wrapping an atom into the cell changes nothing; needs a
-            periodic cell. `"pairwise"`: tokens see no coordinates; atoms attend to each other through displacements,
-            to all periodic images, and forces are exactly equivariant (see `pairwise_adapt.py`).
+        architecture (`"cartesian"`, `"fourier"` or `"pairwise"`, defaults to `"cartesian"`):
+            The network, see `architectures_adapt.py` for what each reads. `"cartesian"`: the published encoder over
+            normalised x, y, z. `"fourier"`: the same over sines and cosines of the fractional coordinates, so that
+            wrapping an atom into the cell changes nothing; needs a periodic cell. `"pairwise"`: tokens see no
+            coordinates; atoms attend to each other through displacements, to all periodic images, and forces are
+            exactly equivariant.
         fourier_wave_numbers (`tuple[int, ...]`, defaults to `(1, 2, 3, 4, 6, 8, 12, 24)`):
-            Wave numbers k of `geometry="fourier"`, in waves per lattice vector. They should reach the spacing of the
-            lattice planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.
-        num_descriptors (`int`, defaults to 9):
-            Element descriptors per token, after x, y and z.
+            Wave numbers k of `"fourier"`, in waves per lattice vector. They should reach the spacing of the lattice
+            planes (12 planes per edge in the 216-atom silicon cell), where a small displacement is visible.
         descriptors (`tuple[str, ...]`, *optional*):
-            Names of those that the model reads, and `"atomic_number"` for Z / 10; `None`: all nine, as published.
+            Names of the element descriptors that the model reads, and `"atomic_number"` for Z / 10; `None`: all nine,
+            as published.
         element_embedding_size (`int`, defaults to 0):
             Width of a learned vector per element, read beside the descriptors; a linear layer behind it makes it the
             same as a one-hot code.
@@ -53,12 +85,12 @@ class ADAPTConfig(PreTrainedConfig):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
         attention_probs_dropout_prob, layer_norm_eps:
-            The Transformer encoder, named as in ViT. Pairwise layers have no attention dropout.
+            The Transformer encoder, named as in ViT. `hidden_act` of `"pairwise"` is that of its embeddings.
         norm_position (`"post"` or `"pre"`, defaults to `"post"`):
-            LayerNorm after each residual sum, as published, or before each sub-layer; pairwise layers have it before.
+            LayerNorm after each residual sum, as published, or before each sub-layer.
         pairwise_cutoff (`float`, defaults to 5.0), num_radial_basis (`int`, defaults to 12),
         num_vector_channels (`int`, defaults to 32):
-            Of `geometry="pairwise"`: distance in Å where the envelope of a pair ends, functions of the distance, and
+            Of `"pairwise"`: distance in Å where the envelope of a pair ends, functions of the distance, and
             width of the vector stream.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
@@ -67,9 +99,9 @@ class ADAPTConfig(PreTrainedConfig):
             w ΔF², the paper's text. `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
         remove_net_force (`bool`, defaults to `False`):
             Subtract the mean predicted force, so that the net force is zero as it is in the labels.
-        feature_mean, feature_std (`tuple[float, ...]` of length 3 + `num_descriptors`, *optional*):
-            Statistics of the training tokens; features are normalised as (x - mean) / (`rescale_factor` (std +
-            `normalization_eps`)). `None`: mean 0, std 1.
+        feature_mean, feature_std (`tuple[float, ...]` of length 12, *optional*):
+            Statistics of the training tokens (x, y, z, then the nine descriptors); features are normalised as
+            (x - mean) / (`rescale_factor` (std + `normalization_eps`)). `None`: mean 0, std 1.
         force_mean, force_std (`tuple[float, ...]` of length 3, *optional*):
             Statistics of the training forces in eV/Å, used in the same way.
         rescale_factor (`float`, defaults to 0.3), normalization_eps (`float`, defaults to 1e-6):
@@ -82,10 +114,11 @@ class ADAPTConfig(PreTrainedConfig):
     """
 
     model_type = "adapt"
+    predicts = "forces"  # or "energy"
+    num_features = 12  # columns of a token: x, y, z and nine descriptors
 
-    geometry: str = "cartesian"
+    architecture: str = "cartesian"
     fourier_wave_numbers: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 24)
-    num_descriptors: int = 9
     descriptors: list[str] | tuple[str, ...] | None = None
     element_embedding_size: int = 0
     embedding_sizes: list[int] | tuple[int, ...] = (128, 256)
@@ -96,7 +129,7 @@ class ADAPTConfig(PreTrainedConfig):
     hidden_act: str = "relu"
     hidden_dropout_prob: float | int = 0.05
     attention_probs_dropout_prob: float | int = 0.0
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
     norm_position: str = "post"
     pairwise_cutoff: float | int = 5.0
     num_radial_basis: int = 12
@@ -104,12 +137,12 @@ class ADAPTConfig(PreTrainedConfig):
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
     remove_net_force: bool = False
-    feature_mean: list[float] | tuple[float, ...] | None = None
-    feature_std: list[float] | tuple[float, ...] | None = None
-    force_mean: list[float] | tuple[float, ...] | None = None
-    force_std: list[float] | tuple[float, ...] | None = None
-    rescale_factor: float = 0.3
-    normalization_eps: float = 1e-6
+    feature_mean: Numbers | None = None
+    feature_std: Numbers | None = None
+    force_mean: Numbers | None = None
+    force_std: Numbers | None = None
+    rescale_factor: float | int = 0.3
+    normalization_eps: float | int = 1e-6
     training_domain: dict | None = None
     format_version: int = FORMAT_VERSION
     units: dict = dataclasses.field(default_factory=lambda: dict(UNITS))
@@ -118,44 +151,98 @@ class ADAPTConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers; every way of loading a `config.json` comes through here, where it is upgraded."""
-        return super().from_dict(upgraded(config_dict), **kwargs)
+        older = config_dict.get("format_version", 1) != FORMAT_VERSION
+        config_dict = upgraded(config_dict)
+        unknown = {name: config_dict.pop(name) for name in list(config_dict) if cls._is_unknown(name)}
+        read = cls._fields_read(config_dict.get("architecture", cls.architecture))
+        unread = [name for name in config_dict if name in cls._own_fields() - read]
+        for name in unread:
+            del config_dict[name]
+        if unknown or (unread and not older):  # fields that nobody read are everywhere in older ones
+            logger.warning(
+                f"a saved {cls.__name__} has fields that this version does not read: {', '.join([*unknown, *unread])}"
+            )
+        loaded = super().from_dict(config_dict, **kwargs)
+        for name, value in unknown.items():  # kept, as everywhere in transformers
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, value)
+        return loaded
 
     @classmethod
     def from_json_file(cls, json_file):
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, which does the same with its own version."""
-        return super().to_dict() | {"adapt_version": ADAPT_VERSION}
+        """As in transformers, without what the architecture does not read, and with the version of this package."""
+        unread = self._own_fields() - self._fields_read(self.architecture)
+        values = {name: value for name, value in super().to_dict().items() if name not in unread}
+        values |= {"adapt_version": ADAPT_VERSION}
+        return values | ({"custom_pipelines": PIPELINES} if self.gives_forces else {})
 
     def __post_init__(self, **kwargs):
         require_readable(self.format_version)
         require_our_units(self.units)
         for name in kwargs:
-            if name not in _TRANSFORMERS_KEYS:
-                nearest = difflib.get_close_matches(name, list(self.__dataclass_fields__), n=1, cutoff=0.0)[0]
+            if self._is_unknown(name):
+                nearest = _EARLIER_NAMES.get(name) or difflib.get_close_matches(name, self._own_fields(), 1, 0.0)[0]
                 raise ValueError(f"{type(self).__name__} has no field '{name}'; did you mean '{nearest}'?")
+        if not type(self).__module__.startswith("transformers_modules"):
+            # Where the package is installed its own pipeline is used, whatever code a checkpoint names.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def _is_unknown(cls, name: str) -> bool:
+        return name not in cls.__dataclass_fields__ and name not in _TRANSFORMERS_KEYS
+
+    @classmethod
+    def _own_fields(cls) -> frozenset[str]:
+        """The fields that some architecture reads."""
+        known = (architecture.fields(what) for architecture in ARCHITECTURES.values() for what in ("forces", "energy"))
+        return frozenset().union(*known) & frozenset(cls.__dataclass_fields__)
+
+    @classmethod
+    def _fields_read(cls, architecture: str) -> frozenset[str]:
+        """Those of [`_own_fields`] that `architecture` reads; all where there is none of that name."""
+        known = ARCHITECTURES.get(architecture)
+        return cls._own_fields() if known is None else known.fields(cls.predicts)
+
     @property
-    def num_features(self) -> int:
-        """Columns of a token: x, y, z and the descriptors."""
-        return 3 + self.num_descriptors
+    def traits(self) -> Architecture:
+        """What others must know of the architecture."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def cutoff(self) -> float | None:
+        """Distance in Å up to which the network reads pairs of neighbours; `None` where it reads none."""
+        field = self.traits.cutoff_field
+        return None if field is None else float(getattr(self, field))
+
+    @property
+    def gives_forces(self) -> bool:
+        """Whether the model has forces: its own, or the gradient of its energy."""
+        return self.predicts == "forces" or self.traits.has_gradient
+
+    def validate_reads(self):
+        read = self._fields_read(self.architecture)
+        for name in sorted(self.__dict__.get("_given", frozenset()) & self._own_fields() - read):
+            raise ValueError(f"architecture '{self.architecture}' does not read {name}; leave it out")
 
     def validate_choices(self):
         choices = {
-            "geometry": ("cartesian", "fourier", "pairwise"),
+            "architecture": [name for name, known in ARCHITECTURES.items() if known.has_forces],
             "norm_position": ("post", "pre"),
-            "force_loss": ("weighted_l2", "weighted_mse", "mse"),
+            "force_loss": FORCE_LOSSES,
             "hidden_act": tuple(ACT2FN),
         }
+        if self.predicts == "energy":
+            choices["architecture"] = list(ARCHITECTURES)
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, not '{getattr(self, field)}'")
 
     def validate_sizes(self):
         positive = (
-            *("num_descriptors", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+            *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
             *("num_radial_basis", "num_vector_channels", "pairwise_cutoff"),
         )
         for field in positive:
@@ -169,22 +256,18 @@ class ADAPTConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
-        if self.num_descriptors != 9:
-            raise ValueError(f"num_descriptors must be 9, which the element table has, not {self.num_descriptors}")
         if self.element_embedding_size < 0:
             raise ValueError(f"element_embedding_size must be at least 0, not {self.element_embedding_size}")
         if self.attention_radius is not None and self.attention_radius <= 0:
             raise ValueError(f"attention_radius must be positive or None, not {self.attention_radius}")
-        if self.attention_radius is not None and self.geometry == "pairwise":
-            raise ValueError("attention_radius is not for geometry='pairwise'; its radius is pairwise_cutoff")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)}")
 
     def validate_descriptors(self):
         for name in self.descriptors or ():
-            if name not in DESCRIPTORS:
-                raise ValueError(f"there is no descriptor {name!r}; there are {', '.join(DESCRIPTORS)}")
+            if name not in DESCRIPTOR_CHOICES:
+                raise ValueError(f"there is no descriptor {name!r}; there are {', '.join(DESCRIPTOR_CHOICES)}")
         if self.descriptors is not None and not self.descriptors and not self.element_embedding_size:
             raise ValueError("without descriptors the elements need an element_embedding_size of at least 1")
 
@@ -192,18 +275,22 @@ class ADAPTConfig(PreTrainedConfig):
         lengths = {"feature": self.num_features, "force": 3}
         for quantity, length in lengths.items():
             mean, std = getattr(self, f"{quantity}_mean"), getattr(self, f"{quantity}_std")
-            if (mean is None) != (std is None):
+            # An energy model reads the scale of its forces alone.
+            if (mean is None) != (std is None) and f"{quantity}_mean" in self._fields_read(self.architecture):
                 raise ValueError(f"{quantity}_mean and {quantity}_std must be given together")
             for field, values in ((f"{quantity}_mean", mean), (f"{quantity}_std", std)):
                 if values is not None and len(values) != length:
                     raise ValueError(f"{field} must have {length} entries, not {len(values)}")
             if std is not None and min(std) < 0:
                 raise ValueError(f"{quantity}_std must not be negative, not {list(std)}")
-        if self.geometry == "pairwise" and self.force_std is not None:
+        if self.traits.equivariant and self.force_std is not None:
             if any(self.force_mean or ()) or len(set(self.force_std)) > 1:
-                raise ValueError("geometry='pairwise' needs force_mean 0 and one force_std, or it is not equivariant")
+                raise ValueError(
+                    f"architecture '{self.architecture}' needs force_mean 0 and one force_std: it is equivariant"
+                )
 
 
+@_refuses_unread_fields
 @strict
 class ADAPTEnergyConfig(ADAPTConfig):
     r"""
@@ -211,10 +298,10 @@ class ADAPTEnergyConfig(ADAPTConfig):
     mistaken for each other by `AutoModel`.
 
     Args:
-        architecture (`"mlp"` or `"pooled"`, defaults to `"mlp"`):
-            `"mlp"`: the published residual network over the flattened tokens, about 73 million parameters.
-            `"pooled"`: a sum of atomic energies from the encoder that the other fields describe; it does not depend on
-            the order of the atoms, grows with the structure, and its gradient gives conservative forces.
+        architecture (`"mlp"`, `"cartesian"`, `"fourier"` or `"pairwise"`, defaults to `"mlp"`):
+            `"mlp"`: the published residual network over the flattened tokens, about 73 million parameters. The others:
+            a sum of atomic energies, read from the states of the network that [`ADAPTConfig`] describes; it does not
+            depend on the order of the atoms, grows with the structure, and its gradient gives conservative forces.
         max_atoms (`int`, defaults to 220):
             Tokens that `"mlp"` takes; smaller structures are padded with zeros after normalisation, as in the
             published training code.
@@ -223,28 +310,30 @@ class ADAPTEnergyConfig(ADAPTConfig):
         energy_dropout_prob (`float`, defaults to 0.1):
             Dropout inside each residual block.
         energy_mean, energy_std (`float`, *optional*):
-            Statistics of the training energies in eV: of total energies for `"mlp"`; for `"pooled"` of the energy per
+            Statistics of the training energies in eV: of total energies for `"mlp"`; for the others of the energy per
             atom that `element_energies` leave over.
         element_energies (`dict[str, float]`, *optional*):
-            Reference energy of an atom of each element in eV, by symbol, which `"pooled"` adds to what it learned.
+            Reference energy of an atom of each element in eV, by symbol, which is added to what was learned.
         force_weight (`float`, defaults to 1.0):
-            Weight of the forces in the loss of `"pooled"` where `force_labels` are given.
+            Weight of the forces in the loss where `reference_forces` are given.
+        force_loss (`"mse"`, `"weighted_l2"` or `"weighted_mse"`, defaults to `"mse"`), force_std:
+            What that loss counts, as for [`ADAPTConfig`], and its scale in eV/Å, the mean of the three.
     """
 
     model_type = "adapt_energy"
+    predicts = "energy"
 
     architecture: str = "mlp"
+    force_loss: str = "mse"
     max_atoms: int = 220
     energy_hidden_sizes: list[int] | tuple[int, ...] = (4096, 4096, 4096, 4096, 128)
     energy_dropout_prob: float | int = 0.1
-    energy_mean: float | None = None
-    energy_std: float | None = None
+    energy_mean: float | int | None = None
+    energy_std: float | int | None = None
     element_energies: dict | None = None
     force_weight: float | int = 1.0
 
     def validate_energy(self):
-        if self.architecture not in ("mlp", "pooled"):
-            raise ValueError(f"architecture must be one of mlp, pooled, not '{self.architecture}'")
         if self.max_atoms < 1:
             raise ValueError(f"max_atoms must be at least 1, not {self.max_atoms}")
         if not self.energy_hidden_sizes or min(self.energy_hidden_sizes) < 1:

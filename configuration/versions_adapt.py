@@ -5,6 +5,8 @@ A change after which older checkpoints would mean something else, or would not l
 `STEPS`, and a new folder in `tests/data/checkpoints/`.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 ADAPT_VERSION = "0.1.0"  # of the package; it is written here since a checkpoint brings this file, not the package
@@ -33,7 +35,51 @@ def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-STEPS = (_from_1_to_2,)
+def _from_2_to_3(config: dict[str, Any]) -> dict[str, Any]:
+    """
+    One architecture where there were `geometry` and `architecture`; fields that it does not read are left out, which
+    the configuration does. The energy model has a choice of force losses, and had the mean square.
+    """
+    config = {name: value for name, value in config.items() if name not in ("geometry", "num_descriptors")} | {
+        "architecture": _architecture_of_2(config)
+    }
+    return config | ({"force_loss": "mse"} if config.get("model_type") == "adapt_energy" else {})
+
+
+def _architecture_of_2(config: dict[str, Any]) -> str:
+    of_energies = config.get("model_type") == "adapt_energy"
+    return "mlp" if of_energies and config.get("architecture") == "mlp" else config.get("geometry", "cartesian")
+
+
+def _weights_from_2_to_3(config: dict[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Trunks and read-outs have their names; a pairwise energy is without the weights of vectors that nobody read."""
+    architecture = _architecture_of_2(config)
+    dead = config.get("model_type") == "adapt_energy" and architecture == "pairwise"
+    renamed = {}
+    for name, value in weights.items():
+        if dead and name.endswith("vector_mixing.weight"):
+            continue
+        if dead and ".mlp.3." in name:
+            value = value[: config["hidden_size"]].clone()
+        for old, new in _RENAMED_IN_3[architecture != "mlp"].items():
+            name = re.sub(old, new, name)
+        renamed[name] = value
+    return renamed
+
+
+_RENAMED_IN_3 = {
+    True: {
+        r"^adapt\.": "adapt.trunk.",
+        r"^(embeddings|layers|norm)\.": r"trunk.\1.",
+        r"^force_head\.(weight|bias)$": r"force_head.linear.\1",
+        r"^energy_head\.(\d)": r"energy_head.layers.\1",
+    },
+    False: {r"^blocks\.": "adapt.trunk.blocks.", r"^energy_head\.": "energy_head.linear."},
+}
+
+# For each change of the format what becomes of a `config.json` and, by its number, of the weights beside it.
+STEPS = (_from_1_to_2, _from_2_to_3)
+_WEIGHT_STEPS = {2: _weights_from_2_to_3}
 FORMAT_VERSION = 1 + len(STEPS)
 
 
@@ -51,14 +97,28 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "format_version": FORMAT_VERSION}
 
 
+def upgraded_weights(config: dict[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The weights beside a `config.json`, by their names, as this version would write them.
+
+    Args:
+        config (`dict`): As it stands in the file.
+    """
+    for version in range(config.get("format_version", 1), FORMAT_VERSION):
+        if version in _WEIGHT_STEPS:
+            weights = _WEIGHT_STEPS[version](config, weights)
+        config = STEPS[version - 1](config)
+    return dict(weights)
+
+
 def require_readable(version: Any) -> None:
     """Raises `ValueError` unless `version` is a format that this code reads."""
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"format_version must be a whole number of at least 1, not {version!r}")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"the checkpoint has format {version}, but adapt-force-field {ADAPT_VERSION} reads formats 1 to "
-            f"{FORMAT_VERSION}: run 'pip install --upgrade adapt-force-field', or pin an older revision of it"
+            f"the checkpoint has format {version}, but version {ADAPT_VERSION} of this project reads formats 1 to "
+            f"{FORMAT_VERSION}: install a later version of this project, or pin an older revision of the checkpoint"
         )
 
 
@@ -69,4 +129,7 @@ def require_our_units(units: Any) -> None:
         raise ValueError(f"the checkpoint has units {units}, but this code has {ours}: convert its statistics to them")
 
 
-__all__ = ["ADAPT_VERSION", "FORMAT_VERSION", "STEPS", "UNITS", "require_our_units", "require_readable", "upgraded"]
+__all__ = [
+    *("ADAPT_VERSION", "FORMAT_VERSION", "STEPS", "UNITS"),
+    *("require_our_units", "require_readable", "upgraded", "upgraded_weights"),
+]

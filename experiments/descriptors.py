@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_adapt.configuration.configuration_adapt import DESCRIPTORS
+from modeling_adapt.configuration.configuration_adapt import DESCRIPTOR_CHOICES
 
 from .cells import CHANCE, ERRORS, MAE, change, force_cells
 from .drawing import bars
@@ -12,7 +12,7 @@ from .experiment import SMALL_CELLS, Experiment, Row, Training, Verdict
 from .lab import Lab
 
 TOKENS, CHANGE = "what a token says of its element", "change"
-NINE = [name for name in DESCRIPTORS if name != "atomic_number"]
+NINE = [name for name in DESCRIPTOR_CHOICES if name != "atomic_number"]
 ALL, NUMBER, EMBEDDED = "all nine descriptors", "atomic number only", "a learned vector (one-hot)"
 SEEDS = (1, 2)  # beside 0
 BLIND = ("without group", "without valence_electrons")  # of which carbon and silicon have the same

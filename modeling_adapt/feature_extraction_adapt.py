@@ -7,9 +7,22 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
+from .neighbours_adapt import Neighbours, find_neighbours, wrap
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
 THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
+
+
+class ADAPTBatch(BatchFeature):
+    """What the models read. Cast to a type of low precision, positions and cells stay as they are."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "ADAPTBatch":
+        exact = {name: self.data[name] for name in ("input_features", "cell") if name in self.data}
+        super().to(*args, **kwargs)
+        for name, values in exact.items():
+            if self.data[name].dtype.itemsize < values.dtype.itemsize and self.data[name].dtype.itemsize < 4:
+                self.data[name] = values.to(self.data[name].device)
+        return self
 
 
 class ADAPTFeatureExtractor(FeatureExtractionMixin):
@@ -22,13 +35,25 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             Sort the atoms of each structure by element and place. For the published energy network, which reads them
             by their place in the list: however a file lists them, the energy is then the same. What a model says
             about each atom would come in that order too. `False`: as they are given.
+        cutoff (`float`, *optional*):
+            Distance in Å up to which the pairs of neighbours are listed, for models with a `config.cutoff`; positions
+            are then wrapped into the cell, in float64, before they are rounded. `None`: neither.
     """
 
-    model_input_names = ["input_features", "attention_mask", "cell", "atomic_numbers"]
+    model_input_names = [
+        *("input_features", "attention_mask", "cell", "atomic_numbers"),
+        *("neighbours", "neighbour_shifts"),
+    ]
 
-    def __init__(self, canonical_order: bool = False, **kwargs: Any) -> None:
+    def __init__(self, canonical_order: bool = False, cutoff: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.canonical_order = canonical_order
+        self.cutoff = cutoff
+
+    @classmethod
+    def for_model(cls, config: Any) -> "ADAPTFeatureExtractor":
+        """The one that a model of this configuration needs."""
+        return cls(canonical_order=config.traits.reads_order, cutoff=config.cutoff)
 
     def __call__(
         self,
@@ -40,7 +65,9 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         Args:
             structures (`ase.Atoms`, a mapping, or a sequence of these):
                 A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the structure is periodic,
-                `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic.
+                `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic. Or it has a list
+                of each of these, as several rows of a data set are one mapping. Mappings may bring `neighbours`, the
+                [`Neighbours`] of an earlier call for the same positions; then nothing is searched.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
@@ -48,13 +75,21 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
 
         Returns:
             [`BatchFeature`] with `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
-            (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding).
+            (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding). With
+            a `cutoff` also `neighbours` (B, N, S; -1 = empty slot) and `neighbour_shifts` (B, N, S, 3), see
+            [`find_neighbours`].
 
         Raises:
             `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite, a cell
             without volume or an element that has no descriptors; the message names the structure and the atom.
         """
-        if isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
+        if isinstance(structures, Mapping) and _holds_several(structures):
+            columns = {name: structures[name] for name in _STRUCTURE if structures.get(name) is not None}
+            structures = [
+                {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+                for row in zip(*columns.values(), strict=True)
+            ]
+        elif isinstance(structures, Mapping) or hasattr(structures, "get_atomic_numbers"):
             structures = [structures]
         arrays = [_arrays(structure, index) for index, structure in enumerate(structures)]
         counts = np.array([len(numbers) for numbers, _, _ in arrays], dtype=np.int64)
@@ -63,7 +98,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
 
         # All atoms at once: a loop over structures would take longer than everything else that makes a batch.
         atomic_numbers = np.zeros(is_atom.shape, dtype=np.int64)
-        cells = np.zeros((len(arrays), 3, 3), dtype=dtype)
+        cells = np.zeros((len(arrays), 3, 3))
+        positions = np.zeros((*is_atom.shape, 3))
         tokens = np.zeros((len(DESCRIPTORS), 12), dtype=dtype)  # of an atom at the origin, by atomic number
         tokens[:, 3:] = DESCRIPTORS
         if arrays:
@@ -72,16 +108,44 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
                 arrays = [_in_canonical_order(*structure) for structure in arrays]
             atomic_numbers.reshape(-1)[slots] = np.concatenate([numbers for numbers, _, _ in arrays])
             cells[:] = [cell for _, _, cell in arrays]
+            positions.reshape(-1, 3)[slots] = np.concatenate([positions for _, positions, _ in arrays])
+        if self.cutoff is not None:
+            positions = wrap(positions, cells)
         input_features = tokens.take(atomic_numbers, axis=0)
-        if arrays:
-            input_features.reshape(-1, 12)[slots, :3] = np.concatenate([positions for _, positions, _ in arrays])
+        input_features[..., :3] = positions
         data = {
             "input_features": input_features,
             "attention_mask": is_atom.astype(np.int64),
-            "cell": cells,
+            "cell": cells.astype(dtype),
             "atomic_numbers": atomic_numbers,
         }
-        return BatchFeature(data, tensor_type=return_tensors)
+        if self.cutoff is not None:
+            found = _neighbours_given(structures, is_atom) or find_neighbours(positions, cells, is_atom, self.cutoff)
+            data |= {"neighbours": found.index, "neighbour_shifts": found.shifts}
+        return ADAPTBatch(data, tensor_type=return_tensors)
+
+
+_STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc")
+
+
+def _neighbours_given(structures: Sequence[Any], is_atom: np.ndarray) -> Neighbours | None:
+    """Those that the structures bring, padded; None unless all have them."""
+    given = [structure.get("neighbours") if isinstance(structure, Mapping) else None for structure in structures]
+    if not given or any(found is None for found in given):
+        return None
+    slots = max(found.index.shape[1] for found in given)
+    index = np.full((*is_atom.shape, slots), -1, dtype=np.int64)
+    shifts = np.zeros((*is_atom.shape, slots, 3), dtype=np.int32)
+    for row, found in enumerate(given):
+        size, width = found.index.shape
+        index[row, :size, :width], shifts[row, :size, :width] = found
+    return Neighbours(index, shifts)
+
+
+def _holds_several(structures: Mapping[str, Any]) -> bool:
+    """Whether a mapping has a list of atomic numbers for each of several structures."""
+    numbers = structures["atomic_numbers"]
+    return len(numbers) > 0 and np.ndim(numbers[0]) == 1
 
 
 def _arrays(structure: Any, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

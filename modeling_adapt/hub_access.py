@@ -22,6 +22,18 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_IN_CACHE = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)  # the last is that of datasets
 
 
+def is_local(name: str | Path) -> bool:
+    """Whether `name` is a path: it exists, its parent does, or it does not look like `organisation/name`.
+
+    A misspelled folder is then an error that says so, instead of a question to the network. `hf://datasets/...` is
+    never a path.
+    """
+    if str(name).startswith(HUB_DATASETS):
+        return False
+    path = Path(name).expanduser()
+    return path.exists() or path.parent.is_dir() or not _HUB_ID.fullmatch(str(name))
+
+
 def hub_problem(error: BaseException, name: str, kind: str = "model", revision: str | None = None) -> str | None:
     """
     The line for an error of `huggingface_hub`, also where `transformers` or `datasets` has put it into one of its own.
@@ -120,18 +132,3 @@ def _existing_revisions(name: str, kind: str) -> str:
     except Exception:  # it would only have been kind to name them
         return ""
     return f"; it has {', '.join(ref.name for ref in (*refs.branches, *refs.tags))}"
-
-
-__all__ = ["hub_problem", "is_broken_connection", "is_full_disk", "no_such_repository"]
-
-
-def is_local(name: str | Path) -> bool:
-    """Whether `name` is a path: it exists, its parent does, or it does not look like `organisation/name`.
-
-    A misspelled folder is then an error that says so, instead of a question to the network. `hf://datasets/...` is
-    never a path.
-    """
-    if str(name).startswith(HUB_DATASETS):
-        return False
-    path = Path(name).expanduser()
-    return path.exists() or path.parent.is_dir() or not _HUB_ID.fullmatch(str(name))

@@ -1,5 +1,6 @@
-"""Loading a checkpoint so that a wrong one is an error, not a half-random model."""
+"""Loading a checkpoint so that a wrong one is an error, not a half-random model; and which weights it has."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from .configuration_adapt import ADAPTConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub_access import hub_problem, is_local
-from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, gives_forces
+from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
 
 # What libraries raise over files that are damaged, or do not fit each other.
 BAD_CHECKPOINT = (
@@ -93,12 +94,14 @@ def load_model(
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
-    return loaded.eval(), _feature_extractor(model, subfolder, revision)
+    extractor = _feature_extractor(model, subfolder, revision) or ADAPTFeatureExtractor.for_model(loaded.config)
+    extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
+    return loaded.eval(), extractor
 
 
 def require_forces(model: PreTrainedModel) -> None:
     """Raises [`InputError`] for the published energy network, the one model that gives no forces."""
-    if not gives_forces(model):
+    if not model.config.gives_forces:
         raise InputError("the published energy network gives no forces; name a force model or a pooled energy")
 
 
@@ -117,6 +120,31 @@ def pinned_revision(model: str | Path, revision: str | None = None) -> str | Non
         _refuse(error, model, revision)
 
 
+def weights_folder(model: str | Path, subfolder: str = "", revision: str | None = None) -> Path:
+    """Where the files of a model lie that has been loaded: its folder, or that in the cache of the Hub."""
+    if is_local(model):
+        return Path(model) / subfolder
+    config = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)
+    return Path(str(config)).parent
+
+
+def weights_hash(folder: str | Path) -> str | None:
+    """
+    SHA-256 of `model.safetensors`, or of all its shards one after the other; None where there is neither. Records name
+    weights by it, since a folder can be renamed, and what is in it trained again.
+    """
+    whole = Path(folder) / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(Path(folder).glob("model-*-of-*.safetensors"))
+    if not paths:
+        return None
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _commit_of(model: str | Path, revision: str | None, subfolder: str = "") -> str | None:
     """The commit that a branch or tag of a repository names now; without the Hub, when it was last asked."""
     file = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)
@@ -126,17 +154,17 @@ def _commit_of(model: str | Path, revision: str | None, subfolder: str = "") -> 
     return extract_commit_hash(file, None) or revision
 
 
-def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor:
-    """The checkpoint's own; one saved without has the atoms in the order in which they are given."""
+def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor | None:
+    """The checkpoint's own; None where it was saved without."""
     local, file = is_local(model), (Path(subfolder) / FEATURE_EXTRACTOR_NAME).as_posix()
     if local and not (Path(model) / file).is_file():
-        return ADAPTFeatureExtractor()
+        return None
     try:
         return ADAPTFeatureExtractor.from_pretrained(model, subfolder=subfolder, revision=revision)
     except Exception as error:
         # The cache also remembers what a commit does not have.
         if not local and try_to_load_from_cache(str(model), file, revision=revision) is _CACHED_NO_EXIST:
-            return ADAPTFeatureExtractor()
+            return None
         _refuse(error, model, revision, "the feature extractor of ")
 
 

@@ -2,14 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from transformers import Pipeline
-
-# What a checkpoint that gives no forces is, told without importing the models, of which a checkpoint brings its own.
-_NO_FORCES = "this checkpoint gives energies only; forces need a force model or a pooled energy"
 
 
 class AtomForcesPipeline(Pipeline):
@@ -25,7 +23,8 @@ class AtomForcesPipeline(Pipeline):
     ```
 
     Call it with an `ase.Atoms`, a mapping as [`ADAPTFeatureExtractor`] takes it, a path of a file that ASE reads, or a
-    list of these. It returns a dict for one structure, and a list of dicts for a list or a file of several structures:
+    list of these. It returns a dict for one structure, and a list of dicts for a list or a file of several structures;
+    a generator or a data set of structures is read as the results are asked for:
 
         - `forces` (`np.ndarray` of shape `(N, 3)`): eV/Å, float64;
         - `energy` (`float`): eV, where the model gives one.
@@ -49,11 +48,21 @@ class AtomForcesPipeline(Pipeline):
             raise ValueError(f"outside_domain must be raise, warn or ignore, not {kwargs['outside_domain']!r}")
         return kwargs, {}, {}
 
-    def __call__(self, inputs: Any, batch_size: int = 16, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(
+        self, inputs: Any, batch_size: int = 16, **kwargs: Any
+    ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
+        if not _is_one(inputs) and not isinstance(inputs, list | tuple):
+            return self._stream(inputs, batch_size, **kwargs)
         structures, single = _structures(inputs)
         groups = [structures[start : start + batch_size] for start in range(0, len(structures), batch_size)]
         results = [result for group in super().__call__(groups, batch_size=1, **kwargs) for result in group]
         return results[0] if single else results
+
+    def _stream(self, inputs: Iterable[Any], batch_size: int, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """The results one by one; no more is read of `inputs` than a batch."""
+        structures = (structure for one in inputs for structure in _structures(one)[0])
+        while group := list(islice(structures, batch_size)):
+            yield from self(group, batch_size, **kwargs)
 
     def preprocess(self, group: list[Any], outside_domain: str = "warn") -> dict[str, Any]:
         if outside_domain != "ignore":
@@ -65,9 +74,9 @@ class AtomForcesPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         rotations = model_inputs.pop("rotations")
         options = {}
-        if self.model.config.model_type == "adapt_energy":
-            if self.model.config.architecture != "pooled":
-                raise ValueError(_NO_FORCES)
+        if not self.model.config.gives_forces:
+            raise ValueError("this checkpoint gives energies only; forces need a force model or another energy")
+        if self.model.config.predicts == "energy":
             options["compute_forces"] = True
         output = self.model(**model_inputs, **options)
         return {"output": output, "counts": model_inputs["attention_mask"].sum(dim=1), "rotations": rotations}
@@ -89,7 +98,7 @@ class AtomForcesPipeline(Pipeline):
         domain = self.model.config.training_domain
         if domain is not None and domain.get("frame") is not None:
             try:
-                from .crystal.alignment import FrameFinder
+                from modeling_adapt.crystal.alignment import FrameFinder
             except ImportError:  # see `_check_domain`
                 pass
             else:
@@ -103,7 +112,7 @@ class AtomForcesPipeline(Pipeline):
         try:
             from ase import Atoms
 
-            from .crystal.trained_region import TrainingDomain
+            from modeling_adapt.crystal.trained_region import TrainingDomain
         except ImportError:  # a checkpoint brings the model along, not what watches over it
             return
         if not hasattr(structure, "get_atomic_numbers"):
@@ -128,9 +137,14 @@ def _structures(inputs: Any) -> tuple[list[Any], bool]:
     if isinstance(inputs, str | os.PathLike):
         frames = _read(inputs)
         return frames, len(frames) == 1
-    if isinstance(inputs, Mapping) or hasattr(inputs, "get_atomic_numbers"):
+    if _is_one(inputs):
         return [inputs], True
     return [frame for one in inputs for frame in _structures(one)[0]], False
+
+
+def _is_one(inputs: Any) -> bool:
+    """Whether `inputs` is a structure, or a file of them."""
+    return isinstance(inputs, str | os.PathLike | Mapping) or hasattr(inputs, "get_atomic_numbers")
 
 
 def _read(path: Any) -> list[Any]:

@@ -18,14 +18,14 @@ from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
 from .torch_files import read_torch_file
 
 _FORCE_NAMES: list[tuple[str, Any]] = [
-    (r"^lin(\d)\.", lambda m: f"adapt.embeddings.layers.{int(m[1]) - 1}."),
-    (r"^embed_norm\.", "adapt.embeddings.norm."),
-    (r"^layers\.(\d+)\.self_attn\.out_proj\.", r"adapt.layers.\1.attention.o_proj."),
-    (r"^layers\.(\d+)\.linear([12])\.", r"adapt.layers.\1.mlp.fc\2."),
-    (r"^layers\.(\d+)\.norm1\.", r"adapt.layers.\1.attention_norm."),
-    (r"^layers\.(\d+)\.norm2\.", r"adapt.layers.\1.mlp_norm."),
-    (r"^norm\.", "adapt.norm."),
-    (r"^output_linear\.", "force_head."),
+    (r"^lin(\d)\.", lambda m: f"adapt.trunk.embeddings.layers.{int(m[1]) - 1}."),
+    (r"^embed_norm\.", "adapt.trunk.embeddings.norm."),
+    (r"^layers\.(\d+)\.self_attn\.out_proj\.", r"adapt.trunk.layers.\1.attention.o_proj."),
+    (r"^layers\.(\d+)\.linear([12])\.", r"adapt.trunk.layers.\1.mlp.fc\2."),
+    (r"^layers\.(\d+)\.norm1\.", r"adapt.trunk.layers.\1.attention_norm."),
+    (r"^layers\.(\d+)\.norm2\.", r"adapt.trunk.layers.\1.mlp_norm."),
+    (r"^norm\.", "adapt.trunk.norm."),
+    (r"^output_linear\.", "force_head.linear."),
 ]
 
 
@@ -48,7 +48,7 @@ def convert_force_weights(
     for name, weight in state_dict.items():
         if match := re.match(r"^layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", name):
             for projection, part in zip("qkv", weight.chunk(3), strict=True):
-                converted[f"adapt.layers.{match[1]}.attention.{projection}_proj.{match[2]}"] = part.contiguous()
+                converted[f"adapt.trunk.layers.{match[1]}.attention.{projection}_proj.{match[2]}"] = part.contiguous()
             continue
         for pattern, replacement in _FORCE_NAMES:
             name = re.sub(pattern, replacement, name)
@@ -86,8 +86,8 @@ def convert_energy_weights(state_dict: dict[str, torch.Tensor], statistics: dict
     first, last = blocks[0], blocks[-1]
     converted = {}
     for name, weight in state_dict.items():
-        name = re.sub(rf"^model\.{last + 1}\.", "energy_head.", name)
-        name = re.sub(r"^model\.(\d+)\.", lambda m: f"blocks.{int(m[1]) - first}.", name)
+        name = re.sub(rf"^model\.{last + 1}\.", "energy_head.linear.", name)
+        name = re.sub(r"^model\.(\d+)\.", lambda m: f"adapt.trunk.blocks.{int(m[1]) - first}.", name)
         converted[name] = weight
     config = _config(
         ADAPTEnergyConfig,

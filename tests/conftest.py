@@ -17,6 +17,7 @@ from ase.build import bulk
 from hub_server import Hub, running_hub
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
 
@@ -59,6 +60,12 @@ def shared_reference() -> Path:
     return _folder_or_skip("reference")
 
 
+def _read(config_class: type[ADAPTConfig], fields: dict) -> dict:
+    """Those of `fields` that the architecture among them reads: tests name those of all architectures at once."""
+    read = ARCHITECTURES[fields.get("architecture", config_class.architecture)].fields(config_class.predicts)
+    return {name: value for name, value in fields.items() if name in read or name == "architecture"}
+
+
 @pytest.fixture
 def make_force_model():
     """Function from configuration fields to a small seeded force model in evaluation mode."""
@@ -66,7 +73,7 @@ def make_force_model():
     def make(seed: int = 0, **fields) -> ADAPTForForces:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return ADAPTForForces(ADAPTConfig(**(TINY | STATISTICS | fields))).eval()
+            return ADAPTForForces(ADAPTConfig(**_read(ADAPTConfig, TINY | STATISTICS | fields))).eval()
 
     return make
 
@@ -79,7 +86,8 @@ def make_energy_model():
         small = {"max_atoms": 24, "energy_hidden_sizes": (32, 32, 8), "energy_mean": -90.0, "energy_std": 5.0}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return ADAPTForEnergy(ADAPTEnergyConfig(**(TINY | STATISTICS | small | fields))).eval()
+            fields = _read(ADAPTEnergyConfig, TINY | STATISTICS | small | fields)
+            return ADAPTForEnergy(ADAPTEnergyConfig(**fields)).eval()
 
     return make
 

@@ -9,7 +9,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 # Where the packages are, without the editable install that would make this repository importable.
-_BLIND = "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
+_BLIND = f"""\
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if '__editable__' not in repr(finder)]
+sys.path = [folder for folder in sys.path if folder != {str(ROOT)!r}]
+"""
 
 _LOOP = """
 import contextlib, io, json, sys, types

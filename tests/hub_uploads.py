@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from modeling_adapt import ADAPTFeatureExtractor
-from modeling_adapt.cli import hub_upload
 from modeling_adapt.data.build.card import write_card
 from modeling_adapt.data.content import content_hash
 from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.hub.run_folder import open_runs
+from modeling_adapt.hub.staging import stage_repository
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -77,8 +78,9 @@ def require_clean(contents: dict[str, bytes]) -> None:
         assert not name.endswith((".pt", ".bin", ".pkl")) and "checkpoint-" not in name
 
 
-def parse(folder: Path, *options: str):
-    return hub_upload._parser().parse_args([str(folder), "org/adapt-si", *options])
+def stage(run_folder: Path, folder: Path, **options) -> dict[str, Path]:
+    """The files of a model as they would go out, in `folder`."""
+    return stage_repository(open_runs([run_folder]), folder, "org/adapt-si", **options)
 
 
 def assert_one_line(capsys, message: str) -> str:

@@ -17,6 +17,7 @@ from ase.build import bulk
 from transformers import PreTrainedModel
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES
 from modeling_adapt.configuration.versions_adapt import FORMAT_VERSION
 
 CHECKPOINTS = Path(__file__).parent / "data" / "checkpoints"
@@ -47,9 +48,12 @@ def _model(kind: str) -> PreTrainedModel:
     }
     torch.manual_seed(FORMAT_VERSION)
     if kind != "pooled":
-        return ADAPTForForces(ADAPTConfig(geometry=kind, **fields))
+        read = ARCHITECTURES[kind].fields("forces")
+        fields = {name: value for name, value in fields.items() if name in read}
+        return ADAPTForForces(ADAPTConfig(architecture=kind, **fields))
     of_energies = {"energy_mean": -1.0, "energy_std": 0.2, "element_energies": {"C": -7.0, "Si": -5.0}}
-    return ADAPTForEnergy(ADAPTEnergyConfig(architecture="pooled", geometry="pairwise", **fields, **of_energies))
+    fields = {name: value for name, value in fields.items() if name in ARCHITECTURES["pairwise"].fields("energy")}
+    return ADAPTForEnergy(ADAPTEnergyConfig(architecture="pairwise", **fields, **of_energies))
 
 
 def main() -> None:
@@ -59,6 +63,9 @@ def main() -> None:
     for kind in KINDS:
         model, folder = _model(kind), target / kind
         model.save_pretrained(folder)
+        for code in folder.glob("*.py"):
+            code.unlink()
+        ADAPTFeatureExtractor.for_model(model.config).save_pretrained(folder)
         for code in folder.glob("*.py"):
             code.unlink()
         forces = forces_of(model).tolist()

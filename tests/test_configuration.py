@@ -21,7 +21,7 @@ def test_misspelled_field_names_the_nearest(config_class):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"geometry": "polar"},
+        {"architecture": "polar"},
         {"norm_position": "middle"},
         {"force_loss": "l1"},
         {"hidden_size": 100},
@@ -48,7 +48,8 @@ def test_impossible_energy_values_are_refused(fields):
 
 @pytest.mark.parametrize("config_class", [ADAPTConfig, ADAPTEnergyConfig])
 def test_saved_configuration_comes_back(config_class, tmp_path):
-    config = config_class(geometry="fourier", force_mean=(0.0, 0.1, 0.2), force_std=(1.0, 1.0, 1.0))
+    force_mean = {"force_mean": (0.0, 0.1, 0.2)} if config_class is ADAPTConfig else {}
+    config = config_class(architecture="fourier", force_std=(1.0, 1.0, 1.0), **force_mean)
     config.save_pretrained(tmp_path)
     assert config_class.from_pretrained(tmp_path).to_dict() == config_class(**config.to_dict()).to_dict()
 

@@ -6,7 +6,7 @@ from ase import Atoms
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_adapt import ADAPTConfig, ADAPTFeatureExtractor, ADAPTForForces
-from modeling_adapt.configuration.configuration_adapt import DESCRIPTORS
+from modeling_adapt.configuration.configuration_adapt import DESCRIPTOR_CHOICES
 from modeling_adapt.elements_adapt import DESCRIPTOR_NAMES
 
 SMALL = {"embedding_sizes": [8], "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
@@ -21,7 +21,7 @@ def forces(model, change=None):
 
 
 def test_the_configuration_knows_the_columns_of_the_feature_extractor():
-    assert DESCRIPTORS == (*DESCRIPTOR_NAMES, "atomic_number")
+    assert DESCRIPTOR_CHOICES == (*DESCRIPTOR_NAMES, "atomic_number")
 
 
 def test_all_descriptors_by_name_are_the_published_tokens():

@@ -35,7 +35,9 @@ class TestOverHttp:
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-        monkeypatch.setattr("hub_upload.check_as_stranger", lambda folder, subfolders: {"forces": 0.0})
+        monkeypatch.setattr(
+            "modeling_adapt.hub.stranger.check_as_stranger", lambda folder, subfolders: {"forces": 0.0}
+        )
         monkeypatch.setattr("modeling_adapt.hub.staging._require_modest", lambda path: None)
 
         def publish(*arguments, token=hub.token) -> int:

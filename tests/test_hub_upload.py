@@ -1,7 +1,11 @@
 """`hub_upload.py` publishes what is on its list and nothing else, in one commit, or says in one line why not."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import hub_uploads
@@ -10,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hub_uploads import EXPECTED, PAIRWISE, PIXEL, SECRET, assert_one_line, parse, require_clean, save
+from hub_uploads import EXPECTED, PAIRWISE, PIXEL, REPOSITORY, SECRET, assert_one_line, require_clean, save, stage
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -20,23 +24,27 @@ from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.data.build.card import write_card
 from modeling_adapt.errors import InputError
-from modeling_adapt.hub.answers import answers
+from modeling_adapt.hub import publishing
 from modeling_adapt.hub.dataset import stage_dataset
-from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.private import publishable, publishable_text, require_nothing_private
-from modeling_adapt.hub.run_folder import open_run
-from modeling_adapt.hub.staging import staged_files
+from modeling_adapt.hub.privacy import publishable, publishable_text, require_nothing_private
+from modeling_adapt.hub.repository import answers
+from modeling_adapt.hub.staging import example_structure, staged_files
 from modeling_adapt.hub.stranger import check_as_stranger
+from modeling_adapt.markdown import escaped
 
+WINDOWS = "C:\\_me/runs"
+ODD = "/data/_my_/a*b|c & <d> [e]"
 run_folder, data_folder = hub_uploads.run_folder, hub_uploads.data_folder  # the fixtures
 
 
 class TestBeforeAnythingGoesOut:
     def test_dry_run_shows_the_tree_and_the_card_without_network_or_token(self, run_folder, capsys, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        monkeypatch.setattr("hub_upload.get_token", lambda: None)
-        monkeypatch.setattr("hub_upload.HfApi", None)
-        monkeypatch.setattr("hub_upload.check_as_stranger", lambda folder, subfolders: {"forces": 0.0})
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        monkeypatch.setattr(publishing, "HfApi", None)
+        monkeypatch.setattr(
+            "modeling_adapt.hub.stranger.check_as_stranger", lambda folder, subfolders: {"forces": 0.0}
+        )
         assert run_command(lambda: hub_upload.main([str(run_folder), "org/adapt-si", "--dry-run"])) == 0
         shown = capsys.readouterr().out
         tree, card = shown.split("---", 1)
@@ -48,7 +56,7 @@ class TestBeforeAnythingGoesOut:
     @pytest.mark.slow
     def test_a_folder_that_computes_something_else_is_refused(self, run_folder, make_force_model, tmp_path):
         staged = tmp_path / "staged"
-        hub_upload._stage(parse(run_folder), [open_run(run_folder)], staged)
+        stage(run_folder, staged)
         weights = load_file(staged / "model.safetensors")
         name = next(name for name in weights if name.endswith("head.weight") or "layers" in name)
         save_file(weights | {name: weights[name] + 0.1}, staged / "model.safetensors", metadata={"format": "pt"})
@@ -57,7 +65,7 @@ class TestBeforeAnythingGoesOut:
 
     def test_only_listed_files_and_modest_code_pass(self, run_folder, tmp_path):
         staged = tmp_path / "staged"
-        files = hub_upload._stage(parse(run_folder), [open_run(run_folder)], staged)
+        files = stage(run_folder, staged)
         assert set(files) == EXPECTED
         require_clean({name: path.read_bytes() for name, path in files.items()})
         (staged / "pipeline_adapt.py").write_text("import ase\n")
@@ -69,7 +77,7 @@ class TestBeforeAnythingGoesOut:
 
     def test_large_weights_are_shards(self, run_folder, tmp_path, monkeypatch):
         monkeypatch.setattr("modeling_adapt.hub.staging._SHARD", "10KB")
-        files = hub_upload._stage(parse(run_folder), [open_run(run_folder)], tmp_path / "staged")
+        files = stage(run_folder, tmp_path / "staged")
         shards = [name for name in files if name.endswith(".safetensors")]
         assert len(shards) > 1 and "model.safetensors.index.json" in files
 
@@ -106,7 +114,7 @@ class TestBeforeAnythingGoesOut:
         ],
     )
     def test_wrong_options(self, run_folder, arguments, message, capsys, monkeypatch):
-        monkeypatch.setattr("hub_upload.get_token", lambda: None)
+        monkeypatch.setattr(publishing, "get_token", lambda: None)
         given = [str(run_folder) if word == "RUN" else word for word in arguments]
         assert run_command(lambda: hub_upload.main(given)) == 2
         assert_one_line(capsys, message)
@@ -120,10 +128,13 @@ class TestBeforeAnythingGoesOut:
             ("https://a.b/xyz?at=/home/me", "a folder"),
             ("x: /data/my\n    folder/springs", "a folder"),  # as YAML folds a line
             ("see runs/silicon.", "a folder of this machine .runs/silicon."),
+            (f"| {escaped(ODD)} |", "a folder of this machine"),
+            (json.dumps({"in": ODD}), "a folder of this machine"),
+            *((write(WINDOWS), "a folder of this machine") for write in (str, escaped, json.dumps)),
         ):
             path.write_text(text)
             with pytest.raises(InputError, match=f"README.md would publish {found}"):
-                folders = ["/home/me/", "/data/my folder/springs", "runs/silicon", "springs", "./here"]
+                folders = ["/home/me/", "/data/my folder/springs", "runs/silicon", "springs", "./here", ODD, WINDOWS]
                 require_nothing_private([("README.md", path)], folders, ["other secret"])
         path.write_text("springs, /home/melanie, runs/silicon-2, here, https://a.bc/home/me-too")
         require_nothing_private([("README.md", path)], folders, ["", "other secret"])
@@ -234,9 +245,9 @@ class TestExample:
         monkeypatch.chdir(data_folder.parent)
         recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
         (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"dataset": data_folder.name}))
-        for options, silicon in (([], True), (["--dataset", str(data_folder)], False)):
+        for options, silicon in (({}, True), ({"dataset": data_folder}, False)):
             staged = tmp_path / f"staged{len(options)}"
-            hub_upload._stage(parse(run_folder, *options), [open_run(run_folder)], staged)
+            stage(run_folder, staged, **options)
             source = json.loads((staged / "example.json").read_text())["source"]
             assert ("not from the training data" in source) == silicon
 
@@ -262,6 +273,27 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, capsys, monke
     assert_one_line(capsys, "no space is left in .*adapt-upload-.*: make room, or name another folder with TMPDIR")
 
 
+def test_an_installed_package_has_all_that_goes_out(run_folder, tmp_path):
+    """The folder of the package alone, as a wheel installs it: nothing is looked for beside it."""
+    site = tmp_path / "site"
+    shutil.copytree(REPOSITORY / "modeling_adapt", site / "modeling_adapt")
+    code = """
+import sys
+from pathlib import Path
+from modeling_adapt.hub.run_folder import open_runs
+from modeling_adapt.hub.staging import __file__, stage_repository
+print(__file__, *stage_repository(open_runs([sys.argv[1]]), Path(sys.argv[2]), "org/adapt-si"), sep="\\n")
+"""
+    command = [sys.executable, "-c", code, run_folder, tmp_path / "staged"]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    where, *files = done.stdout.splitlines()
+    assert Path(where).is_relative_to(site) and set(files) == EXPECTED
+    assert (tmp_path / "staged" / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
+    assert "10.48550/arXiv.2509.24115" in (tmp_path / "staged" / "README.md").read_text()
+
+
 def test_an_energy_that_is_the_first_model_has_no_second(make_energy_model, tmp_path, capsys):
     energy = save(make_energy_model(**PAIRWISE, architecture="pooled"), tmp_path / "energy")
     arguments = [str(energy), "org/adapt-si", "--energy", str(energy), "--dry-run"]
@@ -273,7 +305,7 @@ def test_an_energy_that_is_the_first_model_has_no_second(make_energy_model, tmp_
 def test_a_data_set_of_the_hub_is_named_as_the_hub_does(run_folder, tmp_path, recorded):
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
     (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"dataset": recorded}))
-    hub_upload._stage(parse(run_folder), [open_run(run_folder)], tmp_path / "staged")
+    stage(run_folder, tmp_path / "staged")
     assert "datasets:\n- org/springs\n" in (tmp_path / "staged" / "README.md").read_text()
 
 

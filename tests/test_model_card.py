@@ -1,8 +1,10 @@
 """The card of a model: every number is that of a file beside it, and the Hub's library reads it."""
 
 import json
+import platform
 import re
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from modeling_adapt import ADAPTFeatureExtractor
+from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
@@ -17,11 +20,10 @@ from modeling_adapt.evaluation.columns import COLUMNS
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.hub.card import write_model_card
-from modeling_adapt.hub.evaluations import require_all_used
-from modeling_adapt.hub.example import example_structure
-from modeling_adapt.hub.run_folder import open_run
-from modeling_adapt.hub.staging import ENERGY, stage_model
-from modeling_adapt.hub.weights import weights_hash
+from modeling_adapt.hub.run_folder import open_run, require_all_used
+from modeling_adapt.hub.staging import ENERGY, example_structure, stage_model
+from modeling_adapt.loading import weights_hash
+from modeling_adapt.markdown import code, escaped, unescaped
 
 PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
 KINDS = ["vacancy", "carbon|pair", "", "vacancy"]
@@ -256,6 +258,75 @@ def test_limits_are_those_of_the_kind_of_model(make_run, stage):
     assert "## Errors of `energy/`" in text and 'subfolder="energy"' in text and "Neutral defects only" in text
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, "README.md", "exec")
+
+
+class TestWhatComesFromFiles:
+    """It is text: neither markup nor code."""
+
+    HOSTILE = "<img src=x onerror=alert(1)> [a](b) `c` *d* _e_ | &amp; $x$\n# f"
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            ("v_Si (C) 1.5 eV/Å", "v_Si (C) 1.5 eV/Å"),
+            ("a|b\\c", r"a\|b\\c"),
+            ("*a* __b__ `c` ~~d~~ $e$", r"\*a\* \_\_b\_\_ \`c\` \~\~d\~\~ \$e\$"),
+            ("[a](b) ![c](d)", r"\[a\](b) !\[c\](d)"),
+            ("<b>&\n# x", "&lt;b&gt;&amp; # x"),
+            (escaped("a|b"), r"a\|b"),
+        ],
+    )
+    def test_text(self, value, text):
+        assert escaped(value) == text and unescaped(text) == " ".join(unescaped(value).splitlines())
+
+    @pytest.mark.parametrize(("value", "span"), [("a|b", "`a|b`"), ("a`b\nc", "`` a`b c ``"), ("``", "``` `` ```")])
+    def test_code(self, value, span):
+        assert code(value) == span
+
+    def test_in_a_card(self, make_run, stage):
+        folder = make_run()
+        groups = {self.HOSTILE: force_metrics(1), "vacancy": force_metrics(2)}
+        TestEvaluations.change(folder, by_config_type=groups, split=self.HOSTILE, dataset=self.HOSTILE)
+        for name, key in (("recipe.yaml", "lr_scheduler_type"), ("run.json", "device")):
+            record = yaml.safe_load((folder / name).read_text())
+            (record if name == "recipe.yaml" else record["parts"][-1])[key] = self.HOSTILE
+            (folder / name).write_text(json.dumps(record))
+        _, text = stage(folder, revision='v"1')
+        body = text.split("\n---\n", 1)[1]
+        outside_code = re.sub(r"(`+).*?\1", "", re.sub(r"```.*?```", "", body, flags=re.DOTALL))
+        assert "<img" not in outside_code and "\n# f" not in body and not re.search(r"(?<!\\)\[a", outside_code)
+        assert [row[0] for row in tables(text, "Errors")[0][1:]] == [escaped(self.HOSTILE), "vacancy", "all"]
+        assert r"&lt;img src=x onerror=alert(1)&gt; \[a\](b)" in dict(tables(text, "Training")[0])["lr_scheduler_type"]
+        for block in re.findall(r"```python\n(.*?)```", body, re.DOTALL):
+            compile(block, "README.md", "exec")
+
+
+def test_settings_are_those_of_the_configuration_and_of_the_recipe(make_run, stage):
+    """A field that the architecture does not read, and that its config.json has not, is nowhere on the card."""
+    staged, _ = stage(folder := make_run())
+    config = json.loads((staged / "config.json").read_text())
+    absent = {name: config.pop(name) for name in ("norm_position", "fourier_wave_numbers", "hidden_act")}
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | absent | {"weight_decay": 0.1, "train_subset": 100}
+    (staged / "config.json").write_text(json.dumps(config))
+    (staged / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"augmentation": ["octahedral", "translation"]}))
+    text = write_model_card(staged, "org/adapt-si")
+    architecture, training = (dict(tables(text, title)[0]) for title in ("Architecture", "Training"))
+    assert architecture["hidden_size"] == "16" and architecture["embedding_sizes"] == "16"
+    assert not {name for name in architecture if name and name not in config}
+    assert not absent.keys() & training.keys() and "train_subset" not in training, "a default"
+    assert training["weight_decay"] == "0.1" and training["augmentation"] == "octahedral, translation"
+    assert not any(name in text for name in absent)
+
+
+def test_versions_and_where_the_code_comes_from(make_run, stage):
+    _, text = stage(make_run())
+    names = {"transformers", "torch", "accelerate", "datasets"}
+    versions = {name: version(name) for name in names} | {"python": platform.python_version()}
+    said = " ".join(re.split(r"^## ", text, flags=re.MULTILINE)[-3].split())
+    assert said.startswith("Versions") and all(f"{name} {number}" in said for name, number in versions.items())
+    assert f"version {ADAPT_VERSION} of this project" in said and f"checkpoint format {FORMAT_VERSION}" in said
+    assert re.findall(r"pip install ([^`]*)`", text) == ["torch transformers"], "no name that no index has"
+    assert "trust_remote_code=True" in text and "With the tools of the project, which come from its repository" in text
 
 
 def test_a_model_that_gives_no_forces_promises_none(make_run, stage):

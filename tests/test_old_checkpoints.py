@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -12,14 +13,22 @@ from old_checkpoints import CHECKPOINTS, KINDS, forces_of
 from transformers import AutoConfig, AutoModel
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForForces
-from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION, STEPS, UNITS, upgraded
+from modeling_adapt.configuration.versions_adapt import (
+    ADAPT_VERSION,
+    FORMAT_VERSION,
+    STEPS,
+    UNITS,
+    _from_1_to_2,
+    upgraded,
+    upgraded_weights,
+)
 from modeling_adapt.crystal.trained_region import TrainingDomain
 from modeling_adapt.errors import InputError
 from modeling_adapt.loading import load_model
 
 FORMATS = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
-LATER = f"the checkpoint has format {FORMAT_VERSION + 1}, but adapt-force-field {ADAPT_VERSION} reads formats 1 to "
-LATER += f"{FORMAT_VERSION}: run 'pip install --upgrade adapt-force-field', or pin an older revision of it"
+LATER = f"the checkpoint has format {FORMAT_VERSION + 1}, but version {ADAPT_VERSION} of this project reads formats "
+LATER += f"1 to {FORMAT_VERSION}: install a later version of this project, or pin an older revision of the checkpoint"
 
 
 @pytest.fixture(params=[f"{number}/{kind}" for number in FORMATS for kind in KINDS])
@@ -69,12 +78,12 @@ def test_saved_again_it_is_of_today(checkpoint, tmp_path):
 
 def test_strangers_upgrade_too(edited, tmp_path):
     """By the code that the checkpoint brings along."""
-    model = ADAPTForForces.from_pretrained(edited())
-    written = json.loads((edited() / "config.json").read_text())
-    first = {
-        name: value for name, value in written.items() if name not in ("format_version", "units", "adapt_version")
-    }
-    (edited() / "config.json").write_text(json.dumps(first))
+    first = CHECKPOINTS / "1" / "pairwise"
+    model = ADAPTForForces.from_pretrained(first)
+    auto_map = json.loads((edited() / "config.json").read_text())["auto_map"]
+    config = json.loads((first / "config.json").read_text()) | {"auto_map": auto_map}
+    shutil.copy(first / "model.safetensors", edited())
+    (edited() / "config.json").write_text(json.dumps(config))
     code = """
 import json, sys
 import torch
@@ -141,15 +150,15 @@ class TestFromOneToTwo:
     """Its first checkpoints lack what came later; models then were what these values say."""
 
     def test_fields(self):
-        assert upgraded({"model_type": "adapt"}) == {
-            **{"model_type": "adapt", "format_version": 2, "units": UNITS, "remove_net_force": False},
+        assert _from_1_to_2({"model_type": "adapt"}) == {
+            **{"model_type": "adapt", "units": UNITS, "remove_net_force": False},
             **{"pairwise_cutoff": 5.0, "num_radial_basis": 12, "num_vector_channels": 32},
             **{"descriptors": None, "element_embedding_size": 0},
         }
         of_energies = {"architecture": "mlp", "element_energies": None, "force_weight": 1.0}
-        assert of_energies.items() <= upgraded({"model_type": "adapt_energy"}).items()
+        assert of_energies.items() <= _from_1_to_2({"model_type": "adapt_energy"}).items()
         given = {"pairwise_cutoff": 4.0, "architecture": "pooled", "model_type": "adapt_energy"}
-        assert given.items() <= upgraded(given).items()
+        assert given.items() <= _from_1_to_2(given).items()
 
     @pytest.mark.parametrize("config_class", [ADAPTConfig, ADAPTEnergyConfig])
     def test_all_are_fields(self, config_class):
@@ -166,6 +175,37 @@ class TestFromOneToTwo:
         config = {"model_type": "adapt", "training_domain": {"elements": []}}
         upgraded(config)
         assert config == {"model_type": "adapt", "training_domain": {"elements": []}}
+
+
+class TestFromTwoToThree:
+    """One architecture, and no field or weight that nobody reads."""
+
+    @pytest.mark.parametrize(
+        ("second", "architecture"),
+        [
+            ({"model_type": "adapt"}, "cartesian"),
+            ({"model_type": "adapt", "geometry": "pairwise"}, "pairwise"),
+            ({"model_type": "adapt_energy", "architecture": "mlp", "geometry": "pairwise"}, "mlp"),
+            ({"model_type": "adapt_energy", "architecture": "pooled", "geometry": "fourier"}, "fourier"),
+        ],
+    )
+    def test_architecture(self, second, architecture):
+        third = upgraded({**second, "format_version": 2, "num_descriptors": 9, "norm_position": "post"})
+        assert third["architecture"] == architecture
+        assert "geometry" not in third and "num_descriptors" not in third
+        config_class = {"adapt": ADAPTConfig, "adapt_energy": ADAPTEnergyConfig}[second["model_type"]]
+        config = config_class.from_dict({**second, "format_version": 2, "norm_position": "post"})
+        assert ("norm_position" in config.to_dict()) == (architecture in ("cartesian", "fourier"))
+        if second["model_type"] == "adapt_energy":
+            assert config.force_loss == "mse"  # whatever it said, which nobody read
+
+    def test_weights_of_vectors_that_nobody_read_are_gone(self):
+        second = {"model_type": "adapt_energy", "architecture": "pooled", "geometry": "pairwise", "hidden_size": 2}
+        weights = {"adapt.layers.0.mlp.3.weight": torch.arange(12.0).reshape(6, 2)}
+        weights |= {"adapt.layers.0.vector_mixing.weight": torch.ones(2, 2), "energy_head.2.bias": torch.ones(1)}
+        third = upgraded_weights(second | {"format_version": 2}, weights)
+        assert sorted(third) == ["adapt.trunk.layers.0.mlp.3.weight", "energy_head.layers.2.bias"]
+        assert torch.equal(third["adapt.trunk.layers.0.mlp.3.weight"], torch.arange(4.0).reshape(2, 2))
 
 
 def test_steps_are_named():

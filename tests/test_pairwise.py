@@ -1,4 +1,4 @@
-"""Exact properties of the pairwise geometry: symmetry, periodic images, continuity, and neutrality of the chunking."""
+"""Exact properties of the pairwise architecture: symmetry, periodic images, continuity, and its list of neighbours."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,15 @@ import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from modeling_adapt import ADAPTFeatureExtractor, pairwise_adapt
+from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt
+from modeling_adapt.neighbours_adapt import Neighbours
 
 extract = ADAPTFeatureExtractor()
 
 
 @pytest.fixture
 def model(make_force_model):
-    return make_force_model(geometry="pairwise", num_vector_channels=8, pairwise_cutoff=4.0)
+    return make_force_model(architecture="pairwise", num_vector_channels=8, pairwise_cutoff=4.0)
 
 
 def forces_of(model, structures, dtype="float32"):
@@ -83,19 +84,58 @@ def test_any_description_of_the_same_lattice_gives_the_same_forces(model, skewed
 
 
 def test_images_are_those_that_ase_finds(skewed, structures):
+    """One search of crystals, slabs, wires and molecules at once, atoms outside of their cells among them."""
     from ase.neighborlist import neighbor_list
 
-    for atoms in (skewed, structures[0], structures[2]):
-        batch = extract(atoms, dtype="float64")
-        geometry = pairwise_adapt.ADAPTPairwiseGeometry.__new__(pairwise_adapt.ADAPTPairwiseGeometry)
-        geometry.cutoff = 4.0
-        images, valid, others = geometry._displacements(batch["input_features"][..., :3], batch["cell"], None)
+    far = structures[2].copy()
+    far.positions[::3] += far.cell.array.sum(axis=0) * [3, -5, 1]
+    molecule, slab, wire = structures[0].copy(), skewed.copy(), skewed.copy()
+    molecule.pbc, slab.pbc, wire.pbc = False, (True, True, False), (False, True, False)
+    batch = [skewed, structures[0], far, molecule, slab, wire, Atoms("Si")]
+    found = ADAPTFeatureExtractor(cutoff=4.0)(batch, return_tensors="np", dtype="float64")
+    for row, atoms in enumerate(batch):
+        wrapped = atoms.copy()
+        wrapped.positions = found["input_features"][row, : len(atoms), :3]
+        first, second, shifts = neighbor_list("ijS", wrapped, 4.0)
         for atom in range(len(atoms)):
-            first, second, distances = neighbor_list("ijd", atoms, 4.0)
-            expected = sorted(zip(second[first == atom], distances[first == atom].round(6), strict=True))
-            slots = valid[0, atom]
-            lengths = images[0, atom][slots].norm(dim=-1).numpy().round(6)
-            assert sorted(zip(others[0, atom][slots].tolist(), lengths, strict=True)) == expected
+            expected = sorted(zip(second[first == atom], map(tuple, shifts[first == atom]), strict=True))
+            filled = found["neighbours"][row, atom] >= 0
+            ours = found["neighbours"][row, atom][filled], found["neighbour_shifts"][row, atom][filled]
+            assert sorted(zip(ours[0].tolist(), map(tuple, ours[1].tolist()), strict=True)) == expected
+        assert (found["neighbours"][row, len(atoms) :] == -1).all()
+
+
+def test_inputs_without_neighbours_give_the_same_forces(model, structures, skewed):
+    batch = [*structures, skewed]
+    with torch.no_grad():
+        searched = model(**extract(batch)).forces
+        given = model(**ADAPTFeatureExtractor(cutoff=4.0)(batch)).forces
+        more = model(**ADAPTFeatureExtractor(cutoff=5.5)(batch)).forces  # what is beyond the cutoff counts for nothing
+    assert (searched - given).abs().max() < 1e-6 and (more - given).abs().max() < 1e-6
+
+
+def test_positions_are_wrapped_before_they_are_rounded(model, structures):
+    """A thousand cells away float32 resolves 0.001 Å."""
+    near, far = structures[2], structures[2].copy()
+    far.positions += [1000, -2000, 3000] @ far.cell.array
+    wrapping = ADAPTFeatureExtractor(cutoff=4.0)
+    with torch.no_grad():
+        forces = [model(**wrapping(atoms)).forces for atoms in (near, far)]
+    assert (forces[0] - forces[1]).abs().max() < 1e-5
+
+
+def test_neighbours_that_structures_bring_are_not_searched_again(structures, monkeypatch):
+    wrapping = ADAPTFeatureExtractor(cutoff=4.0)
+    rows = [{"atomic_numbers": a.numbers, "positions": a.positions, "cell": a.cell.array} for a in structures]
+    for row, found in zip(rows, [wrapping([row], return_tensors="np") for row in rows], strict=True):
+        row["neighbours"] = Neighbours(found["neighbours"][0], found["neighbour_shifts"][0])
+    monkeypatch.setattr(feature_extraction_adapt, "find_neighbours", None)
+    batch = wrapping(rows, return_tensors="np")
+    for index, row in enumerate(rows):
+        size, slots = row["neighbours"].index.shape
+        assert (batch["neighbours"][index, :size, :slots] == row["neighbours"].index).all()
+        assert (batch["neighbour_shifts"][index, :size, :slots] == row["neighbours"].shifts).all()
+        assert (batch["neighbours"][index, size:] == -1).all() and (batch["neighbours"][index, :, slots:] == -1).all()
 
 
 def test_nothing_jumps_while_an_atom_crosses_the_cell(model, structures):
@@ -131,16 +171,9 @@ def test_atoms_without_neighbours_feel_nothing(model):
     assert np.abs(forces_of(model, Atoms("SiC", positions=[[0, 0, 0], [0, 0, 9.0]]))).max() == 0
 
 
-def test_chunking_changes_nothing(model, structures, monkeypatch):
-    whole = forces_of(model, structures[2])
-    monkeypatch.setattr(pairwise_adapt, "_PAIRS_AT_ONCE", 3 * len(structures[2]))
-    monkeypatch.setattr(pairwise_adapt, "_ATOMS_AT_ONCE", 5)
-    assert np.abs(forces_of(model, structures[2]) - whole).max() < 1e-6
-
-
 @pytest.mark.parametrize("geometry", ["cartesian", "fourier", "pairwise"])
 def test_net_force_is_removed(make_force_model, structures, geometry):
-    model = make_force_model(geometry=geometry, remove_net_force=True)
+    model = make_force_model(architecture=geometry, remove_net_force=True)
     with torch.no_grad():
         batch = extract(structures)
         forces = model(**batch).forces * batch["attention_mask"][..., None]
@@ -149,4 +182,4 @@ def test_net_force_is_removed(make_force_model, structures, geometry):
 
 def test_statistics_that_would_break_equivariance_are_refused(make_force_model):
     with pytest.raises(Exception, match="needs force_mean 0 and one force_std"):
-        make_force_model(geometry="pairwise", force_std=(0.1, 0.2, 0.1))
+        make_force_model(architecture="pairwise", force_std=(0.1, 0.2, 0.1))

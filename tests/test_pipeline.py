@@ -21,7 +21,7 @@ def _structures():
 
 @pytest.fixture
 def folder(make_force_model, tmp_path):
-    make_force_model(geometry="pairwise", num_vector_channels=8).save_pretrained(tmp_path / "forces")
+    make_force_model(architecture="pairwise", num_vector_channels=8).save_pretrained(tmp_path / "forces")
     ADAPTFeatureExtractor().save_pretrained(tmp_path / "forces")
     return tmp_path / "forces"
 
@@ -63,7 +63,7 @@ def test_files_and_mappings(forces, tmp_path):
 
 
 def test_pooled_energy_gives_its_gradient_and_the_published_network_says_that_it_cannot(make_energy_model, tmp_path):
-    for name, fields in (("pooled", {"architecture": "pooled", "geometry": "pairwise"}), ("mlp", {})):
+    for name, fields in (("pooled", {"architecture": "pairwise"}), ("mlp", {})):
         make_energy_model(num_vector_channels=8, **fields).save_pretrained(tmp_path / name)
         ADAPTFeatureExtractor().save_pretrained(tmp_path / name)
     atoms = _structures()[0]
@@ -76,7 +76,7 @@ def test_pooled_energy_gives_its_gradient_and_the_published_network_says_that_it
 
 
 def test_mappings_are_compared_with_the_trained_region_too(make_force_model, tmp_path):
-    model = make_force_model(geometry="pairwise")
+    model = make_force_model(architecture="pairwise")
     model.config.training_domain = fit_domain([structure_row(bulk("Si", cubic=True), np.zeros((8, 3)))]).to_dict()
     model.save_pretrained(tmp_path / "model")
     ADAPTFeatureExtractor().save_pretrained(tmp_path / "model")
@@ -90,7 +90,7 @@ def test_mappings_are_compared_with_the_trained_region_too(make_force_model, tmp
 
 def test_outside_the_trained_region(make_force_model, tmp_path, recwarn):
     atoms = _structures()[0]
-    model = make_force_model(geometry="pairwise", num_vector_channels=8)
+    model = make_force_model(architecture="pairwise", num_vector_channels=8)
     model.config.training_domain = fit_domain([structure_row(atoms, np.zeros((8, 3)))]).to_dict()
     model.save_pretrained(tmp_path / "trained")
     ADAPTFeatureExtractor().save_pretrained(tmp_path / "trained")

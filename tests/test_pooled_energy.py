@@ -12,8 +12,7 @@ extract = ADAPTFeatureExtractor()
 @pytest.fixture
 def model(make_energy_model):
     return make_energy_model(
-        architecture="pooled",
-        geometry="pairwise",
+        architecture="pairwise",
         pairwise_cutoff=4.0,
         num_vector_channels=8,
         energy_mean=0.01,
@@ -48,7 +47,7 @@ def test_batches_and_padding_change_nothing(model, structures):
 
 def test_reference_energies_are_added(model, structures):
     with_references = outputs_of(model, structures[1]).energy
-    model.config.element_energies = None
+    model.references = None
     difference = with_references - outputs_of(model, structures[1]).energy
     assert abs(difference.item() - (7 * -5.4 - 9.1)) < 1e-9
 
@@ -75,23 +74,23 @@ def test_forces_are_the_gradient(model, structures):
 def test_forces_are_learned_with_the_energy(model, structures):
     batch = extract(structures, dtype="float64")
     padding = (batch["attention_mask"] == 0)[..., None]
-    force_labels = torch.randn(3, 16, 3, generator=torch.Generator().manual_seed(0)).double()
-    force_labels = force_labels.masked_fill(padding, -100.0)
+    reference_forces = torch.randn(3, 16, 3, generator=torch.Generator().manual_seed(0)).double()
+    reference_forces = reference_forces.masked_fill(padding, -100.0)
     labels = torch.tensor([-40.0, -50.0, -85.0]).double()
     model.train()
-    outputs = model(**batch, labels=labels, force_labels=force_labels)
+    outputs = model(**batch, labels=labels, reference_forces=reference_forces)
     counts = torch.tensor([7.0, 8.0, 16.0]).double()
-    energy_loss = ((outputs.energy - labels) / counts / model.energy_normalizer.scale[0]).square()
+    energy_loss = ((outputs.energy - labels) / counts / model.energy_normalizer.scale.numbers[0]).square()
     scale = sum(model.config.force_std) / 3
-    errors = ((outputs.forces - force_labels) / scale).square().masked_fill(padding, 0.0)
+    errors = ((outputs.forces - reference_forces) / scale).square().masked_fill(padding, 0.0)
     expected = (energy_loss + errors.sum(dim=(1, 2)) / (3 * counts)).mean()
     assert torch.allclose(outputs.loss, expected, rtol=1e-9)
     outputs.loss.backward()
-    assert model.adapt.layers[0].radial_gate.weight.grad.abs().max() > 0
+    assert model.adapt.trunk.layers[0].radial_gate.weight.grad.abs().max() > 0
 
 
 def test_published_network_has_no_forces(make_energy_model, structures):
-    with pytest.raises(ValueError, match="need architecture='pooled'"):
+    with pytest.raises(ValueError, match="architecture 'mlp' has no usable gradient"):
         make_energy_model()(**extract(structures), compute_forces=True)
 
 
@@ -99,4 +98,4 @@ def test_structures_without_force_labels_learn_their_energy_alone(model, structu
     batch = extract(structures[0], dtype="float64")
     labels, no_forces = torch.tensor([-40.0]).double(), torch.full((1, 7, 3), -100.0).double()
     energy_alone = model(**batch, labels=labels).loss
-    assert torch.allclose(model(**batch, labels=labels, force_labels=no_forces).loss, energy_alone)
+    assert torch.allclose(model(**batch, labels=labels, reference_forces=no_forces).loss, energy_alone)

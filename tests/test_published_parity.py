@@ -38,7 +38,7 @@ def test_forces_and_tokens_match(force_model, reference, attention):
     atoms = reference["mask"]
     with torch.no_grad():
         forces = force_model(reference["tokens_raw"], atoms.long()).forces
-    scale = torch.tensor(force_model.normalizer.scale)
+    scale = torch.tensor(force_model.normalizer.scale.numbers)
     assert ((forces - reference["forces"]) / scale)[atoms].abs().max() < TOLERANCE
     assert (forces - reference["forces"])[atoms].abs().max() < TOLERANCE
 
@@ -62,7 +62,7 @@ def test_energies_match(shared_reference, statistics, reference):
     with torch.no_grad():
         energy = model(reference["tokens_raw"], reference["mask"].long()).energy
         short = model(reference["tokens_raw"][:, :20], reference["mask"][:, :20].long()).energy
-    normalized_error = (energy - reference["energy"][:, 0]) / model.energy_normalizer.scale[0]
+    normalized_error = (energy - reference["energy"][:, 0]) / model.energy_normalizer.scale.numbers[0]
     assert normalized_error.abs().max() < TOLERANCE
     full = reference["mask"].sum(dim=1) <= 20
     assert torch.allclose(short[full], energy[full], rtol=1e-6)

@@ -33,7 +33,7 @@ def source(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("build") / "source"
     for name in ("configuration", "data_scripts", "modeling_adapt"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("LICENSE", "README.md", "pyproject.toml", "train.py"):
+    for name in ("CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "train.py"):
         shutil.copy(ROOT / name, copy)
     return copy
 

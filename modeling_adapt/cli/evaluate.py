@@ -26,9 +26,8 @@ from ..evaluation.physical_checks import checks_table, chosen_structures, host_i
 from ..evaluation.report import error_tables, write_evaluation
 from ..evaluation.symmetry_checks import Forces
 from ..files import finished_folder, require_empty_folder
-from ..hub.weights import weights_folder, weights_hash
 from ..hub_access import is_local
-from ..loading import load_model, require_forces
+from ..loading import load_model, require_forces, weights_folder, weights_hash
 from ..modeling_adapt import ADAPTForEnergy, gives_forces
 from .command_line import CommandParser, run_command, whole_number
 

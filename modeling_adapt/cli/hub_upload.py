@@ -1,37 +1,11 @@
 """Command: publishes a trained model on the Hugging Face Hub with all that others need, and nothing else."""
 
-import os
-
-# What follows reads the environment when it is imported. Xet is a service of the real Hub, to which it is left; other
-# servers that speak the Hub's endpoints (a mirror, the one of the tests) know only LFS.
-if os.environ.get("HF_ENDPOINT", "").rstrip("/") not in ("", "https://huggingface.co"):
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-
 import argparse
-import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import enable_progress_bars, logging, validate_repo_id
-
-from .. import ADAPTConfig
-from ..errors import InputError, one_line
-from ..hub.card import write_model_card
-from ..hub.dataset import is_of_dataset, stage_dataset
-from ..hub.evaluations import require_all_used
-from ..hub.example import example_structure
-from ..hub.licenses import require_license
-from ..hub.private import require_nothing_private
-from ..hub.refs import require_ref_name
-from ..hub.repository import Publication, Upload, look, make, send
-from ..hub.run_folder import RunFolder, open_run
-from ..hub.staging import ENERGY, LICENSE, enough_space, is_ours, stage_model, staged_files
-from ..hub.stranger import check_as_stranger
-from ..hub.trained_on import hub_dataset, learned_from, published_dataset
-from ..hub_access import is_local
 from .command_line import CommandParser, run_command
 
 EXAMPLE = """\
@@ -51,40 +25,69 @@ Log in first with `hf auth login`, or set HF_TOKEN.
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
-    _require_repository(arguments.repository)
+    # What takes seconds to import comes after the options are known.
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import enable_progress_bars
+
+    from ..hub import dataset, publishing, staging, stranger
+    from ..hub.card import require_license
+    from ..hub.privacy import local_names, require_nothing_private
+    from ..hub.repository import require_ref_name, require_repository_name
+    from ..hub.run_folder import open_runs
+
+    # What is named has to be right, and to be there.
+    require_repository_name(arguments.repository)
     require_license(arguments.license)
-    for option, name in (("--tag", arguments.tag), ("--revision", arguments.revision)):
-        if name is not None:
-            require_ref_name(name, option)
-    runs = [open_run(arguments.model, arguments.evaluation)]
-    if arguments.energy is not None:
-        runs.append(open_run(arguments.energy, arguments.evaluation))
-    require_all_used(arguments.evaluation, [run.evaluation for run in runs])
-    token = None if arguments.dry_run else _token()
-    api = None if token is None else HfApi(token=token)
-    logging.set_verbosity_error()  # it says each new try on a line of its own; what stays wrong is one line
+    require_ref_name(arguments.tag, "--tag")
+    require_ref_name(arguments.revision, "--revision")
+    runs = open_runs([arguments.model, arguments.energy], arguments.evaluation)
+    api = None if arguments.dry_run else publishing.connect()
+    data_repository = f"{arguments.repository}-data"
+
     with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
-        with enough_space(Path(scratch)):
-            data = {}
+        # What goes out is written anew, from a list of what may.
+        rows: dict[str, Path] = {}
+        with staging.enough_space(Path(scratch)):
             if arguments.dataset is not None:
-                data = stage_dataset(arguments.dataset, Path(scratch) / "data", data_repository(arguments.repository))
-            model = _stage(arguments, runs, Path(scratch) / "model", api)
-        files = [*model.items(), *data.items()]
-        require_nothing_private(files, _folders(arguments, runs), [token or get_token() or ""])
-        subfolders = ["", ENERGY][: len(runs)]
-        found = check_as_stranger(Path(scratch) / "model", subfolders)
-        deviation = f"at most {max(found.values()):.1e} eV/Å or eV"
-        print(f"loads with transformers alone; deviation from the example: {deviation}")
+                rows = dataset.stage_dataset(arguments.dataset, Path(scratch) / "data", data_repository)
+            files = staging.stage_repository(
+                runs,
+                Path(scratch) / "model",
+                arguments.repository,
+                dataset=arguments.dataset,
+                data_repository=data_repository,
+                license=arguments.license,
+                revision=arguments.tag or arguments.revision,
+                api=api,
+            )
+
+        # Nothing of this machine is in it, and it works where only transformers is.
+        named = [arguments.model, arguments.energy, arguments.dataset, *arguments.evaluation]
+        named += [name for run in runs for name in run.named_folders]
+        local = local_names(named, public=(arguments.repository, data_repository))
+        require_nothing_private([*files.items(), *rows.items()], local, [get_token() or ""])
+        deviation = stranger.check_as_stranger(Path(scratch) / "model", staging.SUBFOLDERS[: len(runs)])
+        print(
+            "loads with transformers alone; deviation from the example: "
+            f"at most {max(deviation.values()):.1e} eV/Å or eV"
+        )
+
+        # It is shown, or sent.
         if api is None:
-            _show(arguments, model, data)
+            _show({arguments.repository: files, data_repository: rows})
+            print(f"\n{files['README.md'].read_text(encoding='utf-8')}")
+            print("dry run: nothing was sent")
             return 0
-        _send(arguments, api, model, data)
+        if sys.stderr.isatty():
+            enable_progress_bars()
+        options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
+        model = publishing.Publication(
+            arguments.repository, files, ours=staging.is_ours, untested=staging.ENERGY, **options
+        )
+        data = publishing.Publication(data_repository, rows, "dataset", ours=dataset.is_of_dataset, **options)
+        for done in publishing.publish(api, model, data if rows else None):
+            _say(done.url, done.commit, len(done.sent), len(done.removed))
     return 0
-
-
-def data_repository(repository: str) -> str:
-    """Where the data set of a model goes."""
-    return f"{repository}-data"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,106 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _require_repository(name: str) -> None:
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise InputError(f"{name} is no name of a repository: {one_line(error)}") from error
-    if not re.fullmatch(r"[^/]+/[^/]+", name):
-        raise InputError(f"{name}: name the repository as ORG/NAME, such as my-name/adapt-si")
-
-
-def _token() -> str:
-    token = get_token()
-    if token is None:
-        raise InputError("no token: log in with `hf auth login`, or set HF_TOKEN to a token that may write")
-    return token
-
-
-def _stage(
-    arguments: argparse.Namespace, runs: list[RunFolder], folder: Path, api: HfApi | None = None
-) -> dict[str, Path]:
-    """The folder of the model with its card; name in the repository -> file."""
-    structure = example_structure(arguments.dataset)
-    models = [stage_model(run, structure, folder, name) for run, name in zip(runs, ("", ENERGY), strict=False)]
-    if len(models) > 1 and models[1].config.model_type != "adapt_energy":
-        raise InputError(f"--energy {arguments.energy} is no energy model")
-    if len(models) > 1 and models[0].config.model_type == "adapt_energy":
-        raise InputError(f"{arguments.model} is an energy model itself; --energy stands beside a force model")
-    if LICENSE.is_file():
-        (folder / "LICENSE").write_bytes(LICENSE.read_bytes())
-    datasets = [_dataset_of(arguments, run, model.config, api) for run, model in zip(runs, models, strict=True)]
-    revision = arguments.tag or arguments.revision
-    write_model_card(folder, arguments.repository, license=arguments.license, datasets=datasets, revision=revision)
-    return staged_files(folder)
-
-
-def _dataset_of(arguments: argparse.Namespace, run: RunFolder, config: ADAPTConfig, api: HfApi | None) -> str | None:
-    """Hub id of what a model was trained on, where it has one; a dry run takes the recipe's word for it."""
-    if arguments.dataset is None:
-        return hub_dataset(run) if api is None else published_dataset(run, api)
-    if learned_from(run, config, arguments.dataset):
-        return data_repository(arguments.repository)
-    print(
-        f"{run.run} has not learned from {arguments.dataset} as it is now (by the hash in its run.json): the card "
-        "does not name the data set",
-        file=sys.stderr,
-    )
-    return None
-
-
-def _folders(arguments: argparse.Namespace, runs: list[RunFolder]) -> set[str]:
-    """Of this machine, absolute and as they were named now or when the model was trained and evaluated."""
-    named = [arguments.model, arguments.energy, arguments.dataset, *arguments.evaluation]
-    for run in runs:
-        named += [
-            run.run,
-            run.evaluation,
-            *(run.recipe.get(name) for name in ("dataset", "output_dir", "initial_model")),
-        ]
-        named += [run.metrics.get(name) for name in ("model", "model_path", "dataset")]
-    texts = [str(Path.home()), *(str(one) for one in named if isinstance(one, str | Path) and is_local(one))]
-    absolute = {str(Path(text).expanduser().absolute()) for text in texts}
-    resolved = {str(Path(text).expanduser().resolve()) for text in texts}
-    # A folder may be called as the repository is, whose name is in every card.
-    public = {arguments.repository, data_repository(arguments.repository)}
-    return {text for text in {*texts, *absolute, *resolved} if os.path.normpath(text) not in public}
-
-
-def _show(arguments: argparse.Namespace, model: dict[str, Path], data: dict[str, Path]) -> None:
-    for repository, files in ((arguments.repository, model), (data_repository(arguments.repository), data)):
+def _show(repositories: Mapping[str, Mapping[str, Path]]) -> None:
+    for repository, files in repositories.items():
         if files:
             print(f"\n{repository}")
             for name in sorted(files):
                 print(f"{_size(files[name]):>10}  {name}")
-    print(f"\n{model['README.md'].read_text(encoding='utf-8')}")
-    print("dry run: nothing was sent")
 
 
-def _send(arguments: argparse.Namespace, api: HfApi, model: dict[str, Path], data: dict[str, Path]) -> None:
-    """What can be refused is asked of both repositories before anything goes up; then the data set is first, so that
-    no card names one that is not there."""
-    if sys.stderr.isatty():
-        enable_progress_bars()
-    options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
-    wanted = Publication(arguments.repository, model, ours=is_ours, untested=ENERGY, **options)
-    found = look(api, wanted)
-    todo = [(wanted, found, "Upload ADAPT model")]
-    if data:
-        name = data_repository(arguments.repository)
-        rows = Publication(name, data, "dataset", ours=is_of_dataset, private_if_new=found.private, **options)
-        todo.append((rows, look(api, rows), "Upload data set"))
-    todo = [(one, make(api, one, state), message) for one, state, message in todo]
-    for one, state, message in reversed(todo):
-        _say(send(api, one, state, message))
-
-
-def _say(done: Upload) -> None:
-    if not done.sent and not done.removed:
-        print(f"{done.url} is up to date: nothing was sent")
+def _say(url: str, commit: str, sent: int, removed: int) -> None:
+    if not sent and not removed:
+        print(f"{url} is up to date: nothing was sent")
         return
-    removed = f", {len(done.removed)} removed" if done.removed else ""
-    print(f"{len(done.sent)} files sent{removed} in one commit ({done.commit[:8]}): {done.url}")
+    print(f"{sent} files sent{f', {removed} removed' if removed else ''} in one commit ({commit[:8]}): {url}")
 
 
 def _size(path: Path) -> str:

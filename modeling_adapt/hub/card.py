@@ -1,16 +1,43 @@
-"""README.md of a model: its header for the Hub, and a text in which every number comes from a file beside it."""
+"""
+README.md of a model: its header for the Hub, and a text in which every number comes from a file beside it.
 
-from collections.abc import Iterator, Sequence
+The sentences are in `templates/model_card.md.jinja`.
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
+from ..evaluation.columns import error_cells
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
-from .card_text import PublishedModel, card_body
-from .records import read_record
-from .staging import ENERGY
+from ..evaluation.physical_checks import CHECKS
+from ..markdown import TEMPLATES, number, render
+from ..training.arguments import MODEL_FIELDS, RunArguments
+from .records import checks_of, read_record
+from .run_folder import ENERGY
 
+# Identifiers of licences that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses).
+LICENSES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0 ms-pl ncsa
+    odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+    """.split()
+)
 _RESULTS = (
     ("force_mae_mev_per_ang", "mae", "Force MAE (meV/Å)"),
     ("force_rmse_mev_per_ang", "rmse", "Force RMSE (meV/Å)"),
@@ -19,6 +46,24 @@ _RESULTS = (
     ("energy_rmse_mev_per_atom", "rmse", "Energy RMSE (meV/atom)"),
 )
 _TAGS = ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential"]
+_PACKAGES = ("transformers", "torch", "accelerate", "datasets")
+_ROLES = {"validation": "eval_", "test": "test_"}  # split of a training -> what its errors begin with
+_NET_FORCE = "net_force_per_atom_mev_per_ang"
+# What stands in where no evaluation measured it: (name in training_metrics.json, name in CHECKS, what it is).
+_OF_TRAINING = (
+    ("eval_octahedral_error", "octahedral_error_mev_per_ang", "the symmetries of the cube"),
+    ("eval_rotation_error", "rotation_error_mev_per_ang", "random rotations"),
+)
+_NO_SETTINGS = ("dataset", "initial_model", "output_dir")  # of a recipe: rows of their own, and a folder of somebody
+
+
+def require_license(name: str) -> None:
+    """Raises [`InputError`] for a name that the Hub would refuse with the card, after the files went up."""
+    if name not in LICENSES:
+        raise InputError(
+            f"--license {name!r}: the Hub knows no such identifier; take one like mit or cc-by-4.0, other for a "
+            "licence of your own, or unknown"
+        )
 
 
 def write_model_card(
@@ -46,7 +91,6 @@ def write_model_card(
     models = [_published(folder)]
     if (folder / ENERGY / "config.json").is_file():
         models.append(_published(folder / ENERGY, ENERGY))
-    name = repository.split("/")[-1]
     trained_on = [*datasets, *[None] * len(models)][: len(models)]
     named = list(dict.fromkeys(one for one in trained_on if one is not None))
     results = [result for pair in zip(models, trained_on, strict=True) for result in _results(*pair)]
@@ -54,18 +98,167 @@ def write_model_card(
         license=license,
         library_name="transformers",
         pipeline_tag="other",  # of the tasks that the Hub knows; the pipeline's own name is among the tags
-        tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "mlp" else []), *_elements(models)],
+        tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "energy" else []), *_elements(models)],
         datasets=named or None,
-        model_name=name,
+        model_name=repository.split("/")[-1],
         eval_results=results or None,
     )
     if not results:
         header.pop("model_name")
-    body = card_body(models, repository, license=license, datasets=named, revision=revision)
-    text = f"---\n{header.to_yaml()}\n---\n\n{body.rstrip()}\n"
+    body = render(
+        "model_card.md.jinja",
+        models=models,
+        repository=repository,
+        revision=revision,
+        license=license,
+        datasets=named,
+        versions={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        project=ADAPT_VERSION,
+        format_version=FORMAT_VERSION,
+        paper=yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"],
+        error_cells=error_cells,
+    )
+    text = f"---\n{header.to_yaml()}\n---\n\n{body}\n"
     _require_readable(text, results)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return text
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of the physical checks: its name in `CHECKS`, in words, the value, and what it should be.
+
+    `of_forces`: whether it was measured on forces, so that what `CHECKS` says of them holds.
+    """
+
+    name: str
+    words: str
+    measured: str
+    ideal: str
+    of_forces: bool = True
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The files of one model in the folder that is published; `name` is its subfolder, "" for the first one.
+
+    Attributes:
+        config, example, recipe, metrics, training_metrics: what these files hold; empty where there is none.
+        run: the last part of run.json.
+        figures: names of the pictures.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    example: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    training_metrics: Mapping[str, Any]
+    figures: Sequence[str]
+
+    @property
+    def kind(self) -> str:
+        """What it gives: `"forces"`, an `"energy"`, or `"both"`, where the forces are the gradient of the energy."""
+        gives_forces, gives_energy = "forces" in self.example, "energy" in self.example
+        return "both" if gives_forces and gives_energy else "forces" if gives_forces else "energy"
+
+    def headline(self) -> tuple[Mapping[str, Any], str, str]:
+        """Where the errors stand, what their names begin with, and the split that they are of."""
+        if self.metrics:
+            return self.metrics, "", str(self.metrics.get("split", "test"))
+        role = "test" if any(name.startswith("test_") for name in self.training_metrics) else "validation"
+        return self.training_metrics, _ROLES[role], self.split(role)
+
+    @property
+    def chose_a_checkpoint(self) -> bool:
+        """Whether errors on the validation split decided which weights these are."""
+        return bool(self.recipe.get("load_best_model_at_end"))
+
+    def split(self, role: str) -> str:
+        return str(self.recipe.get(f"{role}_split") or role)
+
+    @property
+    def evaluated_role(self) -> str | None:
+        """What the training did with the split of the evaluation; splits of another data set only share the names."""
+        if self.metrics.get("dataset") != self.recipe.get("dataset"):
+            return None
+        split = self.metrics.get("split")
+        return next((role for role in ("train", "validation") if split == self.split(role)), None)
+
+    @property
+    def evaluated_lines(self) -> dict[str, Mapping[str, Any]]:
+        """Errors by kind of structure, and of all."""
+        kinds = self.metrics.get("by_config_type", {})
+        return {name or "(none)": group for name, group in kinds.items()} | {"all": self.metrics}
+
+    @property
+    def measured_in_training(self) -> dict[str, dict[str, Any]]:
+        """Role of a split (validation, test) -> the errors on it."""
+        measured = self.training_metrics.items()
+        found = {
+            role: {name.removeprefix(prefix): value for name, value in measured if name.startswith(prefix)}
+            for role, prefix in _ROLES.items()
+        }
+        return {role: values for role, values in found.items() if "num_structures" in values}
+
+    @property
+    def trained_lines(self) -> dict[str, dict[str, Any]]:
+        return {self.split(role): values for role, values in self.measured_in_training.items()}
+
+    @property
+    def periodicity(self) -> list[str]:
+        return [axes or "nothing" for axes in self.config["training_domain"]["periodicity"]]
+
+    @property
+    def closest_distances(self) -> list[str]:
+        pairs = self.config["training_domain"]["closest_distances"]
+        return [f"{pair} {number(value)}" for pair, value in pairs.items()]
+
+    @property
+    def physical_checks(self) -> list[Check]:
+        """Those of the evaluation; where one is missing, what the training or the example tells of it."""
+        checks = checks_of(self.metrics)
+        # The training measures a model that did not learn forces by its energies.
+        of_forces = self.kind != "energy" and self.config.get("force_weight") != 0
+        scale = "RMS force component" if of_forces else "composition-only error"
+        found = [Check(name, CHECKS[name][0], _shown(value, name), CHECKS[name][1]) for name, value in checks.items()]
+        for name, same, what in _OF_TRAINING:
+            if name in self.training_metrics and same not in checks:
+                measured = f"{self.training_metrics[name]:.1e} of the {scale}"
+                found.append(Check(same, f"RMS deviation under {what}, in training", measured, "0", of_forces))
+        if "forces" in self.example and _NET_FORCE not in checks:
+            net = np.abs(np.sum(self.example["forces"], axis=0)).max()
+            found.append(Check(_NET_FORCE, "net force on the example", f"{net:.1e} eV/Å", "0"))
+        return found
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of the model, as config.json has them; what training fits is no setting."""
+        return _settings({name: self.config.get(name) for name in MODEL_FIELDS})
+
+    @property
+    def training_settings(self) -> dict[str, str]:
+        """What the recipe has beside the model, where it is not the default."""
+        defaults = {field.name: _default(field) for field in fields(RunArguments)}
+        no_settings = {*MODEL_FIELDS, *_NO_SETTINGS}
+        return _settings(
+            {
+                name: value
+                for name, value in self.recipe.items()
+                if name not in no_settings and value != defaults.get(name)
+            }
+        )
+
+    @property
+    def fingerprints(self) -> Mapping[str, Any]:
+        """Split -> hash of its rows."""
+        data = self.run.get("data") or self.run.get("data_sha256") or {}
+        return data if isinstance(data, Mapping) else {"all": data}
+
+    @property
+    def training_hours(self) -> str | None:
+        return f"{self.run['training_seconds'] / 3600:.2f}" if "training_seconds" in self.run else None
 
 
 def _published(folder: Path, name: str = "") -> PublishedModel:
@@ -105,6 +298,26 @@ def _results(model: PublishedModel, dataset: str | None) -> Iterator[EvalResult]
 def _elements(models: list[PublishedModel]) -> list[str]:
     domains = [model.config.get("training_domain") or {} for model in models]
     return sorted({symbol for domain in domains for symbol in domain.get("elements", [])})
+
+
+def _shown(value: float, name: str) -> str:
+    text = "0" if value == 0 else f"{value:.3g}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}"
+    return f"{text} meV/Å" if name.endswith("_mev_per_ang") else text
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Those that are set, as text."""
+    return {name: _setting(value) for name, value in values.items() if value not in (None, "", [], {})}
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _default(field: Any) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _require_readable(text: str, results: list[EvalResult]) -> None:

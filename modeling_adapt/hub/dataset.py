@@ -1,16 +1,25 @@
-"""What of a data set folder is published: the parquet files as they are, and its card without local names."""
+"""
+What of a data set folder is published: the parquet files as they are, and its card without local names; and whether a
+model learned from it, which is told by what it holds, not by what it is called.
+"""
 
 import re
+import sys
 from pathlib import Path
 
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
 
+from ..configuration_adapt import ADAPTConfig
 from ..data.build.parquet_files import parquet_splits
+from ..data.content import content_hash
+from ..data.load.reading import read_split
+from ..data.split.subsets import select_subset
 from ..errors import InputError, one_line
-from ..hub_access import is_local
-from .ownership import OUR_TAG
-from .private import publishable, publishable_text, require_png
-from .rows import require_publishable_rows
+from ..hub_access import HUB_DATASETS, is_local
+from ..training.tasks import target_of
+from .privacy import publishable, publishable_text, require_png, require_publishable_rows
+from .repository import AS_IT_WAS, OUR_TAG, answers
+from .run_folder import RunFolder
 
 _FIGURES = ("figures/forces.png", "figures/distance.png", "figures/kinds.png")  # that write_card draws
 _MEASURED = ("dataset_info", "configs", "license", "tags", "task_categories", "size_categories")
@@ -49,6 +58,27 @@ def is_of_dataset(name: str) -> bool:
     return name in _FIGURES or re.fullmatch(r"data/[^/]+\.parquet", name) is not None
 
 
+def trained_on(
+    run: RunFolder, config: ADAPTConfig, dataset: str | Path | None, repository: str, api: HfApi | None
+) -> str | None:
+    """Hub id of what a model learned from, where it has one; None, and a line on stderr, where the card cannot tell.
+
+    Args:
+        dataset: the folder that is published as `repository`; only its rows tell whether the model learned from it.
+        api: asks whether a data set that the recipe names is there; a dry run takes the recipe's word for it.
+    """
+    if dataset is None:
+        return _hub_dataset(run) if api is None else _published_dataset(run, api)
+    if _learned_from(run, config, dataset):
+        return repository
+    print(
+        f"{run.run} has not learned from {dataset} as it is now (by the hash in its run.json): the card does not name "
+        "the data set",
+        file=sys.stderr,
+    )
+    return None
+
+
 def _name(path: Path, folder: Path) -> str:
     """As it is called in the folder; in the cache of the Hub it is a link to a file that bears a hash."""
     for base in (folder, folder.resolve()):
@@ -75,3 +105,41 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
     card.data["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), OUR_TAG]))
     text = publishable_text(card.text.replace("path/of/this/folder", repository))
     return f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n"
+
+
+def _hub_dataset(run: RunFolder) -> str | None:
+    """The Hub id of the data set in the recipe; None where that is a folder."""
+    recorded = run.recipe.get("dataset")
+    if recorded is None or is_local(recorded):
+        return None
+    return str(recorded).removeprefix(HUB_DATASETS)
+
+
+def _published_dataset(run: RunFolder, api: HfApi) -> str | None:
+    """As [`_hub_dataset`], where it is there: a folder named by a relative path looks like an id elsewhere."""
+    name = _hub_dataset(run)
+    if name is None:
+        return None
+    with answers(name, "dataset", AS_IT_WAS):
+        if api.repo_exists(name, repo_type="dataset"):
+            return name
+    print(
+        f"{run.run} was trained on {name}, which is no folder here and no data set of the Hub that you may read: the "
+        "card does not name it",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _learned_from(run: RunFolder, config: ADAPTConfig, dataset: str | Path) -> bool:
+    """Whether the rows that the run recorded the hash of are those of its train split in `dataset`."""
+    data = run.parts[-1].get("data") if run.parts else None
+    recorded = data.get("train") if isinstance(data, dict) else None
+    if recorded is None:
+        return False
+    try:
+        rows = read_split(dataset, run.recipe.get("train_split") or "train", target_of(config))
+        rows = select_subset(rows, run.recipe.get("train_subset", 100))
+    except InputError:  # no such split, label or subset: not what was learned
+        return False
+    return content_hash(rows) == recorded

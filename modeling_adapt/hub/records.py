@@ -10,8 +10,9 @@ import yaml
 
 from ..errors import InputError, one_line
 from ..evaluation.columns import COLUMNS
-from .card_checks import PHYSICAL_CHECKS, checks_of
+from ..evaluation.physical_checks import CHECKS
 
+PHYSICAL_CHECKS = "physical_checks"  # in metrics.json
 _SHOWN = {metric for columns in COLUMNS.values() for _, metric, _ in columns}
 _GROUPS = ("by_config_type", "by_defect_distance", "by_element")
 _NAMES = ("dataset", "initial_model", "train_split", "validation_split", "test_split")
@@ -44,6 +45,12 @@ def read_record(path: Path) -> dict[str, Any]:
     if problem is not None:
         raise InputError(f"{path} cannot be read: {problem}; write it again, or correct it")
     return found
+
+
+def checks_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card shows of the checks in a metrics.json; what could not be measured is absent or null there."""
+    found = metrics.get(PHYSICAL_CHECKS) or {}
+    return {name: found[name] for name in CHECKS if found.get(name) is not None}
 
 
 def _problem_of_recipe(recipe: Mapping[str, Any]) -> str | None:

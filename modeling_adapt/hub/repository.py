@@ -1,247 +1,199 @@
-"""One commit with what differs from what is there: first it is looked at whether that may be, then it is sent."""
+"""
+A repository of the Hub: how it may be called, what is there and whose it is; and what goes wrong with it, as one line
+that says what to do and what is there now.
+"""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi, RepoCard
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
-from ..errors import InputError
-from .answers import AS_IT_WAS, answers
-from .listing import files_there, is_same
-from .ownership import require_ours
-from .refs import require_apart
-from .validation import require_accepted
+from ..errors import InputError, one_line
+from ..hub_access import hub_problem, is_broken_connection
+from ..loading import HEADS
+
+AS_IT_WAS = "the repository is as it was, and what was sent is not sent again"
+CARD = "README.md"
+OUR_TAG = "adapt-force-field"  # in the card of every data set that was uploaded
+_ABSENT = (RevisionNotFoundError, EntryNotFoundError)
+# What git check-ref-format refuses: https://git-scm.com/docs/git-check-ref-format
+_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|\.lock(/|$)|(^|/)\.|^@$|^-|^$")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-@dataclass(frozen=True)
-class Publication:
+def require_repository_name(name: str) -> None:
+    """Raises [`InputError`] for what is not `organisation/name`."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(f"{name} is no name of a repository: {one_line(error)}") from error
+    if not re.fullmatch(r"[^/]+/[^/]+", name):
+        raise InputError(f"{name}: name the repository as ORG/NAME, such as my-name/adapt-si")
+
+
+def require_ref_name(name: str | None, option: str) -> None:
+    """Raises [`InputError`] for a name that git has not, or that would mean something else than a branch or tag."""
+    if name is None:
+        return
+    if _NOT_IN_NAMES.search(name) or _COMMIT.fullmatch(name) or name.startswith("refs/") or name == "HEAD":
+        raise InputError(f"{option} {name!r}: git takes no such name; choose one like v1")
+
+
+def require_apart(tag: str | None, branch: str, branches: set[str], tags: set[str], repository: str) -> None:
+    """Raises [`InputError`] where one name would mean a branch and a tag: what is loaded by it would be by chance."""
+    if tag is not None and tag in branches | {branch}:
+        raise InputError(f"{repository} has a branch {tag}; choose another --tag")
+    if branch in tags:
+        raise InputError(f"{repository} has a tag {branch}; choose another --revision")
+
+
+def files_there(api: HfApi, where: Mapping[str, Any], commit: str | None) -> dict[str, RepoFile]:
+    """Name -> size and hash of every file of a commit."""
+    try:
+        entries = list(api.list_repo_tree(**where, recursive=True, revision=commit))
+    except _ABSENT:  # a repository without any commit
+        return {}
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def is_same(path: Path, there: RepoFile | None) -> bool:
+    """By size and by the hash that the Hub keeps: SHA-256 of a large file, git's of a small one."""
+    if there is None or there.size != path.stat().st_size:
+        return False
+    if there.lfs is not None:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == there.lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
+
+
+def require_ours(api: HfApi, where: Mapping[str, Any], commit: str | None, there: Collection[str]) -> None:
     """
-    What a repository is to be.
-
-    Attributes:
-        repository: `organisation/name`.
-        files: name in the repository -> file; a README.md is among them.
-        kind: "model" or "dataset".
-        private: it must be private.
-        private_if_new: it is made private where it does not exist.
-        revision: branch; made where it does not exist. By default main.
-        tag: name for the commit.
-        ours: whether a file that is there and not in `files` is to be removed.
-        untested: folder with a model that must not stay where `files` has none for it.
-    """
-
-    repository: str
-    files: Mapping[str, Path]
-    kind: str = "model"
-    private: bool = False
-    private_if_new: bool = False
-    revision: str | None = None
-    tag: str | None = None
-    ours: Callable[[str], bool] = lambda name: False
-    untested: str | None = None
-
-    @property
-    def where(self) -> dict[str, Any]:
-        return {"repo_id": self.repository, "repo_type": self.kind}
-
-    @property
-    def branch(self) -> str:
-        return self.revision or "main"
-
-
-@dataclass(frozen=True)
-class State:
-    """
-    What is there, and what an upload would do to it.
-
-    Attributes:
-        url: of the repository.
-        exists, private: it; where it does not exist it is not private.
-        head: the commit that the branch names, or will name when it is made.
-        makes_branch, tags: whether the branch, and the tag, are still to be made.
-        changed: files that are new or different.
-        gone: files of an earlier upload that are no longer part of it.
-    """
-
-    url: str
-    exists: bool = False
-    private: bool = False
-    head: str | None = None
-    makes_branch: bool = False
-    tags: bool = False
-    changed: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-
-    @property
-    def is_up_to_date(self) -> bool:
-        return self.exists and not (self.makes_branch or self.tags or self.changed or self.gone)
-
-
-@dataclass(frozen=True)
-class Upload:
-    """
-    What an upload did.
-
-    Attributes:
-        url: of the repository.
-        commit: hash of what is there now.
-        sent, removed: files that were, and those of an earlier upload that are no longer part of it.
-    """
-
-    url: str
-    commit: str
-    sent: list[str]
-    removed: list[str]
-
-
-def look(api: HfApi, what: Publication) -> State:
-    """Asks the Hub and changes nothing there.
-
     Raises:
-        [`InputError`]: the Hub refuses, or cannot be reached, or what is there is something else, or may not be
-            changed; the line says what to do.
+        [`InputError`]: the repository holds something, and is no earlier upload. What its page makes when it is
+            created, a .gitattributes and a card that has a header alone, is nothing.
     """
-    with answers(what.repository, what.kind, AS_IT_WAS):
-        url = f"{api.endpoint}/{'' if what.kind == 'model' else what.kind + 's/'}{what.repository}"
-        try:
-            info = api.repo_info(**what.where)
-        except RepositoryNotFoundError:
-            require_accepted(what.files["README.md"], what.kind)
-            return State(url, makes_branch=what.revision is not None, tags=what.tag is not None)
-        if what.private and not info.private:
-            raise InputError(
-                f"{what.repository} exists and is public; make it private on its page, or leave out --private"
-            )
-        state = _differences(api, what, url, bool(info.private))
-        if not state.is_up_to_date:
-            _require_write(api, what, state)
-        if "README.md" in state.changed:
-            require_accepted(what.files["README.md"], what.kind)
-        return state
-
-
-def make(api: HfApi, what: Publication, state: State) -> State:
-    """Makes the repository and the branch where they do not exist; what is there then.
-
-    Raises:
-        [`InputError`]: as [`look`], or the Hub has something else of that name.
-    """
-    with answers(what.repository, what.kind, AS_IT_WAS):
-        if not state.exists:
-            _create(api, what)
-            state = look(api, what)
-        if state.makes_branch:
-            api.create_branch(**what.where, branch=what.branch, exist_ok=True)
-    return state
-
-
-def send(api: HfApi, what: Publication, state: State, message: str) -> Upload:
-    """Brings a repository that is there to hold the files, in one commit or in none, and tags it.
-
-    Large files go up before the commit, and those that are there are not sent again; so an upload that broke off goes
-    on, and nobody sees half of it.
-
-    Raises:
-        [`InputError`]: the Hub refuses, or cannot be reached; the line says what to do, and whether the files are
-            there.
-    """
-    head = state.head
-    if state.changed or state.gone:
-        head = _committed(api, what, state, message)
-    if state.tags:
-        left = f"the files are there, but the tag {what.tag} may be missing: run the same command again"
-        with answers(what.repository, what.kind, left):
-            api.create_tag(**what.where, tag=str(what.tag), revision=head)
-    return Upload(state.url, str(head), state.changed, state.gone)
-
-
-def _differences(api: HfApi, what: Publication, url: str, private: bool) -> State:
-    refs = api.list_repo_refs(**what.where)
-    branches, tags = ({ref.name for ref in one} for one in (refs.branches, refs.tags))
-    require_apart(what.tag, what.branch, branches, tags, what.repository)
-    makes_branch = what.revision is not None and what.revision not in branches
-    # A new branch starts from main.
-    head = api.repo_info(**what.where, revision="main" if makes_branch else what.branch).sha
-    tagged = api.repo_info(**what.where, revision=what.tag).sha if what.tag in tags else None
-    there = files_there(api, what.where, head)
-    require_ours(api, what.where, head, there)
-    changed = [name for name, path in what.files.items() if not is_same(path, there.get(name))]
-    if what.untested is not None and _has(there, what.untested) and not _has(what.files, what.untested):
+    found = sorted(name for name in there if name != ".gitattributes")
+    if where["repo_type"] == "model" and "config.json" in found:
+        _require_adapt(api, where, commit)
+        return
+    card = _fetch(api, where, CARD, commit) if CARD in found else ""
+    if where["repo_type"] == "dataset" and OUR_TAG in _tags(card):
+        return
+    if not _text(card):
+        found = [name for name in found if name != CARD]
+    if found:
+        mark = f"its card has no tag {OUR_TAG}" if where["repo_type"] == "dataset" else "there is no config.json"
         raise InputError(
-            f"{what.repository} has a second model in {what.untested}/, which nobody has tested with the new code: "
-            f"name it too (--{what.untested}), or delete the folder {what.untested} on the page of the repository"
+            f"{where['repo_id']} is no {where['repo_type']} that an upload wrote (it holds {found[0]}, and {mark}); "
+            "choose another name"
         )
-    gone = [name for name in there if name not in what.files and what.ours(name)]
-    if tagged is not None and (changed or gone or tagged != head):
-        raise InputError(f"{what.repository} has a tag {what.tag} already, of something else; choose another --tag")
-    tag = what.tag is not None and tagged is None
-    return State(url, True, private, head, makes_branch, tag, changed, gone)
 
 
-def _require_write(api: HfApi, what: Publication, state: State) -> None:
-    """Asks how a small file would be sent, which the Hub tells only to those who may send it."""
-    card = CommitOperationAdd("README.md", what.files["README.md"])
-    api.preupload_lfs_files(
-        what.repository, [card], repo_type=what.kind, revision="main" if state.makes_branch else what.branch
-    )
-
-
-def _create(api: HfApi, what: Publication) -> None:
+def _require_adapt(api: HfApi, where: Mapping[str, Any], commit: str | None) -> None:
     try:
-        api.create_repo(**what.where, private=what.private or what.private_if_new or None, exist_ok=True)
-    except KeyError:  # the name is taken, and the Hub does not say by what
-        pass
+        config = json.loads(_fetch(api, where, "config.json", commit))
+    except ValueError:
+        config = None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found not in HEADS:
+        raise InputError(f"{where['repo_id']} holds another model (its model_type is {found!r}); choose another name")
+
+
+def _fetch(api: HfApi, where: Mapping[str, Any], name: str, commit: str | None) -> str:
+    with tempfile.TemporaryDirectory(prefix="adapt-there-") as folder:
+        path = api.hf_hub_download(**where, filename=name, revision=commit, local_dir=folder)
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _tags(card: str) -> list[str]:
     try:
-        api.repo_info(**what.where)
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{what.repository} cannot be a {what.kind}: the name is taken by something else; choose another name"
-        ) from error
+        tags = RepoCard(card).data.to_dict().get("tags")
+    except Exception:  # a header that is no YAML, or no mapping: it is not one of ours
+        return []
+    return tags if isinstance(tags, list) else []
 
 
-def _committed(api: HfApi, what: Publication, state: State, message: str) -> str | None:
-    """The hash of the new commit, also where its answer was lost on the way."""
-    changed = {name: what.files[name] for name in state.changed}
-    operations = [CommitOperationAdd(name, path) for name, path in changed.items()]
-    removals = [CommitOperationDelete(name) for name in state.gone]
-    with answers(what.repository, what.kind, lambda: _said_of(api, what, state.head)):
-        try:
-            # With its parent, so that what somebody else commits meanwhile is not undone unseen.
-            return api.create_commit(
-                **what.where,
-                operations=[*operations, *removals],
-                commit_message=message,
-                revision=what.branch,
-                parent_commit=state.head,
-            ).oid
-        except Exception:
-            found = _head(api, what)
-            if found in (None, state.head):
-                raise
-            there = files_there(api, what.where, found)
-            if any(name in there for name in state.gone):
-                raise
-            if not all(is_same(path, there.get(name)) for name, path in changed.items()):
-                raise
-            return found
-
-
-def _said_of(api: HfApi, what: Publication, head: str | None) -> str:
-    """Whether a commit that failed left anything, as far as the Hub can be asked."""
-    if _head(api, what) == head:
-        return AS_IT_WAS
-    return "whether the files are there is not known: run the same command again, which finds out"
-
-
-def _head(api: HfApi, what: Publication) -> str | None:
+def _text(card: str) -> str:
+    """What stands below the header."""
     try:
-        return api.repo_info(**what.where, revision=what.branch).sha
-    except Exception:  # the line is about the first failure, not about the one of asking
-        return None
+        return str(RepoCard(card).text).strip()
+    except Exception:  # as above; then all of it is text
+        return card.strip()
 
 
-def _has(names: Mapping[str, Any], folder: str) -> bool:
-    return any(name.startswith(f"{folder}/") for name in names)
+@contextmanager
+def answers(repository: str, kind: str, state: str | Callable[[], str]) -> Iterator[None]:
+    """Turns what the Hub and the way there raise into an [`InputError`].
+
+    Args:
+        repository: `organisation/name`.
+        kind: "model" or "dataset".
+        state: what is there after a failure in this block, or what finds it out.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the library raises its own types, those of its HTTP library, and RuntimeError around
+        cause = _cause(error)
+        if not isinstance(cause, OSError | ValueError | HTTPError):
+            raise
+        said = state if isinstance(state, str) else state()
+        raise InputError(_say(cause, repository, kind, said)) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is behind the RuntimeError that says only which file was being sent."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _say(error: BaseException, repository: str, kind: str, state: str) -> str:
+    """What has another remedy when something is sent; the rest as everywhere."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so nothing can be sent; unset it"
+    said = " ".join(str(getattr(error, "server_message", None) or error).split())
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 409:
+        return f"{repository}: the Hub has something of that name ({said}); choose another one; {state}"
+    if status == 412:
+        return f"somebody else changed {repository} meanwhile; look at it, then run the same again"
+    if is_broken_connection(error):
+        return f"the connection to the Hub broke ({type(error).__name__}: {said}): run the same again; {state}"
+    if status is None and isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read ({error.strerror}); {state}"
+    problem = hub_problem(error, repository, kind) or f"{repository}: {type(error).__name__}: {said}"
+    return f"{problem}; {state}"
+
+
+def require_accepted(card: Path, kind: str) -> None:
+    """Raises [`InputError`] where the Hub, which alone knows what may stand in a header, rejects it; in its words."""
+    try:
+        RepoCard(card.read_text(encoding="utf-8")).validate(repo_type=kind)
+    except ValueError as error:  # with the text of the answer
+        raise InputError(f"the Hub rejects the card of the {kind}: {_messages(str(error))}") from error
+
+
+def _messages(answer: str) -> str:
+    try:
+        found = "; ".join(str(one["message"]) for one in json.loads(answer)["errors"])
+    except (ValueError, KeyError, TypeError):  # another server may answer in other words
+        found = answer
+    return " ".join(found.split())

@@ -1,33 +1,44 @@
-"""The folder that is published, made anew from a list of what may go out; whatever else is in a run stays home."""
+"""The folder that is published, made anew from a list of what may go out; whatever else is in a run stays home.
+
+`example.json` in it is one structure and what the model says about it, so that anybody can see that a copy works.
+"""
 
 import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
+from ase.build import bulk
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import Pipeline, PreTrainedModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from ..data.build.parquet_files import parquet_splits
+from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..hub_access import is_full_disk
 from ..loading import load_model
-from ..modeling_adapt import gives_forces
+from ..markdown import TEMPLATES
+from ..modeling_adapt import forces_of, gives_forces
 from ..pipeline_adapt import AtomForcesPipeline
-from .example import with_answer
-from .private import publishable, require_png
-from .run_folder import PICKLES, RunFolder
+from .card import write_model_card
+from .dataset import trained_on
+from .privacy import publishable, require_png
+from .run_folder import ENERGY, PICKLES, RunFolder
 
-ENERGY = "energy"  # the folder of a second model
-LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
+SUBFOLDERS = ["", ENERGY]  # of the first model and of the second
 MAY_BE_IMPORTED = {"numpy", "torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names  # by published code
 _CODE = (
     *("configuration", "elements", "feature_extraction", "geometry", "modeling", "pairwise", "pipeline", "versions"),
@@ -40,6 +51,8 @@ _OF_A_MODEL = (
 )
 _ALLOWED = re.compile(rf"({ENERGY}/)?({_OF_A_MODEL})|({'|'.join(_CODE)})_adapt\.py|README\.md|LICENSE")
 _SHARD = "2GB"
+_COLUMNS = ["atomic_numbers", "positions", "cell", "pbc", "config_type", "trajectory", "source"]
+_ROWS = 1000  # of which the smallest structure is taken as the example
 
 
 @contextmanager
@@ -58,6 +71,50 @@ def is_ours(name: str) -> bool:
     return _ALLOWED.fullmatch(name) is not None
 
 
+def stage_repository(
+    runs: Sequence[RunFolder],
+    folder: Path,
+    repository: str,
+    *,
+    dataset: str | Path | None = None,
+    data_repository: str = "",
+    license: str = "unknown",
+    revision: str | None = None,
+    api: HfApi | None = None,
+) -> dict[str, Path]:
+    """
+    Writes all that is published of one model, or of two, and the card.
+
+    Args:
+        runs: a model, and an energy beside a force model.
+        folder: to write into.
+        repository: `organisation/name` where it goes.
+        dataset, data_repository: the data set that is published too, if any, and where.
+        license: of the weights.
+        revision: tag or branch that the card recommends.
+        api: the Hub, or None where it must not be asked.
+
+    Returns:
+        Name in the repository -> file.
+
+    Raises:
+        [`InputError`]: as [`stage_model`], or the second model is no energy beside forces.
+    """
+    structure = example_structure(dataset)
+    models = [stage_model(run, structure, folder, name) for run, name in zip(runs, SUBFOLDERS, strict=False)]
+    kinds = [model.config.model_type for model in models]
+    if kinds[1:] == ["adapt"]:
+        raise InputError(f"--energy {runs[1].run} is no energy model")
+    if kinds == ["adapt_energy"] * 2:
+        raise InputError(f"{runs[0].run} is an energy model itself; --energy stands beside a force model")
+    shutil.copyfile(TEMPLATES / "LICENSE", folder / "LICENSE")
+    named = [
+        trained_on(run, model.config, dataset, data_repository, api) for run, model in zip(runs, models, strict=True)
+    ]
+    write_model_card(folder, repository, license=license, datasets=named, revision=revision)
+    return staged_files(folder)
+
+
 def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: str = "") -> PreTrainedModel:
     """Writes into `folder` all that is published of one model; below `name` where it is the second one.
 
@@ -68,7 +125,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
         [`InputError`]: the model does not load, has weights that are not finite, or cannot read the example.
     """
     model, feature_extractor = load_model(run.model)
-    if getattr(model.config, "architecture", None) == "mlp" and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
+    if not gives_forces(model) and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
         raise InputError(
             f"{run.model} has no {FEATURE_EXTRACTOR_NAME}, without which nobody knows in which order this network "
             "reads the atoms; copy it from where the model was trained"
@@ -82,7 +139,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
             path.unlink()
     for file in ("config.json", "preprocessor_config.json"):
         _write(target / file, _without_local_names(json.loads((target / file).read_text(encoding="utf-8"))))
-    _write(target / "example.json", with_answer(structure, model, feature_extractor))
+    _write(target / "example.json", _with_answer(structure, model, feature_extractor))
     _write(target / "recipe.yaml", run.recipe)
     _write(target / "run.json", _published_run(run))
     _write(target / "training_metrics.json", run.training_metrics)
@@ -110,6 +167,33 @@ def staged_files(folder: Path) -> dict[str, Path]:
         if path.suffix == ".py":
             _require_modest(path)
     return files
+
+
+def example_structure(dataset: str | Path | None) -> dict[str, Any]:
+    """
+    The smallest of the first structures of a data set that is published too, of its validation split where that has
+    any; without a data set 8 atoms of silicon off their sites, which show that a copy computes the same and nothing
+    more.
+
+    Raises:
+        [`InputError`]: `dataset` is no data set of structures, or has none.
+    """
+    if dataset is None:
+        atoms, source = bulk("Si", cubic=True), "silicon off its lattice sites, not from the training data"
+        atoms.rattle(0.05, seed=0)
+    else:
+        table = _first_rows(dataset)
+        sizes = [len(numbers) for numbers in table["atomic_numbers"]]
+        row = table.slice(int(np.argmin(sizes)), 1).to_pylist()[0]
+        atoms, source = atoms_from_row(row), row["source"]
+    return {
+        "atomic_numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.round(6).tolist(),
+        "cell": atoms.cell.array.round(9).tolist(),
+        "pbc": atoms.pbc.tolist(),
+        "source": source,
+        "units": {"positions": "Å", "forces": "eV/Å", "energy": "eV"},
+    }
 
 
 def _save(model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor, folder: Path) -> None:
@@ -172,3 +256,50 @@ def _require_modest(path: Path) -> None:
     absent = [name for name in get_relative_imports(path) if not path.with_name(f"{name}.py").is_file()]
     if foreign or absent:
         raise InputError(f"{path.name} imports {sorted([*foreign, *absent])[0]}, which a stranger does not have")
+
+
+def _first_rows(dataset: str | Path) -> pa.RecordBatch:
+    splits = parquet_splits(dataset)
+    try:
+        for path in [*splits.get("validation", []), *sum(splits.values(), [])]:
+            for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=_COLUMNS):
+                if len(batch):
+                    return batch
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+    raise InputError(f"{dataset} holds no structures")
+
+
+def _with_answer(
+    structure: dict[str, Any], model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor
+) -> dict[str, Any]:
+    """`structure` with the `forces` and the `energy` that the model gives.
+
+    Raises:
+        [`InputError`]: the model cannot read the structure, or gives what is not finite.
+    """
+    answer: dict[str, Any] = {}
+    try:
+        with _one_thread(), torch.no_grad():
+            inputs = feature_extractor(structure)
+            output = forces_of(model, **inputs) if gives_forces(model) else model(**inputs)
+    except ValueError as error:
+        raise InputError(f"the model cannot read the example ({structure['source']}): {error}") from error
+    for name, decimals in (("forces", 7), ("energy", 6)):
+        if output.get(name) is not None:
+            values = output[name][0].double().numpy()
+            if not np.isfinite(values).all():
+                raise InputError("the model predicts values that are not finite; it must not be published")
+            answer[name] = values.round(decimals).tolist()
+    return structure | answer
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come in the same order at every run, so that an example that is written again is the same file."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -4,7 +4,8 @@
 are viewed as flat numpy arrays and cut by offsets, and all its distances and weights are computed at once.
 """
 
-from collections.abc import Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -15,12 +16,23 @@ from torch.utils.data import Dataset
 
 from ...errors import InputError
 from ...modeling_adapt import IGNORE_INDEX
+from ...neighbours_adapt import Neighbours, find_neighbours, wrap
 from ..columns import flat_values, list_column, list_lengths
 from ..structures import Target
 from .augmentation import AugmentationStep
 from .importance import ImportanceWeighting, stacked_defect_distances
 
-Structure = dict[str, Any]  # numpy arrays and an energy; see `StructureDataset`
+
+class Structure(UserDict):
+    """
+    What stands in a row, as [`StructureDataset`] describes it. It is no dict, from which a plain `Trainer` would take
+    all that the model does not name before a collator sees it.
+    """
+
+
+# Derived once for each row: weights and distances to the defect always, neighbours where positions stay as they are.
+# The memory of one process that is used for it, in bytes; rows beyond it are derived each time.
+CACHE_SIZE = 2**29
 
 _LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")
 _GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
@@ -46,6 +58,7 @@ class StructureDataset(Dataset):
         augmentation: steps applied in this order to every item. What is drawn for a row depends on the seed, the epoch
             (see [`set_epoch`]) and the row alone, so any number of workers and processes give the same data.
         seed: of the augmentation, at least 0.
+        cutoff: of the model, in Å; items then have `neighbours`, unless they are augmented. None: they have none.
     """
 
     def __init__(
@@ -54,11 +67,15 @@ class StructureDataset(Dataset):
         weighting: ImportanceWeighting | None = None,
         augmentation: Sequence[AugmentationStep] = (),
         seed: int = 0,
+        cutoff: float | None = None,
     ):
         self.rows = dataset.select_columns([*_LIST_COLUMNS, "cell", "pbc", "energy"]).with_format("arrow")
         self.weighting = weighting
         self.augmentation = augmentation
         self.seed = seed
+        self.cutoff = None if augmentation else cutoff
+        self._derived: dict[int, dict[str, Any]] = {}
+        self._room = CACHE_SIZE
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that outlive an epoch see it too
 
     def __len__(self) -> int:
@@ -70,7 +87,8 @@ class StructureDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[Structure]:
         """Many items at once; `torch.utils.data.DataLoader` asks for whole batches here."""
         rows = [range(len(self))[index] for index in indices]
-        structures = structures_from_table(self.rows[rows], self.weighting)
+        structures = read_structures(self.rows[rows])
+        self._derive(structures, rows)
         epoch = self.epoch
         for place, (index, row) in enumerate(zip(indices, rows, strict=True)):
             if self.augmentation:
@@ -81,6 +99,25 @@ class StructureDataset(Dataset):
             if isinstance(index, Blank):
                 structures[place] = _blank(structures[place])
         return structures
+
+    def _derive(self, structures: list[Structure], rows: Sequence[int]) -> None:
+        """Fills in what [`derive`] finds, from an earlier epoch where there was room for it."""
+        new = [place for place, row in enumerate(rows) if row not in self._derived]
+        derive([structures[place] for place in new], self.weighting)
+        if self.cutoff is not None:
+            add_neighbours([structures[place] for place in new], self.cutoff)
+        for place, row in enumerate(rows):
+            structures[place].update(self._derived.get(row, {}))
+        for place in new:
+            # Copies, as what is derived for a batch lies in one array.
+            derived = {name: structures[place][name].copy() for name in ("importance_weights", "nearest_defect")}
+            neighbours = structures[place].get("neighbours", ())
+            size = sum(array.nbytes for array in (*derived.values(), *neighbours))
+            if neighbours:
+                derived["neighbours"] = neighbours
+            if size <= self._room:
+                self._room -= size
+                self._derived[rows[place]] = derived
 
     @property
     def epoch(self) -> int:
@@ -101,20 +138,39 @@ def _blank(structure: Structure) -> Structure:
     return structure | {"blank": True, "forces": None if forces is None else np.full_like(forces, IGNORE_INDEX)}
 
 
-def structures_from_table(table: pa.Table, weighting: ImportanceWeighting | None = None) -> list[Structure]:
-    """Rows of `STRUCTURE_FEATURES`, as Arrow has them, to structures as [`StructureDataset`] describes them."""
+def read_structures(table: pa.Table) -> list[Structure]:
+    """Rows of `STRUCTURE_FEATURES`, as Arrow has them; what is derived from them is left to [`derive`]."""
     columns: dict[str, Sequence[Any]] = {name: list_column(table, name) for name in _LIST_COLUMNS}
     columns["cell"] = list(flat_values(table, "cell").reshape(-1, 3, 3))
     columns["pbc"] = list(flat_values(table, "pbc").reshape(-1, 3))
     columns["energy"] = table["energy"].to_numpy().astype(np.float64).tolist()  # null becomes NaN
-    structures = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    structures = [Structure(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for item in structures:
+        item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
+    return structures
+
+
+def _from_row(row: Mapping[str, Any]) -> Structure:
+    """A row as `datasets` gives it, in Python's types, numpy's or torch's."""
+    types = {"atomic_numbers": np.int64, "cell": np.float64, "pbc": bool}
+    item = Structure()
+    for name in (*_LIST_COLUMNS, "cell", "pbc"):
+        value = row.get(name)
+        item[name] = None if value is None else np.asarray(value, dtype=types.get(name, np.float32))
+        if item[name] is not None and name in ("positions", "forces", "defect_sites", "cell"):
+            item[name] = item[name].reshape(-1, 3)
+    item["energy"] = np.nan if row.get("energy") is None else float(row["energy"])
+    return item
+
+
+def derive(structures: list[Structure], weighting: ImportanceWeighting | None = None) -> None:
+    """Turns `defect_sites` into `nearest_defect` and, where none are published, `importance_weights`."""
     largest = max((len(item["atomic_numbers"]) for item in structures), default=0)
     ones, infinite = np.ones(largest, dtype=np.float32), np.full(largest, np.inf, dtype=np.float32)
     for shared in (ones, infinite):
         shared.setflags(write=False)
     defective = []
     for item in structures:
-        item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
         size = len(item["atomic_numbers"])
         item["nearest_defect"] = infinite[:size]
         if item["defect_sites"] is not None and len(item["defect_sites"]):
@@ -123,9 +179,6 @@ def structures_from_table(table: pa.Table, weighting: ImportanceWeighting | None
             item["importance_weights"] = ones[:size]
     if defective:
         _measure(defective, weighting)
-    for item in structures:
-        del item["defect_sites"]
-    return structures
 
 
 def _measure(structures: list[Structure], weighting: ImportanceWeighting | None) -> None:
@@ -148,21 +201,38 @@ def _measure(structures: list[Structure], weighting: ImportanceWeighting | None)
             item["importance_weights"] = own_weights[:size]
 
 
+def add_neighbours(structures: list[Structure], cutoff: float) -> None:
+    """Fills in `neighbours`: the [`Neighbours`] of each structure, in types that take little memory."""
+    if not structures:
+        return
+    counts = np.array([len(item["atomic_numbers"]) for item in structures])
+    is_atom = np.arange(counts.max()) < counts[:, None]
+    positions = np.zeros((*is_atom.shape, 3))
+    positions[is_atom] = np.concatenate([item["positions"] for item in structures])
+    cells = np.array([np.where(item["pbc"][:, None], item["cell"], 0.0) for item in structures])
+    found = find_neighbours(wrap(positions, cells), cells, is_atom, cutoff)
+    for item, count, index, shifts in zip(structures, counts, *found, strict=True):
+        slots = max(1, (index[:count] >= 0).any(axis=0).sum())
+        item["neighbours"] = Neighbours(index[:count, :slots].astype(np.int32), shifts[:count, :slots].astype(np.int8))
+
+
 class StructureCollator:
     """Structures to one padded batch: what the feature extractor returns, plus labels.
 
-    It also takes rows as they come from a streamed data set, one Arrow table each:
+    It also takes rows as `datasets` gives them, in the types of Python, numpy, torch or Arrow, streamed or not, as in
+    a plain `transformers.Trainer`:
 
-        rows = load_dataset(folder, split="train", streaming=True).with_format("arrow")
-        batches = DataLoader(rows, batch_size=64, collate_fn=StructureCollator(ADAPTFeatureExtractor()), num_workers=2)
+        rows = load_dataset(folder, split="train", streaming=True)
+        collator = StructureCollator(ADAPTFeatureExtractor.for_model(model.config))
+        Trainer(model, arguments, train_dataset=rows, data_collator=collator).train()
 
     Args:
         feature_extractor: [`ADAPTFeatureExtractor`].
         target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
             with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
-            `"energy_and_forces"` adds these, `force_labels` (B, N, 3) padded with -100, and `nearest_defect`. `rows`
-            (B,) holds the index of each structure in its data set, where it has one.
-        weighting: for streamed rows; as for [`StructureDataset`], which weighs its own.
+            `"energy_and_forces"` adds these, `reference_forces` (B, N, 3) padded with -100, and the weights and
+            distances too. `rows` (B,) holds the index of each structure in its data set, where it has one.
+        weighting: for rows; as for [`StructureDataset`], which weighs its own.
     """
 
     def __init__(
@@ -174,10 +244,10 @@ class StructureCollator:
         self.target = target
         self.weighting = weighting
 
-    def __call__(self, structures: list[Structure] | list[pa.Table]) -> dict[str, torch.Tensor]:
-        if isinstance(structures[0], pa.Table):
-            structures = structures_from_table(pa.concat_tables(structures), self.weighting)
-        geometry = [{key: item[key] for key in ("atomic_numbers", "positions", "cell", "pbc")} for item in structures]
+    def __call__(self, structures: Sequence[Any]) -> dict[str, torch.Tensor]:
+        structures = self._structures(structures)
+        names = ("atomic_numbers", "positions", "cell", "pbc", "neighbours")
+        geometry = [{name: item[name] for name in names if name in item} for item in structures]
         batch = dict(self.feature_extractor(geometry, return_tensors="pt"))
         size = batch["input_features"].shape[1]
         if "row" in structures[0]:
@@ -185,21 +255,34 @@ class StructureCollator:
         if self.target != "energy":
             if any(item["forces"] is None for item in structures):
                 raise InputError("the data set has structures without forces; read it with target='forces'")
-            forces = _pad(structures, "forces", size, IGNORE_INDEX)
-            batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
-        if self.target == "forces":
-            batch["labels"] = forces
+            name = "labels" if self.target == "forces" else "reference_forces"
+            batch[name] = _pad(structures, "forces", size, IGNORE_INDEX)
             batch["importance_weights"] = _pad(structures, "importance_weights", size, 0.0)
-            return batch
-        energies = np.array([item["energy"] for item in structures], dtype=np.float64)
-        if np.isnan(energies).any():
-            raise InputError("the data set has structures without energy; read it with target='energy'")
-        energies[energies == IGNORE_INDEX] = np.nextafter(IGNORE_INDEX, 0.0)  # an energy may happen to be the mark
-        energies[["blank" in item for item in structures]] = IGNORE_INDEX
-        batch["labels"] = torch.from_numpy(energies)
-        if self.target == "energy_and_forces":
-            batch["force_labels"] = forces
+            batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
+        if self.target != "forces":
+            batch["labels"] = _energies(structures)
         return batch
+
+    def _structures(self, structures: Sequence[Any]) -> list[Structure]:
+        """What [`StructureDataset`] gives as it is; rows in another form as it would give them."""
+        if isinstance(structures[0], Structure):
+            return list(structures)
+        if isinstance(structures[0], pa.Table):
+            rows = read_structures(pa.concat_tables(structures))
+        else:
+            rows = [_from_row(row) for row in structures]
+        derive(rows, self.weighting)
+        return rows
+
+
+def _energies(structures: list[Structure]) -> torch.Tensor:
+    """Energies (B,) in eV, -100 for blanks."""
+    energies = np.array([item["energy"] for item in structures], dtype=np.float64)
+    if np.isnan(energies).any():
+        raise InputError("the data set has structures without energy; read it with target='energy'")
+    energies[energies == IGNORE_INDEX] = np.nextafter(IGNORE_INDEX, 0.0)  # an energy may happen to be the mark
+    energies[["blank" in item for item in structures]] = IGNORE_INDEX
+    return torch.from_numpy(energies)
 
 
 def _pad(structures: list[Structure], name: str, size: int, filler: float) -> torch.Tensor:

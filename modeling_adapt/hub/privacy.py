@@ -1,13 +1,19 @@
-"""What must not leave this machine with a file that is published: where folders lie here, and secrets."""
+"""What must not leave this machine: where folders lie here, secrets, and in rows of a data set what is not ours."""
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..data.structures import STRUCTURE_FEATURES
+from ..errors import InputError, one_line
 from ..hub_access import is_local
+from ..markdown import unescaped
 
 _START = r"(?:file://)?(?:~[\w-]*/|\.{0,2}/(?!/)|[A-Za-z]:[\\/](?!/))"
 _WHOLE_PATH = re.compile(_START)
@@ -16,6 +22,11 @@ _SECRET_NAME = re.compile(r"(^|[_-])(token|password|passwd|secret|credentials?|a
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}\b")
 _NO_TEXTS = (".safetensors", ".parquet", ".png")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OUR_NOTES = {b"huggingface", b"ARROW:schema", b"content_defined_chunking"}  # the last two are of libraries' writers
+_NOTES_OF_FIELDS = {b"PARQUET:field_id"}
+# In the expressions of Arrow, which look neither back nor ahead.
+_TOKEN_IN_ROWS = r"\bhf_[A-Za-z0-9]{10,}"
+_PATH_IN_ROWS = r"(^|[\s=,;'\"`(\[{<|])(~[\w-]*|[A-Za-z]:|\\)?[/\\]|//|(^|[/\\\s=])\.\.[/\\]"
 _NAMES_OF_FOLDERS = ("dataset", "initial_model", "model", "output_dir", "logging_dir", "resumed_from")
 
 
@@ -68,6 +79,20 @@ def _without_secret_options(words: list[Any]) -> list[Any]:
     return kept
 
 
+def local_names(names: Iterable[Any], public: Collection[str]) -> set[str]:
+    """
+    Folders of this machine that must stand in no text, for [`require_nothing_private`]: the home folder and those of
+    `names` that are one, as they are written, absolute, and where their links lead.
+
+    Args:
+        public: names that a folder may have and that are in every card, such as that of the repository.
+    """
+    texts = [str(Path.home()), *(str(one) for one in names if isinstance(one, str | Path) and is_local(one))]
+    paths = [Path(text).expanduser() for text in texts]
+    found = {*texts, *(str(path.absolute()) for path in paths), *(str(path.resolve()) for path in paths)}
+    return {text for text in found if os.path.normpath(text) not in public}
+
+
 def require_nothing_private(
     files: Iterable[tuple[str, Path]], folders: Iterable[str], secrets: Iterable[str] = ()
 ) -> None:
@@ -91,7 +116,7 @@ def require_nothing_private(
     for name, path in files:
         if path.suffix in _NO_TEXTS:
             continue
-        text = _on_one_line(path.read_text(encoding="utf-8"))
+        text = _readings(path.read_text(encoding="utf-8"))
         if _TOKEN.search(text) or any(secret in text for secret in wanted):
             raise InputError(f"{name} would publish a token; remove it from {path.name}")
         found = at_home.search(text) if at_home is not None else None
@@ -101,10 +126,12 @@ def require_nothing_private(
             )
 
 
+def _readings(text: str) -> str:
+    """`text` on one line, and on another as it was before JSON, YAML or Markdown escaped characters."""
+    return "\n".join(_on_one_line(one) for one in (text, unescaped(text).replace("''", "'")))
+
+
 def _on_one_line(text: str) -> str:
-    """As it was before YAML folded a line, or JSON, YAML or Markdown escaped a character."""
-    for escaped, plain in (("\\\\", "\\"), ("\\|", "|"), ("''", "'")):
-        text = text.replace(escaped, plain)
     return " ".join(text.split())
 
 
@@ -113,3 +140,66 @@ def require_png(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_PNG)) != _PNG:
             raise InputError(f"{path} is no PNG picture; remove it, or draw it again")
+
+
+def require_publishable_rows(path: Path) -> None:
+    """
+    Raises:
+        [`InputError`]: the file is damaged, has other columns than `STRUCTURE_FEATURES`, or a text in it names a
+            folder of this machine or is a token; the line names the column.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        _require_our_schema(path, file)
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        for batch in file.iter_batches(columns=texts):
+            for name in texts:
+                _require_no_local_names(path, name, _flat(batch.column(name)))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _require_our_schema(path: Path, file: pq.ParquetFile) -> None:
+    """Columns and notes of others may hold anything; they would go out unseen."""
+    for name in file.schema_arrow.names:
+        if name not in STRUCTURE_FEATURES:
+            raise InputError(f"{path}: the column {name} is none of a data set of structures; leave it out")
+    for key, value in _metadata(file):
+        if key not in _OUR_NOTES:
+            raise InputError(
+                f"{path}: its schema has notes of another program ({key.decode('utf-8', 'replace')}); import the "
+                "files again with data_scripts/import_structures.py"
+            )
+        text = value.decode("utf-8", "replace")
+        if key == b"huggingface" and (re.search(_TOKEN_IN_ROWS, text) or re.search(r'"(/|~|[A-Za-z]:\\|\.\.)', text)):
+            raise InputError(f"{path}: the notes of its schema name a folder of this machine or a token")
+
+
+def _metadata(file: pq.ParquetFile) -> Iterator[tuple[bytes, bytes]]:
+    yield from (file.metadata.metadata or {}).items()
+    yield from (file.schema_arrow.metadata or {}).items()
+    for field in file.schema_arrow:
+        yield from ((key, value) for key, value in (field.metadata or {}).items() if key not in _NOTES_OF_FIELDS)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.flatten()
+    return column.cast(pa.string()).drop_null()
+
+
+def _require_no_local_names(path: Path, name: str, texts: pa.Array) -> None:
+    if pc.any(pc.match_substring_regex(texts, _TOKEN_IN_ROWS)).as_py():
+        raise InputError(f"{path.name}: the column {name} holds a token; take it out and import the files again")
+    found = texts.filter(pc.match_substring_regex(texts, _PATH_IN_ROWS))
+    if len(found):
+        raise InputError(
+            f"{path.name}: the column {name} names a folder of this machine ({found[0]}); import the files again "
+            "with their names alone"
+        )
