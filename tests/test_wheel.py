@@ -118,7 +118,6 @@ NOT_YET = {
     "adapt-relax",
     "adapt-split",
     "adapt-train",
-    "adapt-upload",
 }
 HELP = """
 import sys
