@@ -2,22 +2,39 @@
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
+PYTEST := -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test lint slow bench results clean
+# The first of some Pythons that runs, on the PATH or of pyenv: on the PATH, a name may lead to none. No first release
+# such as 3.13.0, of which torch warns.
+PYTHONS := 3.13 3.12 3.11 3
+first_python = $(shell \
+	for version in $(1); do \
+		for python in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
+			"$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11) or not sys.version_info[2])" 2>/dev/null && echo "$$python" && exit; \
+		done; \
+	done; \
+	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
+
+.PHONY: demo test test-lowest test-newest lint slow bench results clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
 	rm -rf runs/demo
 	$(PYTHON) examples/demo.py
 
-# What a change must pass: style, types and the fast tests, without the network.
+# What a change must pass: style, types, imports and the fast tests, without the network.
 test: lint
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST)
+
+# The same tests with the lowest versions that pyproject.toml allows, and with the newest that there are.
+test-lowest test-newest: test-%: .venv-%/.ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-$*/bin/python $(PYTEST)
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
 
 # The tests that take minutes.
 slow: $(READY)
@@ -33,14 +50,30 @@ results: $(READY)
 	HF_HUB_OFFLINE=1 $(PYTHON) -m experiments all --output results --page docs/results.md \
 		$(if $(DFT),--dft $(DFT))
 
-# Removes caches and build products; the environment, data sets and runs stay.
+# Removes caches and build products; the environments, data sets and runs stay.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
-	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
 
-# torch first and alone, so that a local CPU build satisfies what follows.
+# In each environment torch first and alone, so that a local CPU build satisfies what follows.
 $(READY): pyproject.toml constraints.txt
-	$$(command -v python3.11 || command -v python3) -m venv .venv
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+LOWEST := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
+
+.venv-lowest/.ready: pyproject.toml
+	$(call first_python,3.11) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -c '$(LOWEST)' | sed "s/>=/==/; s/,.*//" > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt torch
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/lowest.txt --editable ".[test]"
+	touch $@
+
+.venv-newest/.ready: pyproject.toml
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet torch
+	.venv-newest/bin/python -m pip install --quiet --editable ".[dev]"
 	touch $@

@@ -346,4 +346,6 @@ class ADAPTEnergyConfig(ADAPTConfig):
             raise ValueError(f"force_weight must not be negative, not {self.force_weight}")
 
 
+ADAPTConfig.register_for_auto_class()  # so that `save_pretrained` puts this file into the checkpoint
+
 __all__ = ["ADAPTConfig", "ADAPTEnergyConfig"]

@@ -1,24 +1,27 @@
 """ADAPT: a machine-learning force field for point defects, as a Hugging Face model."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
-from transformers.pipelines import PIPELINE_REGISTRY
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
-from .feature_extraction_adapt import ADAPTFeatureExtractor
-from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, ADAPTModel, ADAPTPreTrainedModel
-from .pipeline_adapt import AtomForcesPipeline
+from .auto_classes import register
 
-# With the package imported, the Auto classes find ours; without it, a checkpoint brings its own code along
-# (trust_remote_code=True), which save_pretrained writes for classes registered with register_for_auto_class.
-for _config, _model in ((ADAPTConfig, ADAPTForForces), (ADAPTEnergyConfig, ADAPTForEnergy)):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoFeatureExtractor.register(_config, ADAPTFeatureExtractor)
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-ADAPTFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
-PIPELINE_REGISTRY.register_pipeline("atom-forces", AtomForcesPipeline, pt_model=AutoModel, type="multimodal")
+if TYPE_CHECKING:
+    from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+    from .feature_extraction_adapt import ADAPTFeatureExtractor
+    from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, ADAPTModel, ADAPTPreTrainedModel
+    from .pipeline_adapt import AtomForcesPipeline
 
+# Imported when they are asked for, since they bring torch along: commands answer --help without it.
+_HOMES = {
+    "ADAPTConfig": "configuration_adapt",
+    "ADAPTEnergyConfig": "configuration_adapt",
+    "ADAPTFeatureExtractor": "feature_extraction_adapt",
+    "ADAPTForEnergy": "modeling_adapt",
+    "ADAPTForForces": "modeling_adapt",
+    "ADAPTModel": "modeling_adapt",
+    "ADAPTPreTrainedModel": "modeling_adapt",
+    "AtomForcesPipeline": "pipeline_adapt",
+}
 __all__ = [
     "ADAPTConfig",
     "ADAPTEnergyConfig",
@@ -29,3 +32,17 @@ __all__ = [
     "ADAPTPreTrainedModel",
     "AtomForcesPipeline",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# With the package imported, the Auto classes find ours; without it, a checkpoint brings its own code along.
+register()

@@ -1,19 +1,21 @@
 """Where a model runs, and how precisely."""
 
 import copy
-from typing import TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import InputError
 
+if TYPE_CHECKING:  # commands offer the dtypes in their --help, which does not wait for torch
+    import torch
+
 DTYPES = ("float32", "bfloat16", "float64")
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound="torch.nn.Module")
 
 
-def available_device(name: str | None = None) -> torch.device:
+def available_device(name: str | None = None) -> "torch.device":
     """The device called `name`; without a name a GPU where there is one. [`InputError`] where it does not exist."""
+    import torch
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -24,7 +26,7 @@ def available_device(name: str | None = None) -> torch.device:
         raise InputError(f"there is no device {name!r} here; use cpu, cuda or cuda:0") from None
 
 
-def on_device(model: Model, device: torch.device, dtype: str | None = None, compiled: bool = False) -> Model:
+def on_device(model: Model, device: "torch.device", dtype: str | None = None, compiled: bool = False) -> Model:
     """
     `model`, moved to `device` and in evaluation mode; a copy of it where its `dtype` changes, as others may use it.
 
@@ -36,6 +38,8 @@ def on_device(model: Model, device: torch.device, dtype: str | None = None, comp
     Raises:
         [`InputError`]: an unknown dtype.
     """
+    import torch
+
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"there is no dtype {dtype!r} for models; use {', '.join(DTYPES)}")
     if dtype is not None and any(weight.dtype != getattr(torch, dtype) for weight in model.parameters()):

@@ -229,4 +229,6 @@ def thin_cells(cells: np.ndarray) -> np.ndarray:
     return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
+ADAPTFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")  # as `ADAPTForForces`
+
 __all__ = ["ADAPTFeatureExtractor"]

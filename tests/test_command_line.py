@@ -1,8 +1,12 @@
 """What all commands share: options, failures and output folders."""
 
 import os
+import subprocess
+import sys
 
+import datasets
 import pytest
+import transformers
 
 from modeling_adapt.cli.command_line import (
     CommandParser,
@@ -65,6 +69,32 @@ def test_status_of_failures(capsys):
     assert run_command(lambda: fail(KeyboardInterrupt())) == 130
     with pytest.raises(ZeroDivisionError):  # a mistake of ours is not the user's
         run_command(lambda: fail(ZeroDivisionError()))
+
+
+def test_commands_show_no_bars_of_libraries_which_they_import_later():
+    code = """
+import sys
+from modeling_adapt.cli.command_line import run_command
+
+def main():
+    assert not {"datasets", "transformers"} & set(sys.modules)
+    import datasets, transformers
+    return 7 if bars(datasets, transformers) else 0
+
+def bars(datasets, transformers):
+    return transformers.logging.is_progress_bar_enabled() or datasets.are_progress_bars_disabled() is False
+
+sys.exit(run_command(main))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_commands_show_no_bars_of_libraries_which_are_there():
+    datasets.enable_progress_bars()
+    transformers.logging.enable_progress_bar()
+    run_command(lambda: None)
+    assert datasets.are_progress_bars_disabled() and not transformers.logging.is_progress_bar_enabled()
 
 
 def test_output_folders(tmp_path):

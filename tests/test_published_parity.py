@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_adapt import ADAPTForEnergy, ADAPTForForces
-from modeling_adapt.convert_published import convert_energy_weights, convert_force_weights, main, read_statistics
+from modeling_adapt.cli.convert_published import main
 from modeling_adapt.errors import InputError
+from modeling_adapt.published_weights import convert_energy_weights, convert_force_weights, read_statistics
 from modeling_adapt.torch_files import read_torch_file
 
 TOLERANCE = 1e-5

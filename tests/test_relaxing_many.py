@@ -19,7 +19,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/ac
 @pytest.fixture
 def batch(make_force_model, tmp_path):
     """Function from a number of structures to the arguments of a command on them; no relaxation ends at once."""
-    make_force_model(geometry="pairwise", num_vector_channels=8).save_pretrained(tmp_path / "model")
+    make_force_model(architecture="pairwise", num_vector_channels=8).save_pretrained(tmp_path / "model")
 
     def make(count: int) -> list[str]:
         (tmp_path / "in").mkdir()

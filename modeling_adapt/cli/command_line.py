@@ -2,12 +2,10 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
-
-import datasets
-from transformers.utils import logging
 
 from ..errors import InputError
 
@@ -69,9 +67,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     Returns:
         `int`: exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
     """
-    # Loading weights and opening data sets take no time worth a bar, and bars would break up one-line errors.
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    _without_bars()
     try:
         return main() or 0
     except (InputError, OSError) as error:
@@ -80,3 +76,13 @@ def run_command(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _without_bars() -> None:
+    """Loading weights and opening data sets take no time worth a bar, and bars would break up one-line errors."""
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(variable, "1")  # read by the libraries when they are imported, which takes seconds
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()

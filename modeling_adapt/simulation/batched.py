@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch_sim as ts
 from ase import Atoms
-from torch_sim.optimizers import fire
+from torch_sim.optimizers import CellFireState, FireState, fire_init, fire_step
 from transformers import PreTrainedModel
 
 from ..crystal.trained_region import TrainingDomain
@@ -34,29 +34,29 @@ def relax_batched(
         trajectory: from a name to the file that receives each frame, or None.
     """
     wrapper = ADAPTTorchSimModel(model)
-    begin, move = fire(wrapper, md_flavor="ase_fire")
     conservative = isinstance(model, ADAPTForEnergy)
     waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
     watches = {name: RelaxationWatch(structures[name], fmax, domain, trajectory(name)) for name in structures}
     running: list[str] = []
-    state = None
+    state: FireState | CellFireState | None = None
     while running or waiting:
         newcomers = _next(waiting, running, structures, room)
         if newcomers:
             atoms = [structures[name] for name in newcomers]
-            entered = begin(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype))
+            entered = fire_init(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype), wrapper)
             yield from _ended(entered, newcomers, watches, steps, conservative)
         if newcomers:
-            # Alone: in the first step of a structure, torch-sim leaves the speed of all others in its batch as it is.
-            entered = move(entered)
+            # Alone: beside others that move already, torch-sim halves the first step of a structure.
+            entered = fire_step(entered, wrapper)
             yield from _ended(entered, newcomers, watches, steps, conservative)
         if newcomers:
-            state = ts.concatenate_states([state, entered]) if running else entered
+            state = entered if state is None else ts.concatenate_states([state, entered])
             running += newcomers
-        if running:
-            state = move(state)
+        if state is not None:
+            state = fire_step(state, wrapper)
             yield from _ended(state, running, watches, steps, conservative)
+            state = state if running else None
 
 
 def _next(waiting: list[str], running: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:

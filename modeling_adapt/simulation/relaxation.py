@@ -1,9 +1,9 @@
 """Relaxation by forces alone, watched by the trained region."""
 
-import importlib.util
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,11 +137,19 @@ def require_predictable(atoms: Atoms, calculator: Calculator) -> None:
 
 def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
-    if importlib.util.find_spec("torch_sim") is None or not atoms.pbc.all() or atoms.constraints:
+    if not _torch_sim_is_here() or not atoms.pbc.all() or atoms.constraints:
         return False
     if calculator.domain is not None and calculator.domain.alignment is not None:
         return False
     return len(calculator.models) == 1 and calculator.num_images == 1 and calculator.energy_model is None
+
+
+def _torch_sim_is_here() -> bool:
+    """The extra [batch]; a release before 0.6, the last for Python 3.11, has another interface."""
+    try:
+        return tuple(map(int, version("torch-sim-atomistic").split(".")[:2])) >= (0, 6)
+    except PackageNotFoundError:
+        return False
 
 
 class RelaxationWatch:

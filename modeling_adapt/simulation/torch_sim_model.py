@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch_sim.models.interface import ModelInterface
 from transformers import PreTrainedModel
 
-from ..elements_adapt import DESCRIPTORS
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import require_forces
 from ..modeling_adapt import forces_of
 from .prediction import input_dtype
@@ -25,7 +25,7 @@ class ADAPTTorchSimModel(ModelInterface):
     ```python
     >>> model = ADAPTTorchSimModel(load_model("runs/silicon")[0])
     >>> converged = ts.generate_force_convergence_fn(0.05, include_cell_forces=False)
-    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.optimizers.fire, convergence_fn=converged)
+    >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.Optimizer.fire, convergence_fn=converged)
     ```
 
     Args:
@@ -38,30 +38,31 @@ class ADAPTTorchSimModel(ModelInterface):
         self.model = model
         self._device, self._dtype = model.device, getattr(torch, input_dtype(model))
         self._compute_forces, self._compute_stress = True, False
-        # A pairwise model has a cutoff; the others attend to all atoms.
-        self._memory_scales_with = "n_atoms_x_density" if model.config.geometry == "pairwise" else "n_atoms"
-        self.register_buffer("descriptors", torch.tensor(DESCRIPTORS, dtype=self._dtype, device=self._device))
+        self._memory_scales_with = "n_atoms" if model.config.cutoff is None else "n_atoms_x_density"
+        self.extract = ADAPTFeatureExtractor.for_model(model.config)
 
     def forward(self, state: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """
         Args:
-            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns.
+            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns,
+                pbc (3,) of all systems.
 
         Returns:
             `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
         """
         counts = torch.bincount(state.system_idx).tolist()
-        positions = pad_sequence(state.positions.split(counts), batch_first=True)
-        numbers = pad_sequence(state.atomic_numbers.split(counts), batch_first=True)
-        is_atom = numbers > 0
-        cell = state.cell.transpose(1, 2) if state.pbc else torch.zeros_like(state.cell)
-        inputs = {
-            "input_features": torch.cat([positions, self.descriptors[numbers]], dim=-1),
-            "attention_mask": is_atom.long(),
-            "cell": cell,
-            "atomic_numbers": numbers,
-        }
+        numbers, positions = (
+            np.split(values.detach().cpu().numpy(), np.cumsum(counts[:-1]))
+            for values in (state.atomic_numbers, state.positions.double())
+        )
+        cells, pbc = state.cell.detach().cpu().double().transpose(1, 2).numpy(), state.pbc.cpu().numpy()
+        structures = [
+            {"atomic_numbers": of, "positions": at, "cell": cell, "pbc": pbc}
+            for of, at, cell in zip(numbers, positions, cells, strict=True)
+        ]
+        inputs = self.extract(structures, dtype=input_dtype(self.model)).to(self._device)
         output = forces_of(self.model, **inputs)
-        energy = getattr(output, "energy", positions.new_zeros(len(counts)))
+        energy = getattr(output, "energy", state.positions.new_zeros(len(counts)))
+        forces = output.forces[inputs["attention_mask"].bool()]
         # Energies stay in double: what a relaxation gains is a small difference of them.
-        return {"energy": energy.detach(), "forces": output.forces[is_atom].detach().to(self._dtype)}
+        return {"energy": energy.detach(), "forces": forces.detach().to(self._dtype)}

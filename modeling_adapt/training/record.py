@@ -111,7 +111,9 @@ def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Datase
     part = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "resumed_from": None if checkpoint is None else str(checkpoint),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES}
+        | {"torch": str(torch.__version__)},  # with its build, such as +cu130
         "git_revision": _git_revision(),
         "device": f"{training.device.type} {device}".strip(),
         "threads": torch.get_num_threads(),

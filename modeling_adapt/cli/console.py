@@ -1,0 +1,24 @@
+"""The commands of an installed package, `adapt-train` and the others; `pyproject.toml` names them."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from .command_line import run_command
+
+
+def _command(module: str) -> Callable[[], int]:
+    """Runs the `main` of a module beside this one, which is imported for it alone."""
+    return lambda: run_command(import_module(f".{module}", __package__).main)
+
+
+check_splits = _command("check_splits")
+convert = _command("convert_published")
+describe = _command("describe_dataset")
+evaluate = _command("evaluate")
+generate = _command("generate_defects")
+import_published = _command("import_published")
+import_structures = _command("import_structures")
+relax = _command("relax")
+split = _command("split_dataset")
+train = _command("train")
+upload = _command("hub_upload")
