@@ -104,16 +104,21 @@ def loader_table(equal: datasets.Dataset, mixed: datasets.Dataset, repeats: int)
 
 def training_table(rows: datasets.Dataset, batch_size: int, repeats: int) -> str:
     structures = StructureDataset(rows, ImportanceWeighting())
-    batch = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__(range(min(batch_size, len(rows)))))
-    batch.pop("nearest_defect")
     table = []
     for preset in ("published-small", "pairwise-small"):
         config = preset_config(preset)
         fit_statistics_of(config, rows)
+        collator = StructureCollator(ADAPTFeatureExtractor.for_model(config))
+        batch = collator(structures.__getitems__(range(min(batch_size, len(rows)))))
+        batch = {name: value for name, value in batch.items() if name not in ("nearest_defect", "rows")}
         model = HEADS[config.model_type](config).train()
         optimizer = torch.optim.AdamW(model.parameters())
 
-        def step(model: torch.nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+        def step(
+            model: torch.nn.Module = model,
+            optimizer: torch.optim.Optimizer = optimizer,
+            batch: dict[str, torch.Tensor] = batch,
+        ) -> None:
             model(**batch).loss.backward()
             optimizer.step()
             optimizer.zero_grad()

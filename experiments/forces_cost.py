@@ -21,7 +21,7 @@ REPEATS = 3
 
 def main(folder: str, attention: str, repeat: str) -> None:
     model, feature_extractor = load_model(folder)
-    if model.config.geometry != "pairwise":  # which has no attention of that kind
+    if model.config.traits.attends:
         model.set_attn_implementation(attention)
     atoms = bulk("Si", a=5.43, cubic=True) * int(repeat)
     atoms.rattle(0.05, seed=0)

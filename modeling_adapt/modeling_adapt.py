@@ -559,12 +559,4 @@ def forces_of(model: PreTrainedModel, **inputs: torch.Tensor) -> Any:
         return model(**inputs, **asked)
 
 
-def gives_forces(model: PreTrainedModel) -> bool:
-    return model.config.gives_forces
-
-
-# So that `save_pretrained` puts this file into the checkpoint, and its name into config.json.
-ADAPTForForces.register_for_auto_class("AutoModel")
-ADAPTForEnergy.register_for_auto_class("AutoModel")
-
-__all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel", "forces_of", "gives_forces"]
+__all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel", "forces_of"]

@@ -41,7 +41,7 @@ def domain() -> TrainingDomain:
 
 @pytest.fixture(params=["cartesian", "fourier"])
 def model(request, make_force_model, domain):
-    model = make_force_model(geometry=request.param)
+    model = make_force_model(architecture=request.param)
     model.config.training_domain = domain.to_dict()
     return model
 
@@ -276,12 +276,12 @@ def test_a_split_without_one_crystal_in_one_place_has_no_alignment():
 @pytest.mark.parametrize(
     ("config", "augmentation", "local", "aligned"),
     [
-        (ADAPTConfig(geometry="cartesian"), [], False, True),
-        (ADAPTConfig(geometry="fourier"), [], False, True),
-        (ADAPTConfig(geometry="cartesian"), ["translation"], False, False),
-        (ADAPTConfig(geometry="pairwise"), [], True, False),
-        (ADAPTEnergyConfig(architecture="pooled", geometry="pairwise"), [], True, False),
-        (ADAPTEnergyConfig(architecture="mlp", geometry="pairwise"), [], False, True),  # reads tokens whatever it says
+        (ADAPTConfig(architecture="cartesian"), [], False, True),
+        (ADAPTConfig(architecture="fourier"), [], False, True),
+        (ADAPTConfig(architecture="cartesian"), ["translation"], False, False),
+        (ADAPTConfig(architecture="pairwise"), [], True, False),
+        (ADAPTEnergyConfig(architecture="pairwise"), [], True, False),
+        (ADAPTEnergyConfig(architecture="mlp"), [], False, True),  # reads tokens whatever it says
     ],
 )
 def test_training_fits_an_alignment_for_models_that_read_coordinates_as_they_are(config, augmentation, local, aligned):

@@ -44,7 +44,7 @@ def _atoms() -> Atoms:
 @pytest.fixture(scope="module")
 def model() -> ADAPTForForces:
     torch.manual_seed(0)
-    return ADAPTForForces(ADAPTConfig(**TINY, geometry="fourier", fourier_wave_numbers=(1, 2)))
+    return ADAPTForForces(ADAPTConfig(**TINY, architecture="fourier", fourier_wave_numbers=(1, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_the_trained_region_travels_with_the_checkpoint(model, tmp_path):
 
 
 def test_pooled_energy_gives_energy_and_its_gradient():
-    config = ADAPTEnergyConfig(**TINY, geometry="pairwise", architecture="pooled", num_vector_channels=8)
+    config = ADAPTEnergyConfig(**TINY, architecture="pairwise", num_vector_channels=8)
     calculator = ADAPTCalculator(ADAPTForEnergy(config).double())
     calculator.feature_extractor = partial(ADAPTFeatureExtractor(), dtype="float64")
     atoms = _atoms()
@@ -215,7 +215,7 @@ class TestDoubt:
 
     def test_spread_is_zero_only_where_the_members_agree(self, model):
         atoms = _atoms()
-        equivariant = ADAPTForForces(ADAPTConfig(**TINY, geometry="pairwise", num_vector_channels=8))
+        equivariant = ADAPTForForces(ADAPTConfig(**TINY, architecture="pairwise", num_vector_channels=8))
         spreads = {}
         for name, one in (("fourier", model), ("pairwise", equivariant)):
             atoms.calc = ADAPTCalculator(one, num_images=8)
@@ -226,7 +226,7 @@ class TestDoubt:
 
     def test_ensemble(self, model, tmp_path):
         torch.manual_seed(1)
-        other = ADAPTForForces(ADAPTConfig(**TINY, geometry="fourier", fourier_wave_numbers=(1, 2)))
+        other = ADAPTForForces(ADAPTConfig(**TINY, architecture="fourier", fourier_wave_numbers=(1, 2)))
         model.save_pretrained(tmp_path / "one")
         other.save_pretrained(tmp_path / "two")
         forces = []
@@ -246,7 +246,7 @@ class TestDoubt:
         assert set(atoms.calc.results) == {"forces"}
 
     def test_energies_of_a_pooled_ensemble(self):
-        config = ADAPTEnergyConfig(**TINY, architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        config = ADAPTEnergyConfig(**TINY, architecture="pairwise", num_vector_channels=8)
         atoms = _atoms()
         models = [ADAPTForEnergy(config) for _ in range(2)]
         alone = []
@@ -263,7 +263,7 @@ class TestDoubt:
             ADAPTCalculator(model, num_images=count)
 
     def test_ensemble_of_both_kinds(self, model):
-        config = ADAPTEnergyConfig(**TINY, architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        config = ADAPTEnergyConfig(**TINY, architecture="pairwise", num_vector_channels=8)
         with pytest.raises(InputError, match="of force models or of pooled energies, not of both"):
             ADAPTCalculator([model, ADAPTForEnergy(config)])
 
@@ -283,7 +283,7 @@ class TestPrecision:
 
     def test_float64_forces_are_the_gradient_of_the_energy(self, make_energy_model):
         atoms = _atoms()
-        atoms.calc = ADAPTCalculator(make_energy_model(architecture="pooled", geometry="pairwise"), dtype="float64")
+        atoms.calc = ADAPTCalculator(make_energy_model(architecture="pairwise"), dtype="float64")
         numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[2])
         assert np.abs(atoms.get_forces()[2] - numerical).max() < 1e-7
 
@@ -301,7 +301,7 @@ class TestPrecision:
     @pytest.mark.parametrize("kind", ["forces", "energy"])
     def test_compiled_models_say_the_same(self, make_force_model, make_energy_model, kind):
         build = make_force_model if kind == "forces" else partial(make_energy_model, architecture="pooled")
-        model, atoms = build(geometry="pairwise"), _atoms()
+        model, atoms = build(architecture="pairwise"), _atoms()
         plain = ADAPTCalculator(copy.deepcopy(model)).get_forces(atoms)
         compiled = ADAPTCalculator(model, compiled=True)
         assert np.abs(compiled.get_forces(atoms) - plain).max() < 1e-5

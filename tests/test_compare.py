@@ -27,7 +27,7 @@ from modeling_adapt.evaluation.report import COLUMNS
 
 EXACT = "modeling_adapt.data.defects.labelling:erhart_albe"
 CPU = torch.device("cpu")
-PAIRWISE = {"geometry": "pairwise", "num_vector_channels": 8}
+PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8}
 
 
 class Scaled(Calculator):
@@ -118,10 +118,8 @@ def test_errors_are_those_that_are_planted(dataset):
 def test_ours_have_the_errors_of_an_evaluation_of_one(dataset, make_force_model, make_energy_model, saved):
     rows, extract = read_split(dataset, "test"), ADAPTFeatureExtractor()
     models = {
-        saved(make_force_model(geometry="cartesian"), "forces"): make_force_model(geometry="cartesian"),
-        saved(make_energy_model(architecture="pooled", **PAIRWISE), "pooled"): make_energy_model(
-            architecture="pooled", **PAIRWISE
-        ),
+        saved(make_force_model(architecture="cartesian"), "forces"): make_force_model(architecture="cartesian"),
+        saved(make_energy_model(**PAIRWISE), "pooled"): make_energy_model(**PAIRWISE),
     }
     found = compare([load_contender(name, CPU) for name in models], rows, progress=False)
     for name, model in models.items():
@@ -138,7 +136,7 @@ def test_ours_have_the_errors_of_an_evaluation_of_one(dataset, make_force_model,
 
 
 def test_command_writes_the_table(dataset, make_force_model, saved, tmp_path, capsys):
-    model = saved(make_force_model(geometry="cartesian"), "forces")
+    model = saved(make_force_model(architecture="cartesian"), "forces")
     assert run(model, dataset, "--compare", EXACT, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -158,7 +156,7 @@ def test_command_writes_the_table(dataset, make_force_model, saved, tmp_path, ca
 def test_bad_input_is_one_line_and_writes_nothing(
     dataset, make_force_model, make_energy_model, saved, tmp_path, capsys, monkeypatch
 ):
-    model = make_force_model(geometry="cartesian")
+    model = make_force_model(architecture="cartesian")
     model.config.training_domain = fit_domain(read_split(dataset, "train")).to_dict()
     narrow = saved(model, "narrow")
     published = saved(make_energy_model(), "published")

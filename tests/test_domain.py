@@ -215,7 +215,7 @@ def test_atoms_on_top_of_each_other_are_a_contact():
 @pytest.mark.parametrize("geometry", ["pairwise", "fourier"])
 def test_what_is_the_same_crystal_is_inside_and_gets_the_same_forces(make_force_model, domain, geometry):
     """Wrapped, atoms are written elsewhere; shifted or turned, a structure is the same to the pairwise kind."""
-    model = make_force_model(geometry=geometry, num_vector_channels=8)
+    model = make_force_model(architecture=geometry, num_vector_channels=8)
     model.config.training_domain = domain.to_dict()
     atoms = _silicon()
     atoms.rattle(0.05, seed=0)

@@ -219,7 +219,7 @@ def test_command_on_energies(folders, tmp_path, capsys):
 
 
 def test_command_holds_forces_against_the_gradient_of_an_energy(folders, tmp_path, make_energy_model, no_figures):
-    model = make_energy_model(architecture="pooled", geometry="pairwise", num_vector_channels=8)
+    model = make_energy_model(architecture="pairwise", num_vector_channels=8)
     model.save_pretrained(tmp_path / "pooled")
     ADAPTFeatureExtractor().save_pretrained(tmp_path / "pooled")
     options = ("--checks", 1, "--energy-model", tmp_path / "pooled", "--output", tmp_path / "out")
@@ -327,7 +327,7 @@ def test_figures_do_not_touch_pyplot(tmp_path):
 def test_a_structure_that_fourier_geometry_cannot_read_names_its_rows(tmp_path):
     write_dataset({"test": [structure_row(Atoms("Si2", [[0, 0, 0], [2, 2, 2]]), np.ones((2, 3)))]}, tmp_path / "d")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), geometry="fourier", **sizes)).eval()
+    model = ADAPTForForces(ADAPTConfig(embedding_sizes=(16,), architecture="fourier", **sizes)).eval()
     with pytest.raises(InputError, match="rows 0 to 0.*periodic"):
         evaluate_forces(model, ADAPTFeatureExtractor(), read_split(tmp_path / "d", "test"), progress=False)
 

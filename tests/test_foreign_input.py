@@ -67,7 +67,7 @@ FOREIGN = {
 def test_foreign_input(make_force_model, kind, geometry):
     change, reading_coordinates, pairwise = FOREIGN[kind]
     expected = pairwise if geometry == "pairwise" else reading_coordinates
-    model = make_force_model(geometry=geometry, num_vector_channels=8)
+    model = make_force_model(architecture=geometry, num_vector_channels=8)
     local = geometry == "pairwise"
     domain = fit_domain(crystals.training_rows(), local=local, reads_coordinates=not local)
     model.config.training_domain = domain.to_dict()

@@ -225,7 +225,7 @@ class TestPerfectCrystal:
 
 class TestModels:
     def test_forces_are_those_of_the_network(self, make_force_model, cell):
-        model = make_force_model(geometry="cartesian")
+        model = make_force_model(architecture="cartesian")
         expected = model(**ADAPTFeatureExtractor()(cell)).forces[0].detach().numpy()
         found = model_forces([model], ADAPTFeatureExtractor())(cell)
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -233,14 +233,14 @@ class TestModels:
         assert str(model.dtype) == "torch.float32"
 
     def test_what_a_pairwise_model_keeps_and_does_not(self, make_force_model, cell):
-        model = make_force_model(geometry="pairwise", num_vector_channels=8)
+        model = make_force_model(architecture="pairwise", num_vector_channels=8)
         forces = model_forces([model], ADAPTFeatureExtractor())
         for images in (rotated, shifted, reordered, repeated):
             assert symmetry_error(forces, [cell], images) < 1e-9
         assert jacobian_asymmetry(forces, [cell[:4]]) > 1e-3  # its forces are no gradient
 
     def test_a_pooled_energy_is_conservative(self, make_energy_model, cell):
-        model = make_energy_model(architecture="pooled", geometry="pairwise", num_vector_channels=8)
+        model = make_energy_model(architecture="pairwise", num_vector_channels=8)
         forces = model_forces([model], ADAPTFeatureExtractor())
         assert jacobian_asymmetry(forces, [cell[:4]]) < 1e-4
         assert np.abs(forces(cell).sum(axis=0)).max() < 1e-9

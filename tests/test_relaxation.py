@@ -347,7 +347,7 @@ def test_help_has_an_example(capsys):
 
 
 def test_spread_of_images_is_in_the_results(make_force_model, tmp_path):
-    make_force_model(geometry="fourier").save_pretrained(tmp_path / "model")
+    make_force_model(architecture="fourier").save_pretrained(tmp_path / "model")
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.1, seed=1)
     ase.io.write(tmp_path / "silicon.extxyz", atoms)

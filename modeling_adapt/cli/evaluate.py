@@ -50,13 +50,13 @@ def main(argv: list[str] | None = None) -> int | None:
 def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     from ..evaluation.report import Assessment
     from ..loading import load_model
-    from ..modeling_adapt import ADAPTForEnergy, gives_forces
+    from ..modeling_adapt import ADAPTForEnergy
 
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
     found = Assessment()
     if isinstance(model, ADAPTForEnergy):
         _assess_energies(found, arguments, model, feature_extractor)
-    if gives_forces(model):
+    if model.config.gives_forces:
         _assess_forces(found, arguments, model, feature_extractor)
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")

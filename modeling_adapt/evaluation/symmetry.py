@@ -20,7 +20,7 @@ from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, atoms_of, is_cubic, symmet
 from ..data.load.batching import Structure
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..modeling_adapt import forces_of, gives_forces
+from ..modeling_adapt import forces_of
 from ..simulation.prediction import structure_of
 from .metrics import as_float64
 
@@ -135,7 +135,7 @@ def _turned_error(
     def answer(atoms: Atoms) -> np.ndarray:
         """Forces (N, 3) in eV/Å, or the energy per atom (1,) in eV."""
         inputs = feature_extractor(atoms).to(model.device)
-        if gives_forces(model):
+        if model.config.gives_forces:
             return as_float64(forces_of(model, **inputs).forces)[0]
         with torch.no_grad():
             return as_float64(model(**inputs).energy) / len(atoms)

@@ -104,8 +104,8 @@ class ADAPTCalculator(Calculator):
         self._moving: weakref.ref[Atoms] | None = None  # whose motion the aligners follow
         self._energy_aligner = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
-        self.feature_extractor = ADAPTFeatureExtractor()
-        self.energy_feature_extractor = energy_feature_extractor or self.feature_extractor
+        self.feature_extractor = _extractor(models)
+        self.energy_feature_extractor = energy_feature_extractor or _extractor([energy_model or models[0]])
         self.conservative = isinstance(models[0], ADAPTForEnergy)
         for one in models:
             require_forces(one)
@@ -239,6 +239,12 @@ class ADAPTCalculator(Calculator):
 
     def _get_name(self) -> str:
         return "adapt"
+
+
+def _extractor(models: Sequence[PreTrainedModel]) -> ADAPTFeatureExtractor:
+    """Lists the neighbours that the models read, whose own cutoffs decide; without, where one reads coordinates."""
+    cutoffs = [model.config.cutoff for model in models]
+    return ADAPTFeatureExtractor(cutoff=None if None in cutoffs else max(cutoffs))
 
 
 __all__ = ["ADAPTCalculator"]
