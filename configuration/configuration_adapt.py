@@ -40,7 +40,7 @@ _EARLIER_NAMES = {"geometry": "architecture", "num_descriptors": "descriptors"}
 Numbers = list[float | int] | tuple[float | int, ...]
 
 
-def _refuses_unread_fields(config_class: type) -> type:
+def _refuses_unread_fields(config_class: Any) -> Any:
     """Lets `validate_reads` see which fields were given, and turns numbers of numpy into those of Python."""
     init = config_class.__init__
 

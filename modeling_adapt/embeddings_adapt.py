@@ -35,6 +35,7 @@ class ADAPTConstant(nn.Module):
     def __init__(self, numbers: Sequence | float):
         super().__init__()
         self.numbers = numbers
+        self.values: torch.Tensor
         self.register_buffer("values", self._tensor(None), persistent=False)
 
     def _tensor(self, device: torch.device | None) -> torch.Tensor:

@@ -121,7 +121,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         }
         if self.cutoff is not None:
             found = _neighbours_given(structures, is_atom) or find_neighbours(positions, cells, is_atom, self.cutoff)
-            data |= {"neighbours": found.index, "neighbour_shifts": found.shifts}
+            data |= {"neighbours": found.others, "neighbour_shifts": found.shifts}
         return ADAPTBatch(data, tensor_type=return_tensors)
 
 
@@ -130,14 +130,14 @@ _STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc")
 
 def _neighbours_given(structures: Sequence[Any], is_atom: np.ndarray) -> Neighbours | None:
     """Those that the structures bring, padded; None unless all have them."""
-    given = [structure.get("neighbours") if isinstance(structure, Mapping) else None for structure in structures]
-    if not given or any(found is None for found in given):
+    given = [found for one in structures if isinstance(one, Mapping) and (found := one.get("neighbours")) is not None]
+    if not given or len(given) < len(structures):
         return None
-    slots = max(found.index.shape[1] for found in given)
+    slots = max(found.others.shape[1] for found in given)
     index = np.full((*is_atom.shape, slots), -1, dtype=np.int64)
     shifts = np.zeros((*is_atom.shape, slots, 3), dtype=np.int32)
     for row, found in enumerate(given):
-        size, width = found.index.shape
+        size, width = found.others.shape
         index[row, :size, :width], shifts[row, :size, :width] = found
     return Neighbours(index, shifts)
 

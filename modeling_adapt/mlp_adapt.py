@@ -71,7 +71,7 @@ class ADAPTResidualMLP(nn.Module):
         if attention_mask is not None:
             tokens = tokens * attention_mask[..., None]
         tokens = nn.functional.pad(tokens, (0, 0, 0, self.max_atoms - size))
-        hidden_states = tokens.flatten(1).to(self.blocks[0].norm.weight.dtype)
+        hidden_states = tokens.flatten(1).to(next(self.parameters()).dtype)
         if self.training and self.blocks[0].gradient_checkpointing:
             hidden_states.requires_grad_()  # reentrant checkpoints have a gradient only where their input has one
         for block in self.blocks:

@@ -131,11 +131,10 @@ def force_losses(
     return LOSS_FUNCTIONS[kind](error, weights), is_atom
 
 
-def _read_out(head: nn.Module, *states: torch.Tensor | None) -> torch.Tensor:
-    """What `head` makes of the states, in float32 or better also under autocast."""
-    exact = [None if state is None else float32_or_better(state) for state in states]
-    with torch.autocast(device_type=exact[0].device.type, enabled=False):
-        return head(*exact)
+def _read_out(head: nn.Module, hidden_states: torch.Tensor, *vectors: torch.Tensor | None) -> torch.Tensor:
+    """What `head` makes of states and vectors, in float32 or better also under autocast."""
+    with torch.autocast(device_type=hidden_states.device.type, enabled=False):
+        return head(float32_or_better(hidden_states), *(v if v is None else float32_or_better(v) for v in vectors))
 
 
 def _without_net_force(forces: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -335,7 +334,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
     def __init__(self, config: ADAPTConfig):
         super().__init__(config)
         self.adapt = ADAPTModel(config)
-        self.force_head = NETWORKS[config.architecture].forces(config)
+        read_out: Any = NETWORKS[config.architecture].forces
+        self.force_head = read_out(config)
         self.normalizer = ADAPTNormalizer(config.force_mean, config.force_std, config)
         self.post_init()
 
@@ -402,8 +402,9 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             None if config.energy_std is None else [config.energy_std],
             config,
         )
-        known = config.element_energies
-        self.references = known and ADAPTConstant([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
+        self.references: ADAPTConstant | None = None
+        if known := config.element_energies:
+            self.references = ADAPTConstant([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
         self.post_init()
 
     @_keeps_columns
@@ -484,10 +485,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             # Where nothing may have a gradient; a copy made outside may.
             with torch.inference_mode(False), torch.no_grad():
-                input_features, *inputs = (
-                    tensor if tensor is None else tensor.clone() for tensor in (input_features, *inputs)
-                )
-                return self._energy_and_gradient(input_features, *inputs, **kwargs)
+                copies = [tensor if tensor is None else tensor.clone() for tensor in inputs]
+                return self._energy_and_gradient(input_features.clone(), *copies, **kwargs)
         positions, descriptors = input_features.split([3, input_features.shape[-1] - 3], dim=-1)
         if (
             torch.compiler.is_compiling()
@@ -522,25 +521,27 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         """Energies (B,) in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
         inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
         outputs = self.adapt(*inputs, **kwargs)
-        parts = self.energy_normalizer.denormalize(_read_out(self.energy_head, outputs.last_hidden_state))[..., 0]
+        parts = _read_out(self.energy_head, outputs.last_hidden_state)[..., 0]
+        parts = self.energy_normalizer.denormalize(
+            parts.to(torch.float64 if parts.device.type != "mps" else parts.dtype)
+        )
         if parts.ndim == 2 and attention_mask is not None:  # of atoms, not of structures
             parts = parts * attention_mask
-        energy = parts.to(torch.float64 if parts.device.type != "mps" else parts.dtype)
-        energy = energy.sum(dim=1) if energy.ndim == 2 else energy
+        energy = parts.sum(dim=1) if parts.ndim == 2 else parts
         if self.references is not None:
-            energy = energy + self._reference_energies(atomic_numbers, energy.dtype).sum(dim=1)
+            energy = energy + self._reference_energies(atomic_numbers, self.references(energy.dtype)).sum(dim=1)
         return energy, outputs
 
-    def _reference_energies(self, atomic_numbers: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    def _reference_energies(self, atomic_numbers: torch.Tensor | None, known: torch.Tensor) -> torch.Tensor:
+        """Those of the atoms (B, N), from those of the elements by their atomic number."""
         if atomic_numbers is None:
             raise ValueError("this model adds reference energies of the elements: it needs atomic_numbers")
-        references = nn.functional.embedding(atomic_numbers, self.references(dtype)[:, None])[..., 0]
+        references = nn.functional.embedding(atomic_numbers, known[:, None])[..., 0]
         # Looked at where that costs nothing; elsewhere the energy is NaN.
         if references.device.type == "cpu" and not torch.compiler.is_compiling() and bool(references.isnan().any()):
             unknown = SYMBOLS[int(atomic_numbers[references.isnan()][0])]
-            raise ValueError(
-                f"no reference energy for {unknown}; the model knows {', '.join(self.config.element_energies)}"
-            )
+            elements = ", ".join(self.config.element_energies or ())
+            raise ValueError(f"no reference energy for {unknown}; the model knows {elements}")
         return references
 
     def _force_losses(

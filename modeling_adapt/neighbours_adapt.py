@@ -22,11 +22,11 @@ class Neighbours(NamedTuple):
     What [`find_neighbours`] found, with as many slots S as the atom with the most neighbours has.
 
     Args:
-        index (`np.ndarray` of shape `(B, N, S)`): The other atom, by its place in the structure; -1 in empty slots.
+        others (`np.ndarray` of shape `(B, N, S)`): The other atom, by its place in the structure; -1 in empty slots.
         shifts (`np.ndarray` of shape `(B, N, S, 3)`): By how many lattice vectors that atom is shifted.
     """
 
-    index: np.ndarray
+    others: np.ndarray
     shifts: np.ndarray
 
 
@@ -58,7 +58,7 @@ def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarra
     own, cells = positions[structure, place].astype(np.float64), cells.astype(np.float64)
     inverses = np.linalg.pinv(cells)
     fractional = np.einsum("mi,mij->mj", own, inverses[structure])
-    turns = np.where(cells.any(axis=2)[structure], np.floor(fractional), 0.0)  # the cell that each atom lies in
+    turns = np.where(np.any(cells, axis=2)[structure], np.floor(fractional), 0.0)  # the cell that each atom lies in
     own -= np.einsum("mi,mij->mj", turns, cells[structure])
     owners, shifts = _images(fractional - turns, structure, cells, cutoff * np.linalg.norm(inverses, axis=1))
     images = own[owners] + np.einsum("mi,mij->mj", shifts, cells[structure[owners]])
@@ -71,14 +71,14 @@ def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarra
         slots.append((filled - (np.cumsum(counts) - counts))[first] + np.arange(len(first)))
         filled += counts
     shape = (*is_atom.shape, max(1, int(filled.max(initial=0))))
-    index, shift = np.full(shape, -1, dtype=np.int64), np.zeros((*shape, 3), dtype=np.int32)
+    others, shift = np.full(shape, -1, dtype=np.int64), np.zeros((*shape, 3), dtype=np.int32)
     rows = (structure * is_atom.shape[1] + place) * shape[2]
     turns, shifts = turns.astype(np.int32), shifts.astype(np.int32)
     for (first, second), slot in zip(pairs, slots, strict=True):
         target, other = rows[first] + slot, owners[second]
-        index.reshape(-1)[target] = place[other]
+        others.reshape(-1)[target] = place[other]
         shift.reshape(-1, 3)[target] = shifts[second] + turns[first] - turns[other]
-    return Neighbours(index, shift)
+    return Neighbours(others, shift)
 
 
 def _images(
@@ -95,7 +95,7 @@ def _images(
     Returns:
         Whose image each is (I,), the atoms themselves first, and its shift (I, 3) in lattice vectors.
     """
-    periodic = cells.any(axis=2)
+    periodic: np.ndarray = np.any(cells, axis=2)
     owners, shifts = np.arange(len(fractional)), np.zeros((len(fractional), 3))
     for axis in range(3):  # one after the other, so that the images of images fill edges and corners
         pieces = [(owners, shifts)]

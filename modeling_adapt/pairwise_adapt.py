@@ -268,8 +268,9 @@ class ADAPTPairwise(nn.Module):
         """For inputs that come without neighbours: right, but on the host, and nothing that a graph could hold."""
         is_atom = positions.new_ones(positions.shape[:2]) if attention_mask is None else attention_mask
         lattice = positions.new_zeros(len(positions), 3, 3) if cell is None else cell
-        found = find_neighbours(*(x.cpu().numpy() for x in (positions, lattice, is_atom)), self.measure.cutoff)
-        return tuple(torch.from_numpy(array).to(positions.device) for array in found)  # type: ignore[return-value]
+        arrays = [values.cpu().numpy() for values in (positions, lattice, is_atom)]
+        others, shifts = find_neighbours(arrays[0], arrays[1], arrays[2], self.measure.cutoff)
+        return torch.from_numpy(others).to(positions.device), torch.from_numpy(shifts).to(positions.device)
 
 
 class ADAPTVectorForces(nn.Module):

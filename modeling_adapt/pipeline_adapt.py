@@ -62,7 +62,7 @@ class AtomForcesPipeline(Pipeline):
         """The results one by one; no more is read of `inputs` than a batch."""
         structures = (structure for one in inputs for structure in _structures(one)[0])
         while group := list(islice(structures, batch_size)):
-            yield from self(group, batch_size, **kwargs)
+            yield from super().__call__([group], batch_size=1, **kwargs)[0]
 
     def preprocess(self, group: list[Any], outside_domain: str = "warn") -> dict[str, Any]:
         if outside_domain != "ignore":

@@ -132,8 +132,8 @@ def test_neighbours_that_structures_bring_are_not_searched_again(structures, mon
     monkeypatch.setattr(feature_extraction_adapt, "find_neighbours", None)
     batch = wrapping(rows, return_tensors="np")
     for index, row in enumerate(rows):
-        size, slots = row["neighbours"].index.shape
-        assert (batch["neighbours"][index, :size, :slots] == row["neighbours"].index).all()
+        size, slots = row["neighbours"].others.shape
+        assert (batch["neighbours"][index, :size, :slots] == row["neighbours"].others).all()
         assert (batch["neighbour_shifts"][index, :size, :slots] == row["neighbours"].shifts).all()
         assert (batch["neighbours"][index, size:] == -1).all() and (batch["neighbours"][index, :, slots:] == -1).all()
 

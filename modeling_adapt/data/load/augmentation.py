@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from ...crystal.symmetry import OCTAHEDRAL_OPERATIONS, is_cubic, wrapped
 from ...errors import InputError
 
-AugmentationStep = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+AugmentationStep = Callable[[Any, np.random.Generator], Any]
 
 
 @dataclass(frozen=True)
