@@ -76,8 +76,7 @@ def train(argv: list[str]) -> None:
 
 def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Dataset]":
     """The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named."""
-    from ..data.load.reading import NoSuchSplitError, read_split
-    from ..data.split.subsets import select_subset
+    from ..data.load.reading import NoSuchSplitError, read_split, select_subset
 
     revision = data.dataset_revision
     train = read_split(data.dataset, data.train_split, target, revision)
