@@ -94,7 +94,7 @@ def load_model(
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
-    extractor = _feature_extractor(model, subfolder, revision) or ADAPTFeatureExtractor.for_model(loaded.config)
+    extractor = _feature_extractor(model, subfolder, revision)
     extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
     return loaded.eval(), extractor
 
@@ -154,17 +154,17 @@ def _commit_of(model: str | Path, revision: str | None, subfolder: str = "") -> 
     return extract_commit_hash(file, None) or revision
 
 
-def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor | None:
-    """The checkpoint's own; None where it was saved without."""
+def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) -> ADAPTFeatureExtractor:
+    """The checkpoint's own; one saved without has the atoms in the order in which they are given."""
     local, file = is_local(model), (Path(subfolder) / FEATURE_EXTRACTOR_NAME).as_posix()
     if local and not (Path(model) / file).is_file():
-        return None
+        return ADAPTFeatureExtractor()
     try:
         return ADAPTFeatureExtractor.from_pretrained(model, subfolder=subfolder, revision=revision)
     except Exception as error:
         # The cache also remembers what a commit does not have.
         if not local and try_to_load_from_cache(str(model), file, revision=revision) is _CACHED_NO_EXIST:
-            return None
+            return ADAPTFeatureExtractor()
         _refuse(error, model, revision, "the feature extractor of ")
 
 

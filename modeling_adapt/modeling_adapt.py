@@ -560,4 +560,8 @@ def forces_of(model: PreTrainedModel, **inputs: torch.Tensor) -> Any:
         return model(**inputs, **asked)
 
 
+# So that `save_pretrained` puts this file into the checkpoint, and its name into config.json.
+ADAPTForForces.register_for_auto_class("AutoModel")
+ADAPTForEnergy.register_for_auto_class("AutoModel")
+
 __all__ = ["ADAPTForEnergy", "ADAPTForForces", "ADAPTModel", "ADAPTPreTrainedModel", "forces_of"]

@@ -305,13 +305,14 @@ def test_resume_in_the_middle_of_an_epoch_sees_the_same_structures(folder, tmp_p
 
 
 def test_training_refuses_octahedral_without_cubes(folder, tmp_path):
+    more = ("--dataset", folder, "--output_dir", str(tmp_path / "run"), "--train_split", "slanted")
     with pytest.raises(InputError, match="needs periodic cubic cells"):
-        tiny_run(folder, str(tmp_path / "run"), "--train_split", "slanted", "--model", "published-energy")
+        train.main(["--model", "published-energy", "--augmentation", "octahedral", *more])
     assert not (tmp_path / "run").exists()
 
 
 def test_training_refuses_turned_forces_for_tokens_that_stay(folder, tmp_path):
     """Fractional coordinates do not see a rotation of everything; the forces would be random."""
     with pytest.raises(InputError, match="rotation turns the forces"):
-        tiny_run(folder, str(tmp_path / "run"), "--geometry", "fourier", "--augmentation", "rotation")
+        tiny_run(folder, str(tmp_path / "run"), "--architecture", "fourier", "--augmentation", "rotation")
     assert not (tmp_path / "run").exists()

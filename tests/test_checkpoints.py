@@ -135,8 +135,7 @@ class TestWrongFolders:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"hiden_size": 3}, "did you mean 'hidden_size'"),
-            ({"hidden_size": "wide"}, "expected int, got str"),
+            ({"rescale_factor": "wide"}, "rescale_factor"),
             ({"architecture": "polar"}, "architecture must be one of"),
             ({"hidden_act": "no-such"}, "no-such"),
         ],
@@ -148,6 +147,19 @@ class TestWrongFolders:
         with pytest.raises(InputError, match=message) as caught:
             load_model(folder)
         assert "\n" not in str(caught.value)
+
+    def test_fields_that_it_does_not_know_are_said_and_kept(self, saved, monkeypatch):
+        """A later version, or another tool, may have left them there."""
+        model, folder = saved
+        config = json.loads((folder / "config.json").read_text())
+        unread = "pairwise_cutoff" if model.config.predicts == "energy" else "fourier_wave_numbers"
+        (folder / "config.json").write_text(json.dumps(config | {"hiden_size": 3, unread: 4.0}))
+        said = []
+        monkeypatch.setattr("modeling_adapt.configuration.configuration_adapt.logger.warning", said.append)
+        loaded, _ = load_model(folder)
+        assert said and all(f"does not read: hiden_size, {unread}" in line for line in said)
+        assert loaded.config.hiden_size == 3 and loaded.config.to_dict()["hiden_size"] == 3
+        assert unread not in loaded.config.to_dict()
 
     @pytest.mark.parametrize("content", ["", "{ no", "[1]"])
     def test_configuration_that_is_none(self, tmp_path, content):

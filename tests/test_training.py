@@ -74,7 +74,10 @@ class TestRecipes:
             ({"report_to": "no-such-tracker"}, "no-such-tracker is not supported"),
             ({"hidden_act": "no-such"}, "hidden_act must be one of"),
             ({"num_descriptors": 5}, "there is no field 'num_descriptors'"),
-            ({"architecture": "pairwise", "attention_radius": 4.0}, "its radius is pairwise_cutoff"),
+            (
+                {"architecture": "pairwise", "attention_radius": 4.0},
+                "'pairwise' does not read attention_radius",
+            ),
         ],
     )
     def test_bad_recipes_are_refused_and_nothing_is_written(self, recipe, springs, tmp_path, fields, message):
@@ -292,9 +295,8 @@ class TestRuns:
     def test_pooled_energy_learns_energies_and_forces(self, recipe, springs, tmp_path, geometry):
         path = recipe(
             model="pairwise-energy",
-            architecture=geometry,
             hidden_size=16,
-            num_vector_channels=8,
+            **{"architecture": "fourier"} if geometry == "fourier" else {"num_vector_channels": 8},
             force_weight=10.0,
             num_train_epochs=50,
             learning_rate=1e-2,

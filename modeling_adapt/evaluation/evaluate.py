@@ -140,7 +140,8 @@ def predicted_batches(
         first = 0
         for batch in loader:
             last = first + len(batch["labels"])
-            inputs = {name: batch[name].to(model.device) for name in feature_extractor.model_input_names}
+            names = [name for name in feature_extractor.model_input_names if name in batch]
+            inputs = {name: batch[name].to(model.device) for name in names}
             try:
                 with torch.no_grad():
                     output = forces_of(model, **inputs) if target == "forces" else model(**inputs)

@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..configuration.architectures_adapt import ARCHITECTURES
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.load.augmentation import augmentation_steps
 from ..errors import InputError, one_line
@@ -259,6 +260,10 @@ def preset_config(name: str, overrides: dict[str, Any] | None = None) -> ADAPTCo
     model_type = values.pop("model_type", None) if isinstance(values, dict) else None
     if not isinstance(model_type, str) or model_type not in CONFIGS:
         raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}, not {model_type!r}")
+    if overrides and (architecture := ARCHITECTURES.get(overrides.get("architecture"))) is not None:
+        # With another architecture than its own, a preset brings what that one reads.
+        read = architecture.fields(CONFIGS[model_type].predicts)
+        values = {name: value for name, value in values.items() if name in read}
     return _validated(CONFIGS[model_type], values | (overrides or {}))
 
 

@@ -76,7 +76,7 @@ def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training
     """Writes `recipe.yaml`, which `train.py` reads again: what differs from the defaults, and the whole model."""
     values = training.to_dict()
     changed = {name: values[name] for name, default in _defaults().items() if values.get(name, default) != default}
-    recipe = {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
+    recipe = {name: value for name, value in config.to_dict().items() if name in MODEL_FIELDS}
     recipe |= asdict(data) | changed | {"output_dir": str(output)}
     write_whole(output / "recipe.yaml", yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False))
 
