@@ -24,7 +24,7 @@ from modeling_adapt.data.structures import structure_row
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 TINY = {"embedding_sizes": (16,), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-TINY |= {"intermediate_size": 24, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+TINY |= {"intermediate_size": 24, "hidden_dropout_prob": 0.0}
 STATISTICS = {
     "feature_mean": (3.0, 3.0, 3.0, 14.0, 3.0, 1.9, 111.0, 4.0, 8.2, 133.0, 1.1, 12.0),
     "feature_std": (2.0, 2.0, 2.0, 1.0, 0.2, 0.1, 4.0, 1.0, 0.3, 9.0, 0.1, 1.0),

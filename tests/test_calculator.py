@@ -128,7 +128,7 @@ def test_from_pretrained_and_its_errors(model, energy_model, tmp_path):
     calculator = ADAPTCalculator.from_pretrained(tmp_path / "forces", tmp_path / "energy")
     both = ADAPTCalculator(model, energy_model)
     np.testing.assert_array_equal(calculator.get_property("forces", _atoms()), both.get_property("forces", _atoms()))
-    assert calculator.get_property("energy", _atoms()) == both.get_property("energy", _atoms())
+    assert abs(calculator.get_property("energy", _atoms()) - both.get_property("energy", _atoms())) < 1e-6
     with pytest.raises(InputError, match="published energy network gives no forces"):
         ADAPTCalculator.from_pretrained(tmp_path / "energy")
     with pytest.raises(InputError, match="no checkpoint"):
@@ -165,7 +165,7 @@ def test_global_state_of_torch_stays(model):
     before = state()
     ADAPTCalculator(model).get_property("forces", _atoms())
     assert state()[:3] == before[:3] and torch.equal(state()[3], before[3])
-    assert torch.is_grad_enabled() and model.force_head.weight.requires_grad
+    assert torch.is_grad_enabled() and model.force_head.linear.weight.requires_grad
 
 
 def test_the_trained_region_travels_with_the_checkpoint(model, tmp_path):
