@@ -60,7 +60,7 @@ def shared_reference() -> Path:
     return _folder_or_skip("reference")
 
 
-def _read(config_class: type[ADAPTConfig], fields: dict) -> dict:
+def readable(config_class: type[ADAPTConfig], fields: dict) -> dict:
     """Those of `fields` that the architecture among them reads: tests name those of all architectures at once."""
     read = ARCHITECTURES[fields.get("architecture", config_class.architecture)].fields(config_class.predicts)
     return {name: value for name, value in fields.items() if name in read or name == "architecture"}
@@ -73,7 +73,7 @@ def make_force_model():
     def make(seed: int = 0, **fields) -> ADAPTForForces:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return ADAPTForForces(ADAPTConfig(**_read(ADAPTConfig, TINY | STATISTICS | fields))).eval()
+            return ADAPTForForces(ADAPTConfig(**readable(ADAPTConfig, TINY | STATISTICS | fields))).eval()
 
     return make
 
@@ -86,7 +86,7 @@ def make_energy_model():
         small = {"max_atoms": 24, "energy_hidden_sizes": (32, 32, 8), "energy_mean": -90.0, "energy_std": 5.0}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            fields = _read(ADAPTEnergyConfig, TINY | STATISTICS | small | fields)
+            fields = readable(ADAPTEnergyConfig, TINY | STATISTICS | small | fields)
             return ADAPTForEnergy(ADAPTEnergyConfig(**fields)).eval()
 
     return make

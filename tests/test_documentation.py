@@ -135,7 +135,8 @@ def write_published(folder: Path) -> None:
     forces |= norm("norm", 16) | linear("output_linear", 16, 3)
     torch.save(forces, folder / "force.pth")
     mlp = ADAPTForEnergy(ADAPTEnergyConfig(max_atoms=24, energy_hidden_sizes=(16, 8)))
-    names = {"blocks.0.": "model.1.", "blocks.1.": "model.2.", "energy_head.": "model.3."}
+    names = {f"adapt.trunk.blocks.{block}.": f"model.{block + 1}." for block in (0, 1)}
+    names["energy_head.linear."] = "model.3."
     energy = {}
     for name, value in mlp.state_dict().items():
         ours = next(one for one in names if name.startswith(one))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import STATISTICS, TINY
+from conftest import STATISTICS, TINY, readable
 from hub_clients import STRANGER, Client, run_stranger
 from hub_server import running_hub
 from safetensors.torch import load_file, save_file
@@ -88,7 +88,7 @@ def folders(tmp_path_factory):
             config = ADAPTConfig(**(TINY | STATISTICS), architecture="pairwise", num_vector_channels=8)
             forces = ADAPTForForces(config).eval()
             torch.manual_seed(7)
-            energy = ADAPTForEnergy(ADAPTEnergyConfig(**(TINY | STATISTICS | small))).eval()
+            energy = ADAPTForEnergy(ADAPTEnergyConfig(**readable(ADAPTEnergyConfig, STATISTICS | small))).eval()
         pipe = pipeline("atom-forces", model=forces, feature_extractor=ADAPTFeatureExtractor(), device="cpu")
         pipe.save_pretrained(root / name)
         energy.save_pretrained(root / name / "energy")
