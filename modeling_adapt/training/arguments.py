@@ -260,7 +260,7 @@ def preset_config(name: str, overrides: dict[str, Any] | None = None) -> ADAPTCo
     model_type = values.pop("model_type", None) if isinstance(values, dict) else None
     if not isinstance(model_type, str) or model_type not in CONFIGS:
         raise InputError(f"{preset}: model_type must be one of {', '.join(CONFIGS)}, not {model_type!r}")
-    if overrides and (architecture := ARCHITECTURES.get(overrides.get("architecture"))) is not None:
+    if overrides and (architecture := ARCHITECTURES.get(str(overrides.get("architecture")))) is not None:
         # With another architecture than its own, a preset brings what that one reads.
         read = architecture.fields(CONFIGS[model_type].predicts)
         values = {name: value for name, value in values.items() if name in read}
