@@ -1,5 +1,5 @@
 """
-Times the search for neighbours within 5 Å in rattled silicon, by processor time of one core, beside the compiled search
+Times the search for neighbours within 5 Å in rattled silicon, by processor time of one core, beside the compiled one
 of matscipy, and says how its time grows with the number of atoms.
 
     python benchmarks/neighbours.py --repeats 5
