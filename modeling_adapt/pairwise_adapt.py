@@ -203,9 +203,25 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         self, normed: torch.Tensor, index: torch.Tensor, radial: torch.Tensor, harmonics: torch.Tensor
     ) -> torch.Tensor:
         """What each atom receives from the others, (B, N, 16, hidden_size)."""
-        query = self.q_proj(normed) * self.scaling
-        key, value = nn.functional.embedding(index, self.kv_proj(normed).flatten(0, 1)).chunk(2, dim=-1)
-        logits = (query[:, :, None] * key).unflatten(-1, (self.num_heads, -1)).sum(-1)
+        query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed).flatten(0, 1)
+        batch_size, num_atoms = index.shape[:2]
+        if torch.compiler.is_compiling() or index.device.type != "cpu" or num_atoms < batch_size:
+            return self._receive(other, query, index, radial, harmonics)
+        # Structures one after the other: what belongs to one stays in the cache of a processor.
+        structures = zip(query, index, radial, harmonics, strict=True)
+        return torch.stack([self._receive(other, *structure) for structure in structures])
+
+    def _receive(
+        self,
+        other: torch.Tensor,
+        query: torch.Tensor,
+        index: torch.Tensor,
+        radial: torch.Tensor,
+        harmonics: torch.Tensor,
+    ) -> torch.Tensor:
+        """What atoms (..., N) receive from `other`, the keys and values of all: (..., N, 16, hidden_size)."""
+        key, value = nn.functional.embedding(index, other).chunk(2, dim=-1)
+        logits = (query[..., None, :] * key).unflatten(-1, (self.num_heads, -1)).sum(-1)
         weights = torch.sigmoid(logits + self.radial_bias(radial))
         messages = weights[..., None] * (value * self.radial_gate(radial)).unflatten(-1, (self.num_heads, -1))
         return harmonics @ messages.flatten(-2)
