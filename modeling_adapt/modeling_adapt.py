@@ -36,6 +36,7 @@ from .encoder_adapt import (
     ADAPTLayer,
 )
 from .mlp_adapt import ADAPTResidualBlock, ADAPTResidualMLP, ADAPTTotalEnergy
+from .neighbours_adapt import find_neighbours  # noqa: F401  transformers 5.4 copies only what this file names
 from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
 from .versions_adapt import FORMAT_VERSION, upgraded_weights
 
