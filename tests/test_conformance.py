@@ -8,7 +8,6 @@ import torch
 from accelerate import cpu_offload
 from datasets import load_dataset
 from huggingface_hub.errors import StrictDataclassError
-from packaging.version import Version
 from transformers import Trainer, TrainingArguments
 
 from modeling_adapt import (
@@ -95,10 +94,6 @@ def test_every_weight_learns(model, structures):
     assert idle == []
 
 
-# The tracer of torch 2.6 stops in a decorator of transformers; versions between the two were not tried.
-compiles = pytest.mark.skipif(Version(torch.__version__) < Version("2.13"), reason="torch traces too little")
-
-
 class TestGraphs:
     """One graph without a break, for any number of structures, atoms and pairs."""
 
@@ -113,13 +108,11 @@ class TestGraphs:
                 expected, got = expected[atoms], got[atoms]
             assert (got - expected).abs().max() < 1e-5
 
-    @compiles
     def test_compiled(self, model, structures):
         torch._dynamo.reset()
         graph = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
         self._agree(model, graph, structures)
 
-    @compiles
     @pytest.mark.parametrize("conservative", [name for _, name in WITH_GRADIENT], indirect=True)
     def test_gradients_compiled(self, conservative, structures):
         torch._dynamo.reset()
