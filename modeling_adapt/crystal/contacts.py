@@ -48,7 +48,7 @@ def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.nd
     All pairs of atoms nearer to each other than `cutoff` Å, in a cell of any shape, however small; each at least once.
 
     Returns:
-        Three arrays (pairs,): both atom indices, and the distance in Å.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Three arrays (pairs,): both atom indices, and the distance in Å.
     """
     edges = atoms.cell.array.diagonal()
     if atoms.pbc.all() and np.array_equal(np.diag(edges), atoms.cell.array) and edges.min() > 2 * cutoff:
