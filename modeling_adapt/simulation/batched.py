@@ -34,7 +34,7 @@ def relax_batched(
         trajectory (`Callable[[str], Path | None]`, *optional*):
             From a name to the file that receives each frame, or None.
     """
-    wrapper = ADAPTTorchSimModel(model)
+    wrapper = ADAPTTorchSimModel(model, compute_stress=False)  # cells stay
     conservative = isinstance(model, ADAPTForEnergy)
     waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
