@@ -405,7 +405,7 @@ class TestLearning:
         column = history[0].split(",").index("eval_stress_mae_gpa")
         errors = [float(line.split(",")[column]) for line in history[1:] if line.split(",")[column]]
         assert errors[-1] < errors[0]
-        capsys.readouterr()
+        assert f"stress MAE {errors[-1]:.3f} GPa (zero stress " in "".join(capsys.readouterr())
         evaluate_command.main([str(output), copper, "--split", "validation", "--checks", "0"])
         printed = capsys.readouterr().out
         assert "stress in GPa" in printed and f"{errors[-1]:.3f}" in printed and "zero-stress MAE" in printed

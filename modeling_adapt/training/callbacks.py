@@ -105,6 +105,8 @@ def describe(metrics: dict[str, Any], prefix: str = "eval_") -> str:
         text = f"energy MAE {value('energy_mae_mev_per_atom', 2)} meV/atom"
         if prefix + "composition_baseline_mae_mev_per_atom" in metrics:
             text += f" (composition only {value('composition_baseline_mae_mev_per_atom', 2)})"
+        if prefix + "stress_mae_gpa" in metrics:
+            text += f"  stress MAE {value('stress_mae_gpa', 3)} GPa (zero stress {value('zero_stress_mae_gpa', 3)})"
         if prefix + "force_mae_mev_per_ang" not in metrics:
             return text
         text += "  "
