@@ -96,6 +96,8 @@ class ADAPTConfig(PreTrainedConfig):
         pairwise_cutoff (`float`, defaults to `5.0`): Of `"pairwise"`: distance in Å where the envelope of a pair ends.
         num_radial_basis (`int`, defaults to `12`): Of `"pairwise"`: functions of the distance.
         num_vector_channels (`int`, defaults to `32`): Of `"pairwise"`: width of the vector stream.
+        vector_messages (`bool`, defaults to `False`):
+            Of `"pairwise"`: messages also tell of the vectors of their sender.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
@@ -140,6 +142,7 @@ class ADAPTConfig(PreTrainedConfig):
     pairwise_cutoff: float | int = 5.0
     num_radial_basis: int = 12
     num_vector_channels: int = 32
+    vector_messages: bool = False
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
     remove_net_force: bool = False

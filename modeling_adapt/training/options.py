@@ -122,6 +122,7 @@ MODEL_OPTIONS = {
     "pairwise_cutoff": Option("of pairwise: distance in Å where a pair ends"),
     "num_radial_basis": Option("of pairwise: functions of the distance"),
     "num_vector_channels": Option("of pairwise: width of the vector stream"),
+    "vector_messages": Option("of pairwise: messages also tell of the vectors of their sender"),
     "attention_radius": Option("atoms attend to atoms within this distance in Å; null: to all"),
     "remove_net_force": Option("subtract the mean force"),
     "rescale_factor": Option("of the normalisation"),
