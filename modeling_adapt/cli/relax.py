@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 examples:
+  python relax.py POSCAR
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
@@ -220,7 +221,10 @@ def _parser() -> argparse.ArgumentParser:
 
     models = parser.add_argument_group("models")
     models.add_argument(
-        "--model", required=True, nargs="+", help="checkpoint folder or Hub id of a force model; several: their mean"
+        "--model",
+        default=["adapt-si"],
+        nargs="+",
+        help="checkpoint folder or Hub id of a force model; several: their mean (default: adapt-si, in the package)",
     )
     models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     models.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
@@ -248,7 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     results = parser.add_argument_group("results")
-    results.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
+    results.add_argument(
+        "--output", default="relaxed", metavar="DIR", help="new folder for the results (default: relaxed)"
+    )
     results.add_argument(
         "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
     )

@@ -43,7 +43,7 @@ def train(argv: list[str]) -> None:
     from ..training.tasks import target_of
 
     config, data, training = parse_arguments(argv)
-    processes = describe_processes(training)
+    processes = describe_processes(training, data.atoms_per_batch)
     checkpoint = checkpoint_to_resume(training)
     data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
     rows = read_rows(data, target_of(config))

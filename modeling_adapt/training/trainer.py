@@ -49,6 +49,7 @@ class ADAPTTrainer(Trainer):
         checkpoints ([`Checkpoints`]): Seals those that are written.
         ema ([`ExponentialMovingAverage`], *optional*): Evaluated and saved in place of the weights that train on.
         diagnosis ([`Diagnosis`], *optional*): Measured at every evaluation.
+        atoms_per_batch (`int`, *optional*): See [`EpochSampler`]; in place of a number of structures.
         callbacks (`list[TrainerCallback]`): Further ones.
     """
 
@@ -58,10 +59,12 @@ class ADAPTTrainer(Trainer):
         checkpoints: Checkpoints,
         ema: ExponentialMovingAverage | None = None,
         diagnosis: Diagnosis | None = None,
+        atoms_per_batch: int | None = None,
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
         self.checkpoints, self.ema, self.diagnosis = checkpoints, ema, diagnosis
+        self.atoms_per_batch = atoms_per_batch
         own = [callback for callback in (checkpoints, ema, diagnosis, *callbacks) if callback is not None]
         require_hooks(own)
         super().__init__(*args, callbacks=own, **kwargs)
@@ -109,7 +112,11 @@ class ADAPTTrainer(Trainer):
         except RuntimeError as error:  # torch.OutOfMemoryError derives from it
             if self.args.auto_find_batch_size or not _out_of_memory(error):
                 raise
-            raise InputError(_does_not_fit(inputs, "per_device_train_batch_size")) from error
+            raise InputError(
+                _does_not_fit(
+                    inputs, "per_device_train_batch_size" if self.atoms_per_batch is None else "atoms_per_batch"
+                )
+            ) from error
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -134,7 +141,7 @@ class ADAPTTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        processes, batch_size = self.args.world_size, self._train_batch_size
+        processes, batch_size = self.args.world_size, self._train_batch_size if self.atoms_per_batch is None else 1
         at_once = batch_size * processes
         sampler = EpochSampler(
             self.train_dataset,
@@ -142,6 +149,7 @@ class ADAPTTrainer(Trainer):
             data_seed(self.args),
             group_size=at_once * self.args.gradient_accumulation_steps,
             multiple=at_once if processes > 1 and not self.args.dataloader_drop_last else 1,
+            atoms_per_batch=self.atoms_per_batch,
         )
         return self._loader(sampler, batch_size)
 
@@ -245,6 +253,6 @@ def _out_of_memory(error: RuntimeError) -> bool:
 def _does_not_fit(inputs: dict[str, torch.Tensor], field: str) -> str:
     structures, atoms = inputs["input_features"].shape[:2]
     remedy = f"lower {field}"
-    if field == "per_device_train_batch_size":
+    if field != "per_device_eval_batch_size":
         remedy += " and raise gradient_accumulation_steps by the same factor, which changes nothing else"
     return f"a batch of {structures} structures of up to {atoms} atoms does not fit into memory; {remedy}"
