@@ -2,8 +2,7 @@
 
 import sys
 
-from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.cli.evaluate import main
+from modeling_adapt.cli.console import evaluate
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(evaluate())

@@ -2,8 +2,7 @@
 
 import sys
 
-from modeling_adapt.cli.check_splits import main
-from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.console import check_splits
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(check_splits())

@@ -2,8 +2,7 @@
 
 import sys
 
-from .cli.command_line import run_command
-from .cli.convert_published import main
+from .cli.console import convert
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(convert())

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 
 EXAMPLE = """\
 examples:
@@ -131,7 +131,3 @@ def _say(url: str, commit: str, sent: int, removed: int) -> None:
 def _size(path: Path) -> str:
     size = path.stat().st_size
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

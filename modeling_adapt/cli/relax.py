@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..device import DTYPES
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
-from .command_line import CommandParser, positive_number, run_command, whole_number
+from .command_line import CommandParser, positive_number, whole_number
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -288,7 +288,3 @@ def _chemical_potential(text: str) -> tuple[str, float]:
     if element not in SYMBOLS[1:] or not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no chemical potential such as Si=-5.42")
     return element, value
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
