@@ -18,7 +18,7 @@ from ase.io.formats import ioformats
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
-from ..tables import format_table
+from ..tables import csv_text, format_table
 from .exchange import as_structure
 from .relaxation import RelaxationResult
 
@@ -100,7 +100,7 @@ class SummaryFile:
     def start(self) -> None:
         """Writes the header; of a file that exists, keeps the lines that are whole."""
         lines = self.lines() if self.path.is_file() else []
-        write_whole(self.path, _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)]))
+        write_whole(self.path, csv_text([CSV_COLUMNS, *([line[name] for name in CSV_COLUMNS] for line in lines)]))
 
     def names(self) -> set[str]:
         """The structures whose relaxation has ended; none where there is no file yet."""
@@ -114,7 +114,7 @@ class SummaryFile:
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
         try:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(_csv([cells]))
+                file.write(csv_text([cells]))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -126,12 +126,6 @@ class SummaryFile:
         if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
             raise InputError(f"{self.path} is no summary of relax.py")
         return [row for row in rows if None not in row and None not in row.values()]
-
-
-def _csv(rows: Iterable[tuple]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
 
 
 def summary_table(lines: Iterable[Line]) -> str:

@@ -110,8 +110,9 @@ def _overfitted(history: Sequence[Mapping[str, Any]], headline: str) -> str | No
     errors = [entry[f"eval_{headline}"] for entry in history]
     train = history[-1].get(f"eval_train_{headline}")
     best = int(np.argmin(errors))
-    falling = train is not None and train <= history[best].get(f"eval_train_{headline}", train)
-    if not (falling and errors[-1] > _RISE * errors[best] and errors[-1] > _GAP * train):
+    if train is None or not train <= history[best].get(f"eval_train_{headline}", train):
+        return None
+    if not (errors[-1] > _RISE * errors[best] and errors[-1] > _GAP * train):
         return None
     return (
         f"overfitting: the validation error is {errors[-1] / train:.1f} times the training error and rises while that "
