@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int | None:
         )
         data = publishing.Publication(data_repository, rows, "dataset", ours=dataset.is_of_dataset, **options)
         for done in publishing.publish(api, model, data if rows else None):
-            _say(done.url, done.commit, len(done.sent), len(done.removed))
+            _say(done.url, str(done.head), len(done.changed), len(done.gone))
     return 0
 
 
