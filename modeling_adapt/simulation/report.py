@@ -19,7 +19,7 @@ from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
 from .relaxation import DISPLACED
-from .report_drawings import NEAR, chart, view
+from .report_drawings import FRAME, NEAR, chart, view
 from .results import BETWEEN, RECORD, Line, SummaryFile, trajectory_file
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -115,7 +115,7 @@ def write_report(output: Path, title: str | None = None) -> Path:
         raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
     path = output / "report.html"
     template = _PAGES.get_template("report.html.jinja")
-    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}") + "\n")
+    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME) + "\n")
     return path
 
 
