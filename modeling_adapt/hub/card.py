@@ -20,8 +20,8 @@ from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from ..evaluation.physical_checks import CHECKS
-from ..evaluation.report import error_cells
-from ..markdown import TEMPLATES, number, render
+from ..evaluation.report import by_config_type, error_cells
+from ..markdown import TEMPLATES, render
 from ..training.arguments import MODEL_FIELDS, RunArguments
 from .records import checks_of, read_record
 from .run_folder import ENERGY
@@ -117,6 +117,7 @@ def write_model_card(
         format_version=FORMAT_VERSION,
         paper=yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"],
         error_cells=error_cells,
+        by_config_type=by_config_type,
     )
     text = f"---\n{header.to_yaml()}\n---\n\n{body}\n"
     _require_readable(text, results)
@@ -170,11 +171,6 @@ class PublishedModel:
         role = "test" if any(name.startswith("test_") for name in self.training_metrics) else "validation"
         return self.training_metrics, _ROLES[role], self.split(role)
 
-    @property
-    def chose_a_checkpoint(self) -> bool:
-        """Whether errors on the validation split decided which weights these are."""
-        return bool(self.recipe.get("load_best_model_at_end"))
-
     def split(self, role: str) -> str:
         return str(self.recipe.get(f"{role}_split") or role)
 
@@ -185,12 +181,6 @@ class PublishedModel:
             return None
         split = self.metrics.get("split")
         return next((role for role in ("train", "validation") if split == self.split(role)), None)
-
-    @property
-    def evaluated_lines(self) -> dict[str, Mapping[str, Any]]:
-        """Errors by kind of structure, and of all."""
-        kinds = self.metrics.get("by_config_type", {})
-        return {name or "(none)": group for name, group in kinds.items()} | {"all": self.metrics}
 
     @property
     def measured_in_training(self) -> dict[str, dict[str, Any]]:
@@ -205,15 +195,6 @@ class PublishedModel:
     @property
     def trained_lines(self) -> dict[str, dict[str, Any]]:
         return {self.split(role): values for role, values in self.measured_in_training.items()}
-
-    @property
-    def periodicity(self) -> list[str]:
-        return [axes or "nothing" for axes in self.config["training_domain"]["periodicity"]]
-
-    @property
-    def closest_distances(self) -> list[str]:
-        pairs = self.config["training_domain"]["closest_distances"]
-        return [f"{pair} {number(value)}" for pair, value in pairs.items()]
 
     @property
     def physical_checks(self) -> list[Check]:
@@ -249,16 +230,6 @@ class PublishedModel:
                 if name not in no_settings and value != defaults.get(name)
             }
         )
-
-    @property
-    def fingerprints(self) -> Mapping[str, Any]:
-        """Split -> hash of its rows."""
-        data = self.run.get("data") or self.run.get("data_sha256") or {}
-        return data if isinstance(data, Mapping) else {"all": data}
-
-    @property
-    def training_hours(self) -> str | None:
-        return f"{self.run['training_seconds'] / 3600:.2f}" if "training_seconds" in self.run else None
 
 
 def _published(folder: Path, name: str = "") -> PublishedModel:
