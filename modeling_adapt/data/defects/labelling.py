@@ -100,18 +100,16 @@ def relaxation_trajectory(
     frames: int = 10,
     max_steps: int = 60,
     fmax: float = 0.02,
-    absurd_force: float = ABSURD_FORCE,
 ) -> Trajectory:
     """A short FIRE relaxation, of which well-spread frames are kept.
 
-    Absurd frames (the force on an atom above `absurd_force`) are dropped first; [`spread`] chooses among the others.
+    Absurd frames (the force on an atom above `ABSURD_FORCE`) are dropped first; [`spread`] chooses among the others.
 
     Args:
         atoms: start; not modified.
         frames: number to keep at most.
         max_steps: FIRE steps at most.
         fmax: convergence in eV/Å.
-        absurd_force: in eV/Å.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:
@@ -119,7 +117,7 @@ def relaxation_trajectory(
         optimizer.attach(keep)
         optimizer.run(fmax=fmax, steps=max_steps)
 
-    return _labelled(atoms, calculator, run, frames, absurd_force)
+    return _labelled(atoms, calculator, run, frames)
 
 
 def dynamics_trajectory(
@@ -130,7 +128,6 @@ def dynamics_trajectory(
     temperature: float,
     frames: int = 10,
     steps: int = 60,
-    absurd_force: float = ABSURD_FORCE,
 ) -> Trajectory:
     """Short Langevin dynamics at constant volume, of which well-spread frames are kept as of a relaxation.
 
@@ -141,7 +138,6 @@ def dynamics_trajectory(
         temperature: in K.
         frames: number to keep at most.
         steps: of 2 fs.
-        absurd_force: in eV/Å.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:
@@ -154,7 +150,7 @@ def dynamics_trajectory(
         dynamics.attach(keep)
         dynamics.run(steps)
 
-    return _labelled(atoms, calculator, run, frames, absurd_force)
+    return _labelled(atoms, calculator, run, frames)
 
 
 class _StoredPrecision(Atoms):
@@ -170,7 +166,6 @@ def _labelled(
     calculator: Calculator,
     run: Callable[[Atoms, Callable[[], None]], None],
     frames: int,
-    absurd_force: float,
 ) -> Trajectory:
     """Lets `run` move a copy of `atoms` and keeps well-spread frames of what it calls back for."""
     moving = _StoredPrecision(atoms.numbers, atoms.positions.astype(np.float32), cell=atoms.cell, pbc=atoms.pbc)
@@ -184,7 +179,7 @@ def _labelled(
         energy = float(moving.get_potential_energy())
         if not (np.isfinite(forces).all() and np.isfinite(energy)):
             raise FloatingPointError("forces or energy are not finite numbers")
-        if np.linalg.norm(forces, axis=1).max() > absurd_force:
+        if np.linalg.norm(forces, axis=1).max() > ABSURD_FORCE:
             dropped += 1
             return
         still = Atoms(moving.numbers, moving.positions, cell=moving.cell, pbc=moving.pbc)
