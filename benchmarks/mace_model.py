@@ -22,10 +22,11 @@ def scalar_mace(
 ) -> torch.nn.Module:
     """
     Args:
-        atomic_numbers, atomic_energies: of the elements, and their reference energies in eV.
-        channels: 64 have 112,272 parameters, 32 with two elements 54,384.
-        avg_num_neighbors: within the cutoff.
-        force_scale: root mean square of the forces in eV/Å.
+        atomic_numbers (`Sequence[int]`): Of the elements.
+        atomic_energies (`np.ndarray`): Their reference energies in eV.
+        channels (`int`): 64 have 112,272 parameters, 32 with two elements 54,384.
+        avg_num_neighbors (`float`, defaults to `28.0`): Within the cutoff.
+        force_scale (`float`, defaults to `1.0`): Root mean square of the forces in eV/Å.
     """
     block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
     return modules.ScaleShiftMACE(

@@ -23,15 +23,18 @@ class Architecture:
     """
     Args:
         reads (`tuple[str, ...]`): Fields of the configuration that the network reads.
-        needs_cell (`bool`): Structures must be periodic in all three directions.
-        equivariant (`bool`): Forces turn with the structure exactly, so one scale serves all directions.
-        reads_positions (`bool`): Tokens carry coordinates: the network knows where in the cell an atom is.
-        reads_order (`bool`): Atoms are told apart by their place in the list.
-        cutoff_field (`str`, *optional*): Field with the distance in Å beyond which atoms do not meet directly; such an
-            architecture reads pairs of neighbours. `None`: all atoms meet.
-        attends (`bool`): It runs the attention functions of transformers.
-        has_forces (`bool`): It has a read-out for forces.
-        has_gradient (`bool`): The gradient of its energy is a usable force.
+        needs_cell (`bool`, defaults to `False`): Structures must be periodic in all three directions.
+        equivariant (`bool`, defaults to `False`):
+            Forces turn with the structure exactly, so one scale serves all directions.
+        reads_positions (`bool`, defaults to `True`):
+            Tokens carry coordinates: the network knows where in the cell an atom is.
+        reads_order (`bool`, defaults to `False`): Atoms are told apart by their place in the list.
+        cutoff_field (`str`, *optional*):
+            Field with the distance in Å beyond which atoms do not meet directly; such an architecture reads pairs of
+            neighbours. `None`: all atoms meet.
+        attends (`bool`, defaults to `False`): It runs the attention functions of transformers.
+        has_forces (`bool`, defaults to `True`): It has a read-out for forces.
+        has_gradient (`bool`, defaults to `True`): The gradient of its energy is a usable force.
     """
 
     reads: tuple[str, ...]

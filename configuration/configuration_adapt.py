@@ -78,20 +78,24 @@ class ADAPTConfig(PreTrainedConfig):
         descriptors (`tuple[str, ...]`, *optional*):
             Names of the element descriptors that the model reads, and `"atomic_number"` for Z / 10; `None`: all nine,
             as published.
-        element_embedding_size (`int`, defaults to 0):
+        element_embedding_size (`int`, defaults to `0`):
             Width of a learned vector per element, read beside the descriptors; a linear layer behind it makes it the
             same as a one-hot code.
         embedding_sizes (`tuple[int, ...]`, defaults to `(128, 256)`):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
-        attention_probs_dropout_prob, layer_norm_eps:
-            The Transformer encoder, named as in ViT. `hidden_act` of `"pairwise"` is that of its embeddings.
+        hidden_size (`int`, defaults to `256`): Width of the Transformer encoder, whose fields are named as in ViT.
+        num_hidden_layers (`int`, defaults to `8`): Its layers.
+        num_attention_heads (`int`, defaults to `8`): Heads of each layer.
+        intermediate_size (`int`, defaults to `512`): Width of the hidden layer in each feed-forward network.
+        hidden_act (`str`, defaults to `"relu"`): Activation function; of `"pairwise"` that of its embeddings.
+        hidden_dropout_prob (`float`, defaults to `0.05`): Dropout of embeddings and hidden states.
+        attention_probs_dropout_prob (`float`, defaults to `0.0`): Dropout of the attention weights.
+        layer_norm_eps (`float`, defaults to `1e-5`): Epsilon of the LayerNorms.
         norm_position (`"post"` or `"pre"`, defaults to `"post"`):
             LayerNorm after each residual sum, as published, or before each sub-layer.
-        pairwise_cutoff (`float`, defaults to 5.0), num_radial_basis (`int`, defaults to 12),
-        num_vector_channels (`int`, defaults to 32):
-            Of `"pairwise"`: distance in Å where the envelope of a pair ends, functions of the distance, and
-            width of the vector stream.
+        pairwise_cutoff (`float`, defaults to `5.0`): Of `"pairwise"`: distance in Å where the envelope of a pair ends.
+        num_radial_basis (`int`, defaults to `12`): Of `"pairwise"`: functions of the distance.
+        num_vector_channels (`int`, defaults to `32`): Of `"pairwise"`: width of the vector stream.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
@@ -99,18 +103,20 @@ class ADAPTConfig(PreTrainedConfig):
             w ΔF², the paper's text. `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
         remove_net_force (`bool`, defaults to `False`):
             Subtract the mean predicted force, so that the net force is zero as it is in the labels.
-        feature_mean, feature_std (`tuple[float, ...]` of length 12, *optional*):
+        feature_mean, feature_std (`tuple[float, ...]` of shape `(12,)`, *optional*):
             Statistics of the training tokens (x, y, z, then the nine descriptors); features are normalised as
             (x - mean) / (`rescale_factor` (std + `normalization_eps`)). `None`: mean 0, std 1.
-        force_mean, force_std (`tuple[float, ...]` of length 3, *optional*):
+        force_mean, force_std (`tuple[float, ...]` of shape `(3,)`, *optional*):
             Statistics of the training forces in eV/Å, used in the same way.
-        rescale_factor (`float`, defaults to 0.3), normalization_eps (`float`, defaults to 1e-6):
-            The published normalisation.
+        rescale_factor (`float`, defaults to `0.3`): Of the published normalisation.
+        normalization_eps (`float`, defaults to `1e-6`): Likewise.
         training_domain (`dict`, *optional*):
             What the model was trained on (elements, closest distances, largest force, ...), written by `train.py`.
-        format_version (`int`), units (`dict`), adapt_version (`str`, *optional*):
-            Of the checkpoint, see `versions_adapt.py`: its format, its units, and the version of the package that
-            wrote it. Nobody sets them; older formats are upgraded when they are loaded.
+        format_version (`int`, defaults to `FORMAT_VERSION`):
+            Format of the checkpoint, see `versions_adapt.py`. Nobody sets this and the next two; older formats are
+            upgraded when they are loaded.
+        units (`dict`, *optional*): Units of the checkpoint.
+        adapt_version (`str`, *optional*): Version of the package that wrote it.
     """
 
     model_type = "adapt"
@@ -302,22 +308,22 @@ class ADAPTEnergyConfig(ADAPTConfig):
             `"mlp"`: the published residual network over the flattened tokens, about 73 million parameters. The others:
             a sum of atomic energies, read from the states of the network that [`ADAPTConfig`] describes; it does not
             depend on the order of the atoms, grows with the structure, and its gradient gives conservative forces.
-        max_atoms (`int`, defaults to 220):
+        max_atoms (`int`, defaults to `220`):
             Tokens that `"mlp"` takes; smaller structures are padded with zeros after normalisation, as in the
             published training code.
         energy_hidden_sizes (`tuple[int, ...]`, defaults to `(4096, 4096, 4096, 4096, 128)`):
             Widths of the residual blocks of `"mlp"`.
-        energy_dropout_prob (`float`, defaults to 0.1):
-            Dropout inside each residual block.
+        energy_dropout_prob (`float`, defaults to `0.1`): Dropout inside each residual block.
         energy_mean, energy_std (`float`, *optional*):
             Statistics of the training energies in eV: of total energies for `"mlp"`; for the others of the energy per
             atom that `element_energies` leave over.
         element_energies (`dict[str, float]`, *optional*):
             Reference energy of an atom of each element in eV, by symbol, which is added to what was learned.
-        force_weight (`float`, defaults to 1.0):
-            Weight of the forces in the loss where `reference_forces` are given.
-        force_loss (`"mse"`, `"weighted_l2"` or `"weighted_mse"`, defaults to `"mse"`), force_std:
-            What that loss counts, as for [`ADAPTConfig`], and its scale in eV/Å, the mean of the three.
+        force_weight (`float`, defaults to `1.0`): Weight of the forces in the loss where `reference_forces` are given.
+        force_loss (`"mse"`, `"weighted_l2"` or `"weighted_mse"`, defaults to `"mse"`):
+            What that loss counts, as for [`ADAPTConfig`].
+        force_std (`tuple[float, ...]` of shape `(3,)`, *optional*):
+            The scale of that loss in eV/Å, the mean of the three.
     """
 
     model_type = "adapt_energy"

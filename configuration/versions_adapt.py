@@ -88,7 +88,7 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     What stands in a `config.json`, as this version would write it. Without a `format_version` it is of format 1.
 
     Raises:
-        `ValueError`: the format is a later one, or none.
+        `ValueError`: The format is a later one, or none.
     """
     version = config.get("format_version", 1)
     require_readable(version)
@@ -102,7 +102,7 @@ def upgraded_weights(config: dict[str, Any], weights: Mapping[str, Any]) -> dict
     The weights beside a `config.json`, by their names, as this version would write them.
 
     Args:
-        config (`dict`): As it stands in the file.
+        config (`dict[str, Any]`): As it stands in the file.
     """
     for version in range(config.get("format_version", 1), FORMAT_VERSION):
         if version in _WEIGHT_STEPS:

@@ -48,12 +48,13 @@ class Training:
     """
     A model that an experiment needs.
 
-    Attributes:
-        model: preset of `configuration/models/`.
-        options: what differs from the others, as options of `train.py`.
-        dataset: one of the names above, or the name of a part of one, such as `"kinds without vacancy"`.
-        steps: of the optimiser, at scale 1.
-        cost: how much longer a step takes than one of the preset.
+    Args:
+        model (`str`): Preset of `configuration/models/`.
+        options (`Mapping[str, Any]`, defaults to `{}`): What differs from the others, as options of `train.py`.
+        dataset (`str`, defaults to `DEFECTS`):
+            One of the names above, or the name of a part of one, such as `"kinds without vacancy"`.
+        steps (`int`, defaults to `STEPS`): Of the optimiser, at scale 1.
+        cost (`float`, defaults to `1.0`): How much longer a step takes than one of the preset.
     """
 
     model: str
@@ -107,13 +108,14 @@ class Experiment(ABC):
     finds it, and until it has been run the page of the results says so.
 
     Attributes:
-        name, title, question: for the command line, and as heading and first sentence of its section.
-        paper: what the paper (arXiv 2509.24115) reports.
-        columns: heading -> how its numbers are written, a format such as `".1f"`; `""` for text.
-        minutes: what measuring takes at scale 1 beside the trainings.
-        about_silicon: whether it is about the generated silicon and its potential, and not about any data.
-        also_measured_on: data sets beside those that its models are trained on.
-        source: hash of the file that it stands in, and so of all that it is told there.
+        name, title, question (`str`): For the command line, and as heading and first sentence of its section.
+        paper (`str`): What the paper (arXiv 2509.24115) reports.
+        columns (`Mapping[str, str]`): Heading -> how its numbers are written, a format such as `".1f"`; `""` for text.
+        minutes (`float`, defaults to `0.5`): What measuring takes at scale 1 beside the trainings.
+        about_silicon (`bool`, defaults to `False`):
+            Whether it is about the generated silicon and its potential, and not about any data.
+        also_measured_on (`Sequence[str]`, defaults to `()`): Data sets beside those that its models are trained on.
+        source (`str`): Hash of the file that it stands in, and so of all that it is told there.
     """
 
     name: ClassVar[str]

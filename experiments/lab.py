@@ -66,10 +66,10 @@ _SECONDS_PER_STRUCTURE = 0.2  # to make and label it, of 216 atoms, on two cores
 class Lab:
     """
     Args:
-        folder: where everything is kept; what is there and finished is used again.
-        scale: 1 is the size for a CPU; structures and steps of training grow with it.
-        dataset, real: of the user; see [`DataSets`].
-        jobs: trainings at a time; each has its share of the processors.
+        folder (`str` or `Path`): Where everything is kept; what is there and finished is used again.
+        scale (`float`, defaults to `1.0`): 1 is the size for a CPU; structures and steps of training grow with it.
+        dataset, real (`str`, *optional*): Of the user; see [`DataSets`].
+        jobs (`int`, defaults to `2`): Trainings at a time; each has its share of the processors.
     """
 
     def __init__(
@@ -213,11 +213,12 @@ def _option(name: str, value: Any) -> list[str]:
 class DataSets:
     """
     Args:
-        folder: where generated ones are kept.
-        scale: how many times as many structures as at the size for a CPU.
-        dataset: a data set of the user's in place of the generated one of 216 atoms.
-        real: a data set of real DFT structures with splits train and validation, where there is one.
-        jobs: processes that generate.
+        folder (`Path`): Where generated ones are kept.
+        scale (`float`): How many times as many structures as at the size for a CPU.
+        dataset (`str`, *optional*): A data set of the user's in place of the generated one of 216 atoms.
+        real (`str`, *optional*):
+            A data set of real DFT structures with splits train and validation, where there is one.
+        jobs (`int`): Processes that generate.
     """
 
     def __init__(self, folder: Path, scale: float, dataset: str | None, real: str | None, jobs: int) -> None:
@@ -314,14 +315,14 @@ def run_python(*arguments: str, threads: int | None = None) -> str:
     Runs Python with these arguments in the current folder.
 
     Args:
-        arguments: a script by its path in the repository, or an option such as `-m`, and what follows.
-        threads (*optional*): how many the process may use.
+        arguments (`str`): A script by its path in the repository, or an option such as `-m`, and what follows.
+        threads (`int`, *optional*): How many the process may use.
 
     Returns:
-        What it printed.
+        `str`: What it printed.
 
     Raises:
-        [`InputError`]: it failed; its last line says why.
+        [`InputError`]: It failed; its last line says why.
     """
     script, *rest = arguments
     command = [sys.executable, script if script.startswith("-") else str(ROOT / script), *rest]

@@ -109,7 +109,7 @@ def write_outcome(experiment: Experiment, rows: Sequence[Row], folder: Path, mad
     which models and data.
 
     Raises:
-        [`InputError`]: the folder is none of an experiment.
+        [`InputError`]: The folder is none of an experiment.
     """
     if not (folder / MADE_OF).is_file():
         require_empty_folder(folder)

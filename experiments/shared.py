@@ -69,12 +69,14 @@ def curves(
     Lines with points, in one panel below the other; a name has the same colour in all of them.
 
     Args:
-        panels: what stands along y, with the unit -> its lines.
-        path: image file.
-        x: what stands along x, with the unit.
-        logarithmic: on both axes.
-        levels (*optional*): name of a horizontal line to hold the curves against, and its value in each panel.
-        floor (*optional*): where a linear axis along y begins; None: below the lowest value.
+        panels (`Mapping[str, Series]`): What stands along y, with the unit -> its lines.
+        path (`Path`): Image file.
+        x (`str`): What stands along x, with the unit.
+        logarithmic (`bool`, defaults to `True`): On both axes.
+        levels (`tuple[str, Sequence[float]]`, *optional*):
+            Name of a horizontal line to hold the curves against, and its value in each panel.
+        floor (`float`, *optional*, defaults to `0.0`):
+            Where a linear axis along y begins; None: below the lowest value.
     """
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     figure, axes = new_figure(6.0, 1.0 + 3.0 * len(panels), rows=len(panels))
@@ -101,9 +103,10 @@ def bars(groups: Mapping[str, Mapping[str, float]], path: Path, x: str) -> None:
     Horizontal bars.
 
     Args:
-        groups: what stands beside each group of bars -> name of each bar -> its length.
-        path: image file.
-        x: what the length is, with the unit.
+        groups (`Mapping[str, Mapping[str, float]]`):
+            What stands beside each group of bars -> name of each bar -> its length.
+        path (`Path`): Image file.
+        x (`str`): What the length is, with the unit.
     """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     figure, (axes,) = new_figure(6.0, 1.0 + 0.3 * sum(map(len, groups.values())))

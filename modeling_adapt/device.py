@@ -31,12 +31,14 @@ def on_device(model: Model, device: "torch.device", dtype: str | None = None, co
     `model`, moved to `device` and in evaluation mode; a copy of it where its `dtype` changes, as others may use it.
 
     Args:
-        dtype: of `DTYPES`, for its weights; None leaves them as they are. Coordinates and distances stay in float32
-            or better whatever it is.
-        compiled: let `torch.compile` make kernels for it at its first call, which takes a minute or so.
+        dtype (`str`, *optional*):
+            Of `DTYPES`, for its weights; None leaves them as they are. Coordinates and distances stay in float32 or
+            better whatever it is.
+        compiled (`bool`, defaults to `False`):
+            Let `torch.compile` make kernels for it at its first call, which takes a minute or so.
 
     Raises:
-        [`InputError`]: an unknown dtype.
+        [`InputError`]: An unknown dtype.
     """
     import torch
 

@@ -169,14 +169,13 @@ def descriptors(atomic_numbers: ArrayLike) -> NDArray[np.float64]:
     """Looks up the descriptors of atoms.
 
     Args:
-        atomic_numbers (`ArrayLike` of integers, any shape):
-            Atomic numbers, 1 (H) to 86 (Rn).
+        atomic_numbers (`ArrayLike` of shape `(...)`): Integers, 1 (H) to 86 (Rn).
 
     Returns:
-        `np.ndarray` of shape (*shape of `atomic_numbers`, 9): float64, in the order and units of `DESCRIPTOR_NAMES`.
+        `np.ndarray` of shape `(..., 9)`: Float64, in the order and units of `DESCRIPTOR_NAMES`.
 
     Raises:
-        ValueError: for an element that the table does not have, naming it and its first atom; for numbers that are not
+        `ValueError`: An element that the table does not have, naming it and its first atom; numbers that are no
             integers.
     """
     numbers = np.asarray(atomic_numbers)

@@ -64,7 +64,7 @@ class ADAPTNormalizer(nn.Module):
     The published normalisation (x - mean) / (rescale_factor (std + eps)), in float32 or better.
 
     Args:
-        mean, std (sequence of `float`, *optional*): Statistics of the training data. `None`: mean 0, and scale 1.
+        mean, std (`Sequence[float]`, *optional*): Statistics of the training data. `None`: mean 0, and scale 1.
     """
 
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, config: ADAPTConfig):

@@ -237,7 +237,7 @@ def pair_distances(positions: torch.Tensor, cell: torch.Tensor | None) -> torch.
         cell (`torch.Tensor` of shape `(B, 3, 3)`, *optional*): Å; a zero row means not periodic along that direction.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, N)` in Å. The nearest of the 27 images around the one that rounding finds: the
+        `torch.Tensor` of shape `(B, N, N)`: In Å. The nearest of the 27 images around the one that rounding finds: the
         minimum image for a reduced cell, and for any cell up to half of its smallest thickness.
     """
     displacements = positions[:, None, :, :] - positions[:, :, None, :]

@@ -63,25 +63,26 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     ) -> BatchFeature:
         """
         Args:
-            structures (`ase.Atoms`, a mapping, or a sequence of these):
-                A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the structure is periodic,
-                `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to periodic. Or it has a list
-                of each of these, as several rows of a data set are one mapping. Mappings may bring `neighbours`, the
-                [`Neighbours`] of an earlier call for the same positions; then nothing is searched.
+            structures (`ase.Atoms`, `Mapping[str, Any]` or `Sequence[Any]`):
+                One or a sequence of them. A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the
+                structure is periodic, `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to
+                periodic. Or it has a list of each of these, as several rows of a data set are one mapping. Mappings
+                may bring `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is
+                searched.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
                 Floating-point type of the tensors; `"float64"` for finite differences.
 
         Returns:
-            [`BatchFeature`] with `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
+            [`BatchFeature`]: `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding). With
             a `cutoff` also `neighbours` (B, N, S; -1 = empty slot) and `neighbour_shifts` (B, N, S, 3), see
             [`find_neighbours`].
 
         Raises:
-            `ValueError`: a structure without atoms, of mismatched shapes, with a value that is not finite, a cell
-            without volume or an element that has no descriptors; the message names the structure and the atom.
+            `ValueError`: A structure without atoms, of mismatched shapes, with a value that is not finite, a cell
+                without volume or an element that has no descriptors; the message names the structure and the atom.
         """
         if isinstance(structures, Mapping) and _holds_several(structures):
             columns = {name: structures[name] for name in _STRUCTURE if structures.get(name) is not None}

@@ -40,11 +40,12 @@ def hub_problem(error: BaseException, name: str, kind: str = "model", revision: 
 
     Args:
         error (`BaseException`): What was raised; its causes count as well.
-        name (`str`), kind (`str`): The repository, and whether it is a `"model"` or a `"dataset"`.
+        name (`str`): The repository.
+        kind (`str`, defaults to `"model"`): Whether that is a `"model"` or a `"dataset"`.
         revision (`str`, *optional*): The one that was asked for.
 
     Returns:
-        `str` or `None`: a line that names the repository and the remedy; None where the Hub is not what failed.
+        `str` or `None`: A line that names the repository and the remedy; None where the Hub is not what failed.
     """
     causes = list(_chain(error))
     if any(is_full_disk(cause) for cause in causes):

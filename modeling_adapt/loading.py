@@ -43,15 +43,16 @@ def load_model(
 
     Args:
         model (`str` or `Path`): Folder written by `save_pretrained` or `train.py`, or a Hub id `org/name`.
-        head (`type`, *optional*): [`ADAPTForForces`] or [`ADAPTForEnergy`] where only that one will do.
-        subfolder (`str`): Where in the folder or repository the model is; a repository of forces has its energy in
-            `"energy"`.
+        head (`type[PreTrainedModel]`, *optional*):
+            [`ADAPTForForces`] or [`ADAPTForEnergy`] where only that one will do.
+        subfolder (`str`, defaults to `""`):
+            Where in the folder or repository the model is; a repository of forces has its energy in `"energy"`.
         revision (`str`, *optional*): Branch, tag or commit of the repository; of a folder there is only what it holds.
-        dtype (`torch.dtype`): Type of the weights.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Type of the weights.
         config ([`ADAPTConfig`], *optional*): Configuration to load the weights into, instead of the checkpoint's own.
 
     Returns:
-        The model in evaluation mode and its feature extractor.
+        `tuple[PreTrainedModel, ADAPTFeatureExtractor]`: The model in evaluation mode and its feature extractor.
 
     Raises:
         [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many; it

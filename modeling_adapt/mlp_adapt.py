@@ -60,7 +60,7 @@ class ADAPTResidualMLP(nn.Module):
         States (B, width of the last block), and no vectors; see [`ADAPTModel.forward`]. Only tokens are read.
 
         Raises:
-            `ValueError`: a structure has more than `max_atoms` atoms.
+            `ValueError`: A structure has more than `max_atoms` atoms.
         """
         size = input_features.shape[1]
         if size > self.max_atoms:

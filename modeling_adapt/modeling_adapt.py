@@ -123,8 +123,8 @@ def force_losses(
 
     Args:
         kind (`str`): Of `LOSS_FUNCTIONS`.
-        forces, labels (`torch.FloatTensor` of shape `(B, N, 3)`): eV/Å; labels are -100 on padding.
-        scale: By which errors are divided first, in eV/Å.
+        forces, labels (`torch.FloatTensor` of shape `(B, N, 3)`): In eV/Å; labels are -100 on padding.
+        scale (`torch.Tensor` or `float`): By which errors are divided first, in eV/Å.
     """
     is_atom = labels[..., 0] != IGNORE_INDEX
     error = (forces - labels) * is_atom[..., None] / scale
@@ -316,7 +316,7 @@ class ADAPTModel(ADAPTPreTrainedModel):
                 By how many lattice vectors each neighbour is shifted.
 
         Returns:
-            [`ADAPTModelOutput`].
+            [`ADAPTModelOutput`]: The states of the atoms.
         """
         if input_features.dtype in (torch.float16, torch.bfloat16):
             logger.warning_once(
@@ -368,7 +368,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
                 window and all processes. `None`: those of this batch.
 
         Returns:
-            [`ADAPTForcesOutput`] with `forces` (B, N, 3) in eV/Å.
+            [`ADAPTForcesOutput`]: `forces` (B, N, 3) in eV/Å.
         """
         inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
         outputs = self.adapt(*inputs, **kwargs)
@@ -444,11 +444,11 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
                 Structures over which the loss is averaged. `None`: those of this batch.
 
         Returns:
-            [`ADAPTEnergyOutput`] with `energy` (B,) in eV and, if asked for, `forces` (B, N, 3) in eV/Å.
+            [`ADAPTEnergyOutput`]: `energy` (B,) in eV and, if asked for, `forces` (B, N, 3) in eV/Å.
 
         Raises:
-            `ValueError`: a structure has more than `config.max_atoms` atoms (`"mlp"`), forces are asked of a model
-            whose gradient is none, or an element has no reference energy.
+            `ValueError`: A structure has more than `config.max_atoms` atoms (`"mlp"`), forces are asked of a model
+                whose gradient is none, or an element has no reference energy.
         """
         compute_forces = reference_forces is not None if compute_forces is None else compute_forces
         inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)

@@ -52,7 +52,7 @@ def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarra
         cutoff (`float`): Å.
 
     Returns:
-        [`Neighbours`]; an atom is a neighbour of itself where its own image is near.
+        [`Neighbours`]: An atom is a neighbour of itself where its own image is near.
     """
     structure, place = np.nonzero(is_atom)
     own, cells = positions[structure, place].astype(np.float64), cells.astype(np.float64)
@@ -88,12 +88,15 @@ def _images(
     The atoms and all of their images that are near the cell.
 
     Args:
-        fractional (`np.ndarray` of shape `(M, 3)`), structure (`np.ndarray` of shape `(M,)`): Of the wrapped atoms.
-        reach (`np.ndarray` of shape `(B, 3)`): How far from the cell, in lattice vectors: the planes that bound a cell
-            along lattice vector i are 1 / |column i of its inverse| apart.
+        fractional (`np.ndarray` of shape `(M, 3)`): Of the wrapped atoms.
+        structure (`np.ndarray` of shape `(M,)`): Of each of them.
+        reach (`np.ndarray` of shape `(B, 3)`):
+            How far from the cell, in lattice vectors: the planes that bound a cell along lattice vector i are
+            1 / |column i of its inverse| apart.
 
     Returns:
-        Whose image each is (I,), the atoms themselves first, and its shift (I, 3) in lattice vectors.
+        `tuple[np.ndarray, np.ndarray]`: Whose image each is (I,), the atoms themselves first, and its shift
+        (I, 3) in lattice vectors.
     """
     periodic: np.ndarray = np.any(cells, axis=2)
     owners, shifts = np.arange(len(fractional)), np.zeros((len(fractional), 3))

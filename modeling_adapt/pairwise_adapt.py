@@ -36,10 +36,10 @@ def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
     Args:
         unit (`torch.Tensor` of shape `(..., 3)`): Unit vectors.
-        dim (`int`, defaults to -1): Where the harmonics stand in the result.
+        dim (`int`, defaults to `-1`): Where the harmonics stand in the result.
 
     Returns:
-        `torch.Tensor` of shape `(..., 16)`, degrees one after the other; degree 1 is sqrt(3) (x, y, z).
+        `torch.Tensor` of shape `(..., 16)`: Degrees one after the other; degree 1 is sqrt(3) (x, y, z).
     """
     x, y, z = unit.unbind(-1)
     x2, y2, z2 = x * x, y * y, z * z

@@ -36,12 +36,14 @@ def convert_force_weights(
     Published force Transformer -> [`ADAPTForForces`]. Sizes are read from the weights, all but the number of heads.
 
     Args:
-        state_dict: Weights as published (`lin1.weight`, `layers.0.self_attn.in_proj_weight`, ...).
-        statistics: `x_mean`, `x_std` (12 or more entries), `y_mean_force`, `y_std_force` (3 entries, eV/Å).
-        num_attention_heads: Cannot be told from the weights; 8 in the published model.
+        state_dict (`dict[str, torch.Tensor]`):
+            Weights as published (`lin1.weight`, `layers.0.self_attn.in_proj_weight`, ...).
+        statistics (`dict[str, list[float]]`):
+            `x_mean`, `x_std` (12 or more entries), `y_mean_force`, `y_std_force` (3 entries, eV/Å).
+        num_attention_heads (`int`, defaults to `8`): Cannot be told from the weights; 8 in the published model.
 
     Raises:
-        [`InputError`]: the weights are not those of the published force network.
+        [`InputError`]: The weights are not those of the published force network.
     """
     _require_weights(state_dict, "force", "lin1", "lin2", "lin3", "layers.0.linear1")
     converted = {}
@@ -74,11 +76,13 @@ def convert_energy_weights(state_dict: dict[str, torch.Tensor], statistics: dict
     Published energy MLP -> [`ADAPTForEnergy`]; sizes are read from the weights.
 
     Args:
-        state_dict: Weights as published (`model.1.fc.weight`, ..., the last entry a plain linear layer).
-        statistics: `x_mean`, `x_std` (12 or more entries), `y_mean_energy`, `y_std_energy` (eV).
+        state_dict (`dict[str, torch.Tensor]`):
+            Weights as published (`model.1.fc.weight`, ..., the last entry a plain linear layer).
+        statistics (`dict[str, list[float]]`):
+            `x_mean`, `x_std` (12 or more entries), `y_mean_energy`, `y_std_energy` (eV).
 
     Raises:
-        [`InputError`]: the weights are not those of the published energy network.
+        [`InputError`]: The weights are not those of the published energy network.
     """
     _require_weights(state_dict, "energy", "model.1.fc")
     blocks = sorted({int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.fc\.", name))})
@@ -137,7 +141,7 @@ def read_statistics(path: str | Path) -> dict[str, list[float]]:
     """Published statistics (`x_mean`, `x_std`, `y_mean_force`, ...) from a `.json` or `.pt` file.
 
     Raises:
-        [`InputError`]: the file is missing or damaged, or holds anything but lists of finite numbers under names.
+        [`InputError`]: The file is missing or damaged, or holds anything but lists of finite numbers under names.
     """
     if Path(path).suffix != ".json":
         content = read_torch_file(path)

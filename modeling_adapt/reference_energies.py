@@ -14,8 +14,8 @@ from .elements_adapt import SYMBOLS
 class CompositionBaseline:
     """Total energy as a sum of one energy per element, by least squares: what a model knows without any geometry.
 
-    Attributes:
-        energy_per_atom (`np.ndarray`, (elements,)): eV, NaN for an element that the fit did not see.
+    Args:
+        energy_per_atom (`np.ndarray` of shape `(elements,)`): In eV, NaN for an element that the fit did not see.
     """
 
     energy_per_atom: np.ndarray
@@ -24,8 +24,9 @@ class CompositionBaseline:
     def fit(cls, compositions: ArrayLike, energies: ArrayLike) -> "CompositionBaseline":
         """
         Args:
-            compositions (`np.ndarray`, (structures, elements)): number of atoms of each element, see [`compositions`].
-            energies (`np.ndarray`, (structures,)): total energies in eV.
+            compositions (`ArrayLike` of shape `(structures, elements)`):
+                Number of atoms of each element, see [`compositions`].
+            energies (`ArrayLike` of shape `(structures,)`): Total energies in eV.
         """
         compositions = np.asarray(compositions, dtype=np.float64)
         solution, *_ = np.linalg.lstsq(compositions, np.asarray(energies, dtype=np.float64), rcond=None)
@@ -47,8 +48,8 @@ class CompositionBaseline:
 class MeanBaseline:
     """The same energy per atom for every structure: what is known without even its elements.
 
-    Attributes:
-        energy_per_atom (`float`): eV; the mean over the structures of a training split.
+    Args:
+        energy_per_atom (`float`): In eV; the mean over the structures of a training split.
     """
 
     energy_per_atom: float

@@ -28,7 +28,7 @@ def read_torch_file(path: str | Path) -> Any:
     """What a file holds, on the CPU and mapped into memory where its format allows; nothing in it is executed.
 
     Raises:
-        [`InputError`]: there is no such file, it is damaged, or it holds more than plain tensors, numbers and names.
+        [`InputError`]: There is no such file, it is damaged, or it holds more than plain tensors, numbers and names.
     """
     return _load(path, "cpu")
 
@@ -56,7 +56,7 @@ def stored_tensor(tensor: torch.Tensor, path: str | Path) -> StoredTensor:
     """Where a tensor of [`read_torch_layout`] lies in its file.
 
     Raises:
-        [`InputError`]: the file is in the format of torch before 1.6, or the tensor is no array of plain numbers.
+        [`InputError`]: The file is in the format of torch before 1.6, or the tensor is no array of plain numbers.
     """
     try:
         storage = tensor.untyped_storage()
@@ -75,7 +75,7 @@ def read_tensors(path: str | Path, tensors: Iterable[StoredTensor]) -> Iterator[
     """Reads some tensors of a file one by one, and nothing else of it.
 
     Raises:
-        [`InputError`]: the file ends before they do.
+        [`InputError`]: The file ends before they do.
     """
     data = np.memmap(path, mode="r")
     for offset, dtype, shape, strides in tensors:

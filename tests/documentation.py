@@ -14,11 +14,11 @@ _DATA_LANGUAGES = ("bibtex", "yaml", "json")
 @dataclass(frozen=True)
 class Block:
     """
-    Attributes:
-        page: path below the repository, such as docs/data.md.
-        line: where its fence is, from 1.
-        language: what stands behind the fence.
-        text: what is in it.
+    Args:
+        page (`str`): Path below the repository, such as docs/data.md.
+        line (`int`): Where its fence is, from 1.
+        language (`str`): What stands behind the fence.
+        text (`str`): What is in it.
     """
 
     page: str

@@ -41,9 +41,9 @@ _ENVIRONMENT_OF_IMPORTS = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT")  # read w
 
 class Finished(NamedTuple):
     """
-    Attributes:
-        status: exit status of the shell, or 1 where Python code raised.
-        output: what was printed, stdout and stderr in order.
+    Args:
+        status (`int`): Exit status of the shell, or 1 where Python code raised.
+        output (`str`): What was printed, stdout and stderr in order.
     """
 
     status: int

@@ -66,7 +66,7 @@ class Hub(ThreadingHTTPServer):
         url (`str`): Where it answers.
         token, reader_token, stranger_token (`str`): Tokens of one who may write to `org/...`, of one who may only read
             what is private there, and of somebody else.
-        requests (`list` of `(method, path)`): What was asked for, in order.
+        requests (`list[tuple[str, str]]`): Method and path of what was asked for, in order.
     """
 
     daemon_threads = True

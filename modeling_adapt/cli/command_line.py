@@ -65,7 +65,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     """Runs `main` and turns what a user can cause into one line on stderr.
 
     Returns:
-        `int`: exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
+        `int`: Exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
     """
     _without_bars()
     try:

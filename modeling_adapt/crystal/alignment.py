@@ -40,11 +40,14 @@ class Orientation(NamedTuple):
     """
     How the cell of a structure lies in the trained one.
 
-    Attributes:
-        rotation: (3, 3) orthogonal; row vectors of the aligned structure times it are those of the structure.
-        cell: (3, 3) cell vectors of the structure in Å, in the order and with the signs of the trained ones.
-        correlation: (3,) complex; its phases are those of the peaks against the trained ones, its absolute values the
-            amplitudes, 1 as in training.
+    Args:
+        rotation (`np.ndarray` of shape `(3, 3)`):
+            Orthogonal; row vectors of the aligned structure times it are those of the structure.
+        cell (`np.ndarray` of shape `(3, 3)`):
+            Cell vectors of the structure in Å, in the order and with the signs of the trained ones.
+        correlation (`np.ndarray` of shape `(3,)`):
+            Complex; its phases are those of the peaks against the trained ones, its absolute values the amplitudes, 1
+            as in training.
     """
 
     rotation: np.ndarray
@@ -61,16 +64,20 @@ class TrainedAlignment:
     """
     Where the crystal of a training split is.
 
-    Attributes:
-        cell: the cell vectors in Å, as rows.
-        peaks: three integer vectors h, diffraction peaks that generate the reciprocal lattice of the host.
-        elements: of the host, E symbols; in a compound each has phases of its own, as an inverted crystal may scatter
-            like the trained one while its elements have changed places.
-        phases: (E, 3) mean phase in radians of F(h) = sum_j exp(2 pi i h . s_j) over atoms at fractional s.
-        amplitudes: (E, 3) mean of |F(h)| per atom of the element.
-        electrons: of the host; fewer make a defect a hole in the electron density, more a heap.
-        defect: (3,) fractional coordinates where the training split had most defects.
-        seam: (3,) fractional coordinates where training coordinates begin; they end one cell vector further.
+    Args:
+        cell (`tuple[tuple[float, ...], ...]`): The cell vectors in Å, as rows.
+        peaks (`tuple[tuple[int, ...], ...]`):
+            Three integer vectors h, diffraction peaks that generate the reciprocal lattice of the host.
+        elements (`tuple[str, ...]`):
+            Of the host, E symbols; in a compound each has phases of its own, as an inverted crystal may scatter like
+            the trained one while its elements have changed places.
+        phases (`tuple[tuple[float, ...], ...]` of shape `(E, 3)`):
+            Mean phase in radians of F(h) = sum_j exp(2 pi i h . s_j) over atoms at fractional s.
+        amplitudes (`tuple[tuple[float, ...], ...]` of shape `(E, 3)`): Mean of |F(h)| per atom of the element.
+        electrons (`float`): Of the host; fewer make a defect a hole in the electron density, more a heap.
+        defect (`tuple[float, ...]` of shape `(3,)`): Fractional coordinates where the training split had most defects.
+        seam (`tuple[float, ...]` of shape `(3,)`):
+            Fractional coordinates where training coordinates begin; they end one cell vector further.
     """
 
     cell: tuple[tuple[float, ...], ...]
@@ -118,8 +125,8 @@ class TrainedAlignment:
         the other way, where the cell or the host does not fit as it is written.
 
         Returns:
-            The first that has the trained host; without one, that with the strongest peaks; None where the cell is
-            another one by more than `LARGEST_STRAIN`.
+            [`Orientation`] or `None`: The first that has the trained host; without one, that with the strongest peaks;
+            None where the cell is another one by more than `LARGEST_STRAIN`.
         """
         inverse, best = np.linalg.inv(self.cell), None
         for relabelling in _RELABELLINGS:
@@ -173,7 +180,7 @@ class Aligner:
     to another structure says so with `forget`, as the choices for one are no business of the next.
 
     Args:
-        alignment ([`TrainedAlignment`], *optional*): without one, structures stay as they are.
+        alignment ([`TrainedAlignment`], *optional*): Without one, structures stay as they are.
     """
 
     def __init__(self, alignment: TrainedAlignment | None) -> None:
@@ -192,12 +199,14 @@ class Aligner:
     def __call__(self, structures: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], np.ndarray]:
         """
         Args:
-            structures: S mappings as [`ADAPTFeatureExtractor`] takes them. The place in the list tells which structure
-                of an earlier call one continues.
+            structures (`Sequence[Mapping[str, Any]]`):
+                S mappings as [`ADAPTFeatureExtractor`] takes them. The place in the list tells which structure of an
+                earlier call one continues.
 
         Returns:
-            The structures aligned, those with another cell or host as they are, and rotations (S, 3, 3):
-            predicted forces (N, 3) times these are the forces of the structures as they were given.
+            `tuple[list[dict[str, Any]], np.ndarray]`: The structures aligned, those with another cell or host as they
+            are, and rotations (S, 3, 3): predicted forces (N, 3) times these are the forces of the structures as they
+            were given.
         """
         mapped = [self._map(index, structure) for index, structure in enumerate(structures)]
         rotations = np.array([rotation for _, rotation in mapped]).reshape(-1, 3, 3)

@@ -49,7 +49,7 @@ def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.nd
     All pairs of atoms nearer to each other than `cutoff` Å, in a cell of any shape, however small; each at least once.
 
     Returns:
-        Three arrays (pairs,): both atom indices, and the distance in Å.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Three arrays (pairs,): both atom indices, and the distance in Å.
     """
     pbc = atoms.pbc & atoms.cell.any(axis=1)
     lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)

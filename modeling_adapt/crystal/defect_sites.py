@@ -24,12 +24,15 @@ _HOST_DEFORMATION = 0.1  # largest deformation of a given host's cell into that 
 class DefectSite(NamedTuple):
     """One point defect.
 
-    Attributes:
-        kind: `v_Si` (vacancy), `Si_i` (interstitial) or `C_Si` (substitution: carbon on a silicon site).
-        position: (3,) in Å. Of a vacancy the empty host site, of a substitution or an interstitial its atom, except
-            that two atoms of one element that share a site (a split interstitial) are one half-way between them.
-        atoms: its atoms: none for a vacancy; for a split interstitial the added one, then the one it shares with.
-        host_sites: the sites of the host that it empties, takes or shares; none for other interstitials.
+    Args:
+        kind (`str`): `v_Si` (vacancy), `Si_i` (interstitial) or `C_Si` (substitution: carbon on a silicon site).
+        position (`np.ndarray` of shape `(3,)`):
+            In Å. Of a vacancy the empty host site, of a substitution or an interstitial its atom, except that two
+            atoms of one element that share a site (a split interstitial) are one half-way between them.
+        atoms (`tuple[int, ...]`):
+            Its atoms: none for a vacancy; for a split interstitial the added one, then the one it shares with.
+        host_sites (`tuple[int, ...]`):
+            The sites of the host that it empties, takes or shares; none for other interstitials.
     """
 
     kind: str
@@ -49,12 +52,13 @@ def find_defects(atoms: Atoms, host: Atoms | None = None) -> list[DefectSite]:
     behind it.
 
     Args:
-        atoms: the structure.
-        host: the perfect crystal in the same cell, which may be strained by a few percent and shifted by a few tenths
-            of an Å; by default [`host_of`] the structure, which takes half of the time. Frames may share one.
+        atoms (`Atoms`): The structure.
+        host (`Atoms`, *optional*):
+            The perfect crystal in the same cell, which may be strained by a few percent and shifted by a few tenths of
+            an Å; by default [`host_of`] the structure, which takes half of the time. Frames may share one.
 
     Raises:
-        InputError: if there is no host (see [`host_of`]), or more than a quarter of its sites would be defects.
+        [`InputError`]: There is no host (see [`host_of`]), or more than a quarter of its sites would be defects.
     """
     host = host_of(atoms) if host is None else _in_cell_of(atoms, host)
     bond = _shortest_bond(host)

@@ -13,10 +13,10 @@ def displacements(start: Atoms, end: Atoms) -> np.ndarray:
     the cell has not moved.
 
     Returns:
-        `np.ndarray` (N, 3) in Å.
+        `np.ndarray` of shape `(N, 3)`: In Å.
 
     Raises:
-        [`InputError`]: the structures do not hold the same elements in the same order.
+        [`InputError`]: The structures do not hold the same elements in the same order.
     """
     if not np.array_equal(start.numbers, end.numbers):
         raise InputError(

@@ -29,10 +29,10 @@ def host_of(atoms: Atoms) -> Atoms:
     be few, and the supercell at least four primitive cells, better tens.
 
     Args:
-        atoms: periodic in all directions.
+        atoms (`Atoms`): Periodic in all directions.
 
     Raises:
-        InputError: for a structure that is no supercell of a crystal with point defects, among them molecules,
+        [`InputError`]: A structure that is no supercell of a crystal with point defects, among them molecules,
             amorphous structures and slabs (more than 6 Å of vacuum); the remedy is to give the host.
     """
     if not (atoms.pbc.all() and len(atoms)):
@@ -100,7 +100,7 @@ def host_translations(lattice: np.ndarray) -> np.ndarray:
     """(T, 3) fractional translations t of the crystal that differ within the cell, the zero one first.
 
     Args:
-        lattice: (3, 3) triangular basis of its peaks, see [`integer_basis`].
+        lattice (`np.ndarray` of shape `(3, 3)`): Triangular basis of its peaks, see [`integer_basis`].
     """
     steps = np.stack(np.meshgrid(*map(np.arange, lattice.diagonal()), indexing="ij"), axis=-1).reshape(-1, 3)
     return steps @ np.linalg.inv(lattice).T
@@ -112,10 +112,10 @@ def _sites(
     """Sites of the primitive cell: fractional coordinates (S, 3) and elements (S,).
 
     Args:
-        folded: (N, 3) atoms in fractional coordinates of the primitive cell.
-        primitive: (3, 3) rows are its vectors in Å.
-        numbers: (N,) elements.
-        cells: primitive cells in the supercell; a site is where at least half as many atoms meet.
+        folded (`np.ndarray` of shape `(N, 3)`): Atoms in fractional coordinates of the primitive cell.
+        primitive (`np.ndarray` of shape `(3, 3)`): Rows are its vectors in Å.
+        numbers (`np.ndarray` of shape `(N,)`): Elements.
+        cells (`int`): Primitive cells in the supercell; a site is where at least half as many atoms meet.
     """
     radius = _SITE_RADIUS * (abs(np.linalg.det(primitive)) * cells / len(folded)) ** (1 / 3)
     free = np.ones(len(folded), dtype=bool)

@@ -17,8 +17,9 @@ def shortest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> n
     """The shortest periodic images of `vectors` (M, 3) in Å.
 
     Args:
-        cell: (3, 3) rows are cell vectors in Å; those of directions that are not periodic are not used.
-        pbc: (3,) periodic directions.
+        cell (`np.ndarray` of shape `(3, 3)`):
+            Rows are cell vectors in Å; those of directions that are not periodic are not used.
+        pbc (`np.ndarray` of shape `(3,)`): Periodic directions.
     """
     pbc = np.asarray(pbc, dtype=bool)
     lattice = np.asarray(cell, dtype=np.float64)[pbc]

@@ -21,11 +21,13 @@ class Surroundings:
     """
     What a structure looks like from each of its atoms.
 
-    Attributes:
-        numbers: (N,) atomic numbers.
-        distances: (N, E * 24) in Å to the nearest atoms of each of E elements, in order; 5 Å where there are no more.
-        separations: sorted distances in Å between the point defects, by the minimum image: defects farther apart than
-            5 Å see nothing of each other. Empty where no crystal with point defects is found.
+    Args:
+        numbers (`np.ndarray` of shape `(N,)`): Atomic numbers.
+        distances (`np.ndarray` of shape `(N, E * 24)`):
+            In Å to the nearest atoms of each of E elements, in order; 5 Å where there are no more.
+        separations (`np.ndarray`):
+            Sorted distances in Å between the point defects, by the minimum image: defects farther apart than 5 Å see
+            nothing of each other. Empty where no crystal with point defects is found.
     """
 
     numbers: np.ndarray
@@ -89,7 +91,7 @@ def match_atoms(reference: Atoms, atoms: Atoms) -> Atoms:
     displacements (minimum image) is least. Both are in the same cell, at the same origin.
 
     Raises:
-        [`InputError`]: they do not hold the same atoms.
+        [`InputError`]: They do not hold the same atoms.
     """
     if not np.array_equal(np.sort(reference.numbers), np.sort(atoms.numbers)):
         raise InputError(

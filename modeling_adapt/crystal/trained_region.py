@@ -32,23 +32,30 @@ class TrainingDomain:
     """
     Ranges of a training split.
 
-    Attributes:
-        elements: symbols.
-        periodicity: the periodic directions that occurred, "abc" for bulk, "ab" for a slab, "" for a molecule.
-        number_of_atoms: smallest and largest.
-        closest_distances: smallest distance in Å of each pair of elements, as `{"C-Si": 1.71}`, periodic images
-            included; a pair that never came within `CONTACT_CUTOFF` is not there.
-        largest_force: largest force on any atom in eV/Å.
-        largest_displacement: largest minimum-image displacement in Å of any atom from the first frame of its
-            trajectory; None when no trajectory has more than one frame.
-        volume_per_atom: smallest and largest in Å^3, over structures periodic in three directions; None without any.
-        cell_edges: shortest and longest periodic edge of any cell in Å; None without any.
-        cell_angles: smallest and largest angle between periodic edges of any cell in degrees; None without any, and in
+    Args:
+        elements (`tuple[str, ...]`): Symbols.
+        periodicity (`tuple[str, ...]`):
+            The periodic directions that occurred, "abc" for bulk, "ab" for a slab, "" for a molecule.
+        number_of_atoms (`tuple[int, int]`): Smallest and largest.
+        closest_distances (`Mapping[str, float]`):
+            Smallest distance in Å of each pair of elements, as `{"C-Si": 1.71}`, periodic images included; a pair that
+            never came within `CONTACT_CUTOFF` is not there.
+        largest_force (`float`): Largest force on any atom in eV/Å.
+        largest_displacement (`float`, *optional*):
+            Largest minimum-image displacement in Å of any atom from the first frame of its trajectory; None when no
+            trajectory has more than one frame.
+        volume_per_atom (`Range`, *optional*):
+            Smallest and largest in Å^3, over structures periodic in three directions; None without any.
+        cell_edges (`Range`, *optional*): Shortest and longest periodic edge of any cell in Å; None without any.
+        cell_angles (`Range`, *optional*):
+            Smallest and largest angle between periodic edges of any cell in degrees; None without any, and in
             checkpoints that were written before it was looked at.
-        local: the forces on an atom depend on its neighbourhood only, so the number of atoms and the edges of the cell
+        local (`bool`, defaults to `False`):
+            The forces on an atom depend on its neighbourhood only, so the number of atoms and the edges of the cell
             are not judged.
-        alignment: of a model that reads coordinates, how the host crystal lies; None of others, where the crystals of
-            the split lie differently, and in older checkpoints. Its name in checkpoints is `frame`.
+        alignment ([`TrainedAlignment`], *optional*):
+            Of a model that reads coordinates, how the host crystal lies; None of others, where the crystals of the
+            split lie differently, and in older checkpoints. Its name in checkpoints is `frame`.
     """
 
     elements: tuple[str, ...]
@@ -98,9 +105,9 @@ class TrainingDomain:
         Says, in one line each, where `atoms` is outside the trained region; an empty list means nowhere.
 
         Args:
-            atoms: the structure.
-            start (*optional*): the structure that a relaxation began with, to judge how far atoms moved.
-            forces (*optional*, (N, 3)): its forces in eV/Å.
+            atoms (`Atoms`): The structure.
+            start (`Atoms`, *optional*): The structure that a relaxation began with, to judge how far atoms moved.
+            forces (`np.ndarray` of shape `(N, 3)`, *optional*): Its forces in eV/Å.
         """
         return list(self.findings(atoms, start, forces).values())
 
@@ -212,9 +219,10 @@ def fit_domain(
     Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms.
 
     Args:
-        local: the model judges an atom by its neighbourhood only.
-        reads_coordinates: the model depends on how the crystal lies, and is trained on the rows as they are; the
-            alignment of the split, if it has one, takes two more passes.
+        local (`bool`, defaults to `False`): The model judges an atom by its neighbourhood only.
+        reads_coordinates (`bool`, defaults to `False`):
+            The model depends on how the crystal lies, and is trained on the rows as they are; the alignment of the
+            split, if it has one, takes two more passes.
     """
     elements: set[str] = set()
     periodicity: set[str] = set()

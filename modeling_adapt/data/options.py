@@ -13,15 +13,20 @@ ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
 class ReadingOptions(NamedTuple):
     """How files are read.
 
-    Attributes:
-        forces_key: array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
-        energy_key: likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free
-            energy, of which the forces are the gradient.
-        group_key: key in `info` whose value names the trajectory; by default consecutive frames with the same atoms,
-            moved by little, are one trajectory ([`same_trajectory`]).
-        host: of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
-        skip_broken: leave out and note what cannot be used, instead of raising an error: a frame with bad data, and
-            what follows the last frame that can be read.
+    Args:
+        forces_key (`str`, *optional*):
+            Array with the forces (eV/Å); by default the first of `FORCE_KEYS`, also among calculator results.
+        energy_key (`str`, *optional*):
+            Likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free energy,
+            of which the forces are the gradient.
+        group_key (`str`, *optional*):
+            Key in `info` whose value names the trajectory; by default consecutive frames with the same atoms, moved by
+            little, are one trajectory ([`same_trajectory`]).
+        host (`str`, defaults to `"auto"`):
+            Of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
+        skip_broken (`bool`, defaults to `False`):
+            Leave out and note what cannot be used, instead of raising an error: a frame with bad data, and what
+            follows the last frame that can be read.
     """
 
     forces_key: str | None = None
@@ -48,17 +53,20 @@ class GenerationPlan:
     """All that decides what is generated, but for how much of it.
 
     Args:
-        seed: of everything random.
-        calculator: that labels, as `module:factory`.
-        kinds: of `WITH_DEFECT` and `WITHOUT_DEFECT`, taken in turn.
-        lattice_constant: of silicon for this calculator, in Å.
-        repeat: cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
-        rattle, strain: how far the starts are distorted, see [`distort`].
-        frames: rows per trajectory at most.
-        steps: FIRE steps per relaxation at most.
-        md_share: share of the trajectories that are molecular dynamics and not relaxations.
-        md_steps: steps of a molecular dynamics run.
-        temperature: the highest of molecular dynamics, in K; each run has a random one from a quarter of it upwards.
+        seed (`int`, defaults to `0`): Of everything random.
+        calculator (`str`, defaults to `ERHART_ALBE`): That labels, as `module:factory`.
+        kinds (`tuple[str, ...]`, defaults to `WITH_DEFECT`): Of `WITH_DEFECT` and `WITHOUT_DEFECT`, taken in turn.
+        lattice_constant (`float`, defaults to `SILICON_LATTICE_CONSTANT`): Of silicon for this calculator, in Å.
+        repeat (`int`, defaults to `3`): Cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
+        rattle (`float`, defaults to `0.04`): How far the starts are distorted, see [`distort`].
+        strain (`float`, defaults to `0.0`): Likewise.
+        frames (`int`, defaults to `10`): Rows per trajectory at most.
+        steps (`int`, defaults to `60`): FIRE steps per relaxation at most.
+        md_share (`float`, defaults to `0.2`):
+            Share of the trajectories that are molecular dynamics and not relaxations.
+        md_steps (`int`, defaults to `60`): Steps of a molecular dynamics run.
+        temperature (`float`, defaults to `1000.0`):
+            The highest of molecular dynamics, in K; each run has a random one from a quarter of it upwards.
     """
 
     seed: int = 0

@@ -61,18 +61,23 @@ def structure_row(
     """One labelled structure, checked, as a row of `STRUCTURE_FEATURES`.
 
     Args:
-        atoms: numbers, positions (Å), cell (Å) and periodicity; constraints and calculator are not looked at.
-        forces: (N, 3) in eV/Å, or None where the source has only an energy.
-        energy: total energy in eV, or None where the source has only forces.
-        defect_sites: (S, 3) positions in Å; empty when none is known.
-        defect_kinds: what each of them is, such as v_Si, Si_i, C_Si; empty when that is not known.
-        importance_weights: (N,) published weights of the atoms in the loss, or None.
-        config_type: what kind of structure it is, for error tables.
-        trajectory: structures of one trajectory share this name and never straddle two splits.
-        source: `"file#frame"`; named in every error.
+        atoms (`Atoms`):
+            Numbers, positions (Å), cell (Å) and periodicity; constraints and calculator are not looked at.
+        forces (`np.ndarray` of shape `(N, 3)`, *optional*): In eV/Å, or None where the source has only an energy.
+        energy (`float`, *optional*): Total energy in eV, or None where the source has only forces.
+        defect_sites (`Sequence[Sequence[float]]` or `np.ndarray` of shape `(S, 3)`, defaults to `()`):
+            Positions in Å; empty when none is known.
+        defect_kinds (`Sequence[str]`, defaults to `()`):
+            What each of them is, such as v_Si, Si_i, C_Si; empty when that is not known.
+        importance_weights (`np.ndarray` of shape `(N,)`, *optional*):
+            Published weights of the atoms in the loss, or None.
+        config_type (`str`, defaults to `""`): What kind of structure it is, for error tables.
+        trajectory (`str`, defaults to `""`):
+            Structures of one trajectory share this name and never straddle two splits.
+        source (`str`, defaults to `""`): `"file#frame"`; named in every error.
 
     Raises:
-        InputError: naming source and atom (counted from 0), for an unknown element, a number that is not finite,
+        [`InputError`]: Naming source and atom (counted from 0), for an unknown element, a number that is not finite,
             arrays of the wrong length, a periodic direction without cell vector, a cell without volume, two atoms at
             the same place, or a structure without any label.
     """

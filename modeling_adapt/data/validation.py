@@ -33,11 +33,12 @@ class FlatRows:
     """B rows, each of their lists as one array.
 
     Args:
-        values: of each list the elements of all rows, one after the other: (E,), or (E, 3) of vectors.
-        lengths: of each list (B,) the number of elements in each row; 0 where it is null.
-        present: of each list (B,) where it is not null.
-        cells: (B, 3, 3) in Å, with zero rows along directions that are not periodic.
-        energies: (B,) in eV; 0 where they are null.
+        values (`Mapping[str, np.ndarray]`):
+            Of each list the elements of all rows, one after the other: (E,), or (E, 3) of vectors.
+        lengths (`Mapping[str, np.ndarray]`): Of each list (B,) the number of elements in each row; 0 where it is null.
+        present (`Mapping[str, np.ndarray]`): Of each list (B,) where it is not null.
+        cells (`np.ndarray` of shape `(B, 3, 3)`): In Å, with zero rows along directions that are not periodic.
+        energies (`np.ndarray` of shape `(B,)`): In eV; 0 where they are null.
     """
 
     values: Mapping[str, np.ndarray]
@@ -88,8 +89,8 @@ def require_valid_rows(rows: datasets.Dataset, where: str) -> None:
     """Checks the structure and the labels of every row with the columns of `STRUCTURE_FEATURES`; a few µs a row.
 
     Raises:
-        InputError: naming `where`, the row and its source, for a missing structure or one without atoms, an unknown
-            element, arrays of mismatched lengths, a number that is not finite, or a cell without volume.
+        [`InputError`]: Naming `where`, the row and its source, for a missing structure or one without atoms, an
+            unknown element, arrays of mismatched lengths, a number that is not finite, or a cell without volume.
     """
     for start, table in tables(rows):
         require_valid_table(table, where, start)

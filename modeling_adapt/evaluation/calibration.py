@@ -25,9 +25,10 @@ BINS = 12
 @dataclass(frozen=True)
 class Calibration:
     """
-    Attributes:
-        evaluation: errors of the mean forces.
-        spread, error: of each atom (A,) in eV/Å: the spread of the members, and how far their mean is from the truth.
+    Args:
+        evaluation ([`Evaluation`]): Errors of the mean forces.
+        spread, error (`np.ndarray` of shape `(A,)`):
+            Of each atom in eV/Å: the spread of the members, and how far their mean is from the truth.
     """
 
     evaluation: Evaluation
@@ -62,7 +63,7 @@ def calibrate(
     """Mean forces and spread of `models` over `num_images` symmetry images, on every row; see [`predict`].
 
     Raises:
-        [`InputError`]: a prediction is not finite; the message names the row.
+        [`InputError`]: A prediction is not finite; the message names the row.
     """
     metrics, structures = ForceMetrics(), StructureDataset(rows)
     predicted, reference, spread, nearest_defect = [], [], [], []

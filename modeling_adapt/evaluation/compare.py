@@ -38,10 +38,12 @@ _ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 @dataclass(frozen=True)
 class Contender:
     """
-    Attributes:
-        name: as it was given.
-        predict: from a structure of N atoms to its forces (N, 3) in eV/Å, and its energy in eV or None.
-        check: raises [`InputError`] for rows that the model cannot know.
+    Args:
+        name (`str`): As it was given.
+        predict (`Callable[[Atoms], tuple[np.ndarray, float | None]]`):
+            From a structure of N atoms to its forces (N, 3) in eV/Å, and its energy in eV or None.
+        check (`Callable[[datasets.Dataset], None]`, *optional*):
+            Raises [`InputError`] for rows that the model cannot know.
     """
 
     name: str
@@ -54,7 +56,7 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
     A checkpoint folder or Hub id of ours, a MACE file that ends in .model, or an ASE calculator as `module:factory`.
 
     Raises:
-        [`InputError`]: there is no such thing, it gives no forces, or mace-torch is not installed. A MACE file is a
+        [`InputError`]: There is no such thing, it gives no forces, or mace-torch is not installed. A MACE file is a
             pickle, which runs code: open none that you would not run.
     """
     if name.endswith(".model") and not Path(name).is_dir():
@@ -83,14 +85,14 @@ def compare(contenders: Sequence[Contender], rows: datasets.Dataset, progress: b
     Predicts one structure after the other, as a relaxation does, neighbour lists and all.
 
     Args:
-        rows: with forces; energies are looked at where there are any.
+        rows (`datasets.Dataset`): With forces; energies are looked at where there are any.
 
     Returns:
-        By name the metrics of [`ForceMetrics`] and, of those that give energies, of [`EnergyMetrics`], and
-        `ms_per_structure`, the median time in ms.
+        `dict[str, Any]`: By name the metrics of [`ForceMetrics`] and, of those that give energies, of
+        [`EnergyMetrics`], and `ms_per_structure`, the median time in ms.
 
     Raises:
-        [`InputError`]: a model does not know an element, fails or predicts values that are not finite; the message
+        [`InputError`]: A model does not know an element, fails or predicts values that are not finite; the message
             names the row. All elements are looked at before anything is predicted.
     """
     for contender in contenders:

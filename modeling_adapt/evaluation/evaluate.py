@@ -26,10 +26,10 @@ from .metrics import EnergyMetrics, ForceMetrics, as_float64
 class PredictedBatch:
     """A batch, and what the model says about it.
 
-    Attributes:
-        values: forces (B, N, 3) in eV/Å or energies (B,) in eV, float64.
-        batch: the tensors of the batch, `labels` among them.
-        config_types: group of each structure.
+    Args:
+        values (`np.ndarray`): Forces (B, N, 3) in eV/Å or energies (B,) in eV, float64.
+        batch (`dict[str, torch.Tensor]`): The tensors of the batch, `labels` among them.
+        config_types (`list[str]`): Group of each structure.
     """
 
     values: np.ndarray
@@ -40,10 +40,12 @@ class PredictedBatch:
 @dataclass(frozen=True)
 class Evaluation:
     """
-    Attributes:
-        metrics: plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
-        predicted, reference: every force component in eV/Å, or every energy per atom in eV, for a parity plot.
-        nearest_defect: of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
+    Args:
+        metrics (`dict[str, Any]`): Plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
+        predicted, reference (`np.ndarray`):
+            Every force component in eV/Å, or every energy per atom in eV, for a parity plot.
+        nearest_defect (`np.ndarray`, *optional*):
+            Of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
     """
 
     metrics: dict[str, Any]
@@ -103,7 +105,7 @@ def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name:
     Checks that the training of the model called `name` had every element of `rows`, where its checkpoint says.
 
     Raises:
-        [`InputError`]: naming the first row with another element.
+        [`InputError`]: Naming the first row with another element.
     """
     if model.config.training_domain is None:
         return
@@ -130,7 +132,7 @@ def predicted_batches(
     """Predicts forces or total energies of the rows of `dataset`, in order, on the device of the model.
 
     Raises:
-        [`InputError`]: the model cannot read a row, or its prediction is not finite; the message names the row.
+        [`InputError`]: The model cannot read a row, or its prediction is not finite; the message names the row.
     """
     collator = StructureCollator(feature_extractor, target)
     loader = DataLoader(StructureDataset(dataset), batch_size=batch_size, collate_fn=collator)

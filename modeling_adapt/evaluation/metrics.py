@@ -51,11 +51,14 @@ class ForceMetrics:
     ) -> None:
         """
         Args:
-            forces (`torch.Tensor` or `np.ndarray`, (B, N, 3)): predicted forces in eV/Å.
-            labels (`torch.Tensor` or `np.ndarray`, (B, N, 3)): reference forces in eV/Å, -100 on padding.
-            nearest_defect (*optional*, (B, N)): distance of each atom to the nearest defect site in Å, inf where none.
-            config_types (*optional*, B names): the group of each structure in `by_config_type`.
-            atomic_numbers (*optional*, (B, N)): for the groups `by_element` and `by_defect_distance`.
+            forces (`torch.Tensor` or `np.ndarray` of shape `(B, N, 3)`): Predicted forces in eV/Å.
+            labels (`torch.Tensor` or `np.ndarray` of shape `(B, N, 3)`): Reference forces in eV/Å, -100 on padding.
+            nearest_defect (`torch.Tensor` or `np.ndarray` of shape `(B, N)`, *optional*):
+                Distance of each atom to the nearest defect site in Å, inf where none.
+            config_types (`Sequence[str]` of shape `(B,)`, *optional*):
+                The group of each structure in `by_config_type`.
+            atomic_numbers (`np.ndarray` of shape `(B, N)`, *optional*):
+                For the groups `by_element` and `by_defect_distance`.
         """
         forces, labels = as_float64(forces), as_float64(labels)
         known = labels != IGNORE_INDEX
@@ -89,7 +92,7 @@ def _force_sums(
     Sums over the `chosen` components (B, N, 3) of each structure, (B,) each.
 
     Args:
-        near (*optional*, (B, N, 1)): which atoms also count as near a defect.
+        near (`np.ndarray` of shape `(B, N, 1)`, *optional*): Which atoms also count as near a defect.
     """
     error, reference = (np.where(chosen, one, 0.0) for one in (forces - labels, labels))
     predicted = reference + error
@@ -163,12 +166,15 @@ class EnergyMetrics:
     ) -> None:
         """
         Args:
-            energies (`torch.Tensor` or `np.ndarray`, (B,)): predicted total energies in eV.
-            labels (`torch.Tensor` or `np.ndarray`, (B,)): reference energies in eV.
-            num_atoms (`torch.Tensor` or `np.ndarray`, (B,)): number of atoms of each structure.
-            baseline (*optional*, (B,)): energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
-            config_types (*optional*, B names): the group of each structure in `by_config_type`.
-            mean_baseline (*optional*, (B,)): energies in eV by [`MeanBaseline`].
+            energies (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Predicted total energies in eV.
+            labels (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Reference energies in eV.
+            num_atoms (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Number of atoms of each structure.
+            baseline (`torch.Tensor` or `np.ndarray` of shape `(B,)`, *optional*):
+                Energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
+            config_types (`Sequence[str]` of shape `(B,)`, *optional*):
+                The group of each structure in `by_config_type`.
+            mean_baseline (`torch.Tensor` or `np.ndarray` of shape `(B,)`, *optional*):
+                Energies in eV by [`MeanBaseline`].
         """
         labels, num_atoms = as_float64(labels), as_float64(num_atoms)
         error = as_float64(energies) - labels

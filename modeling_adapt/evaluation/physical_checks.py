@@ -75,18 +75,19 @@ def physical_checks(
     ```
 
     Args:
-        forces: function from a structure to its forces (N, 3) in eV/Å; better in float64.
-        structures: at least one; distances to the defect, where known, are in their array `NEAREST_DEFECT`.
-        host: the perfect crystal that the model was trained on the defects of.
-        energy_gradient: forces in eV/Å as -dE/dR of the energy that goes with them.
+        forces (`Forces`): Function from a structure to its forces (N, 3) in eV/Å; better in float64.
+        structures (`Sequence[Atoms]`):
+            At least one; distances to the defect, where known, are in their array `NEAREST_DEFECT`.
+        host (`Atoms`, *optional*): The perfect crystal that the model was trained on the defects of.
+        energy_gradient (`Forces`, *optional*): Forces in eV/Å as -dE/dR of the energy that goes with them.
 
     Returns:
-        Those of `CHECKS` that apply, in meV/Å or as a ratio. All are root mean squares over structures but for
-        `bulk_atom_force` and `energy_gradient_mae`, which are means, and `scan_jump`: the scan, which takes as long as
-        all else on a structure, moves the atom nearest to a defect, of the first one.
+        `dict[str, float]`: Those of `CHECKS` that apply, in meV/Å or as a ratio. All are root mean squares over
+        structures but for `bulk_atom_force` and `energy_gradient_mae`, which are means, and `scan_jump`: the scan,
+        which takes as long as all else on a structure, moves the atom nearest to a defect, of the first one.
 
     Raises:
-        [`InputError`]: forces are not finite, or of another shape than (N, 3).
+        [`InputError`]: Forces are not finite, or of another shape than (N, 3).
     """
     with tqdm(desc="checking", unit=" forces", disable=None if progress else True, leave=False) as bar:
 
@@ -181,7 +182,7 @@ def jacobian_asymmetry(forces: Forces, structures: Sequence[Atoms]) -> float | N
     the directions are these, and the ratio is exact.
 
     Returns:
-        None where no force changes at all.
+        `float` or `None`: None where no force changes at all.
     """
     rng = np.random.default_rng(0)
     difference, total = 0.0, 0.0
@@ -216,7 +217,7 @@ def scan_jump(forces: Forces, atoms: Atoms, index: int) -> float | None:
     the step, of a kink with the step itself. Where it is largest, the step is halved until only a jump is left.
 
     Returns:
-        None for an atom without neighbour.
+        `float` or `None`: None for an atom without neighbour.
     """
     vectors = shortest_images(atoms.positions - atoms.positions[index], atoms.cell.array, atoms.pbc)
     distances = np.linalg.norm(vectors, axis=1)

@@ -31,9 +31,9 @@ def parity_plot(
     Draws predictions against references, with the line on which they would agree.
 
     Args:
-        predicted, reference (`np.ndarray` of equal shape): in `unit`.
-        path: image file; the ending decides the format.
-        caption: a few words in the upper left corner, such as the error.
+        predicted, reference (`np.ndarray`): In `unit`, of equal shape.
+        path (`str` or `Path`): Image file; the ending decides the format.
+        caption (`str`, defaults to `""`): A few words in the upper left corner, such as the error.
     """
     predicted, reference = np.ravel(predicted), np.ravel(reference)
     low, high = _limits(predicted, reference)
@@ -70,9 +70,10 @@ def error_profile(
     known of the atoms.
 
     Args:
-        quantity (A,): what the axis called `label` shows; atoms for which it is not finite are left out.
-        predicted, reference (A, 3): forces in eV/Å.
-        path: image file.
+        quantity (`np.ndarray` of shape `(A,)`):
+            What the axis called `label` shows; atoms for which it is not finite are left out.
+        predicted, reference (`np.ndarray` of shape `(A, 3)`): Forces in eV/Å.
+        path (`str` or `Path`): Image file.
     """
     known = np.flatnonzero(np.isfinite(quantity))
     shown = np.log(quantity[known]) if logarithmic else quantity[known]
@@ -101,8 +102,9 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path) -
     Draws the training loss, and the error at every evaluation beside its trivial baseline, against the step.
 
     Args:
-        log_history: `trainer.state.log_history`; entries with `loss` or `eval_*`, each with its `step`.
-        path: image file.
+        log_history (`Sequence[Mapping[str, Any]]`):
+            `trainer.state.log_history`; entries with `loss` or `eval_*`, each with its `step`.
+        path (`str` or `Path`): Image file.
     """
     figure, (upper, lower) = new_figure(6.0, 5.0, rows=2)
 

@@ -50,11 +50,12 @@ COLUMNS = {
 def error_cells(lines: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[list[str], list[list[str]]]:
     """
     Args:
-        lines: what each line is called, and its metrics.
-        kind: a key of `COLUMNS`.
+        lines (`Mapping[str, Mapping[str, Any]]`): What each line is called, and its metrics.
+        kind (`str`): A key of `COLUMNS`.
 
     Returns:
-        The headings of the columns that have a value somewhere, and per line its name and these values, "-" for none.
+        `tuple[list[str], list[list[str]]]`: The headings of the columns that have a value somewhere, and per line its
+        name and these values, "-" for none.
     """
     columns = [column for column in COLUMNS[kind] if any(column[1] in line for line in lines.values())]
     rows = [
@@ -75,7 +76,7 @@ def error_tables(evaluation: Evaluation, kind: str) -> str:
     Tables by config_type and, of forces, by element where there are several, and by distance to the defect.
 
     Args:
-        kind: `"forces"` or `"energy"`.
+        kind (`str`): `"forces"` or `"energy"`.
     """
     metrics = evaluation.metrics
     parts = [_table("config_type", by_config_type(metrics), kind)]
@@ -92,10 +93,11 @@ class Assessment:
     """
     All that is found of one model.
 
-    Attributes:
-        evaluations: `"forces"`, `"energy"` or both; counts of structures and atoms are those of the last one.
-        calibration (*optional*): of forces that are means, whose errors are those of `evaluations`.
-        checks: see [`physical_checks`].
+    Args:
+        evaluations (`dict[str, Evaluation]`, defaults to `{}`):
+            `"forces"`, `"energy"` or both; counts of structures and atoms are those of the last one.
+        calibration ([`Calibration`], *optional*): Of forces that are means, whose errors are those of `evaluations`.
+        checks (`dict[str, float]`, defaults to `{}`): See [`physical_checks`].
     """
 
     evaluations: dict[str, Evaluation] = field(default_factory=dict)

@@ -43,11 +43,12 @@ def symmetry_error(forces: Forces, structures: Sequence[Atoms], images: Images) 
     the structure say that they are.
 
     Args:
-        images: one of `octahedral`, `rotated`, `shifted`, `reordered` and `repeated`; what is random in it is the same
-            at every call.
+        images (`Images`):
+            One of `octahedral`, `rotated`, `shifted`, `reordered` and `repeated`; what is random in it is the same at
+            every call.
 
     Returns:
-        None where there is no image.
+        `float` or `None`: None where there is no image.
     """
     squares, number = 0.0, 0
     for index, atoms in enumerate(structures):
@@ -110,7 +111,7 @@ def octahedral_error(
     of the energy per atom in eV for a model that gives no forces. The cell is mapped onto itself.
 
     Returns:
-        None where a cell is no cube.
+        `float` or `None`: None where a cell is no cube.
     """
     if not all(is_cubic(structure["cell"], structure["pbc"]) for structure in structures):
         return None
@@ -154,7 +155,7 @@ def perfect_crystal(atoms: Atoms) -> Atoms | None:
     in a stiff crystal is 0.1 eV/Å; they are therefore averaged over the space group.
 
     Returns:
-        None where `atoms` is no such supercell.
+        `Atoms` or `None`: None where `atoms` is no such supercell.
     """
     try:
         host = host_of(atoms)
@@ -177,8 +178,9 @@ def _averaged(sites: np.ndarray, numbers: np.ndarray, reciprocal: np.ndarray) ->
     Mean of sites (S, 3) over their images, each shifted so that it has the same centre.
 
     Args:
-        sites: in fractional coordinates of a primitive cell.
-        reciprocal: (3, 3) its reduced reciprocal vectors as rows, so that rotations are matrices of -1, 0 and 1.
+        sites (`np.ndarray` of shape `(S, 3)`): In fractional coordinates of a primitive cell.
+        reciprocal (`np.ndarray` of shape `(3, 3)`):
+            Its reduced reciprocal vectors as rows, so that rotations are matrices of -1, 0 and 1.
     """
     metric = reciprocal @ reciprocal.T
     turned = _UNIMODULAR @ metric @ _UNIMODULAR.transpose(0, 2, 1)

@@ -77,13 +77,14 @@ def write_model_card(
     """Writes `README.md` into a staged folder, from nothing but the files there.
 
     Args:
-        repository: `organisation/name` that the code in it loads.
-        license: identifier of the Hub for the weights.
-        datasets: per model the Hub id of the data set that it was trained on, None where there is none.
-        revision: tag or branch to recommend.
+        repository (`str`): `organisation/name` that the code in it loads.
+        license (`str`, defaults to `"unknown"`): Identifier of the Hub for the weights.
+        datasets (`Sequence[str | None]`, defaults to `()`):
+            Per model the Hub id of the data set that it was trained on, None where there is none.
+        revision (`str`, *optional*): Tag or branch to recommend.
 
     Returns:
-        The text.
+        `str`: The text.
 
     Raises:
         [`InputError`]: `huggingface_hub` does not read the header back as it was written.
@@ -143,10 +144,11 @@ class Check:
 class PublishedModel:
     """The files of one model in the folder that is published; `name` is its subfolder, "" for the first one.
 
-    Attributes:
-        config, example, recipe, metrics, training_metrics: what these files hold; empty where there is none.
-        run: the last part of run.json.
-        figures: names of the pictures.
+    Args:
+        config, example, recipe, metrics, training_metrics (`Mapping[str, Any]`):
+            What these files hold; empty where there is none.
+        run (`Mapping[str, Any]`): The last part of run.json.
+        figures (`Sequence[str]`): Names of the pictures.
     """
 
     name: str

@@ -62,8 +62,10 @@ def trained_on(
     """Hub id of what a model learned from, where it has one; None, and a line on stderr, where the card cannot tell.
 
     Args:
-        dataset: the folder that is published as `repository`; only its rows tell whether the model learned from it.
-        api: asks whether a data set that the recipe names is there; a dry run takes the recipe's word for it.
+        dataset (`str` or `Path`, *optional*):
+            The folder that is published as `repository`; only its rows tell whether the model learned from it.
+        api (`HfApi`, *optional*):
+            Asks whether a data set that the recipe names is there; a dry run takes the recipe's word for it.
     """
     if dataset is None:
         return _hub_dataset(run) if api is None else _published_dataset(run, api)

@@ -85,7 +85,8 @@ def local_names(names: Iterable[Any], public: Collection[str]) -> set[str]:
     `names` that are one, as they are written, absolute, and where their links lead.
 
     Args:
-        public: names that a folder may have and that are in every card, such as that of the repository.
+        public (`Collection[str]`):
+            Names that a folder may have and that are in every card, such as that of the repository.
     """
     texts = [str(Path.home()), *(str(one) for one in names if isinstance(one, str | Path) and is_local(one))]
     paths = [Path(text).expanduser() for text in texts]
@@ -99,12 +100,13 @@ def require_nothing_private(
     """The last look at what goes out. What is still there was not understood, so it is not rewritten but refused.
 
     Args:
-        files: name in the repository and file; pictures and numbers are not looked at.
-        folders: of this machine, absolute or as somebody named them. A single name, which tells nothing, is left out.
-        secrets: what must not be in any text, such as the token.
+        files (`Iterable[tuple[str, Path]]`): Name in the repository and file; pictures and numbers are not looked at.
+        folders (`Iterable[str]`):
+            Of this machine, absolute or as somebody named them. A single name, which tells nothing, is left out.
+        secrets (`Iterable[str]`, defaults to `()`): What must not be in any text, such as the token.
 
     Raises:
-        [`InputError`]: a text has one of them, or any token.
+        [`InputError`]: A text has one of them, or any token.
     """
     whole = [folder for folder in folders if folder]
     # Of a name with a space, which ends a path within a text, cleaning takes the first half alone.
@@ -145,7 +147,7 @@ def require_png(path: Path) -> None:
 def require_publishable_rows(path: Path) -> None:
     """
     Raises:
-        [`InputError`]: the file is damaged, has other columns than `STRUCTURE_FEATURES`, or a text in it names a
+        [`InputError`]: The file is damaged, has other columns than `STRUCTURE_FEATURES`, or a text in it names a
             folder of this machine or is a token; the line names the column.
     """
     try:

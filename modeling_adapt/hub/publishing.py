@@ -21,16 +21,16 @@ class Publication:
     """
     What a repository is to be.
 
-    Attributes:
-        repository: `organisation/name`.
-        files: name in the repository -> file; a README.md is among them.
-        kind: "model" or "dataset".
-        private: it must be private.
-        private_if_new: it is made private where it does not exist.
-        revision: branch; made where it does not exist. By default main.
-        tag: name for the commit.
-        ours: whether a file that is there and not in `files` is to be removed.
-        untested: folder with a model that must not stay where `files` has none for it.
+    Args:
+        repository (`str`): `organisation/name`.
+        files (`Mapping[str, Path]`): Name in the repository -> file; a README.md is among them.
+        kind (`str`, defaults to `"model"`): "model" or "dataset".
+        private (`bool`, defaults to `False`): It must be private.
+        private_if_new (`bool`, defaults to `False`): It is made private where it does not exist.
+        revision (`str`, *optional*): Branch; made where it does not exist. By default main.
+        tag (`str`, *optional*): Name for the commit.
+        ours (`Callable[[str], bool]`, *optional*): Whether a file that is there and not in `files` is to be removed.
+        untested (`str`, *optional*): Folder with a model that must not stay where `files` has none for it.
     """
 
     repository: str
@@ -57,13 +57,14 @@ class State:
     """
     What is there, and what an upload would do to it.
 
-    Attributes:
-        url: of the repository.
-        exists, private: it; where it does not exist it is not private.
-        head: the commit that the branch names, or will name when it is made.
-        makes_branch, tags: whether the branch, and the tag, are still to be made.
-        changed: files that are new or different.
-        gone: files of an earlier upload that are no longer part of it.
+    Args:
+        url (`str`): Of the repository.
+        exists, private (`bool`, defaults to `False`):
+            Whether it is there, and private; where it does not exist it is not private.
+        head (`str`, *optional*): The commit that the branch names, or will name when it is made.
+        makes_branch, tags (`bool`, defaults to `False`): Whether the branch, and the tag, are still to be made.
+        changed (`list[str]`, defaults to `[]`): Files that are new or different.
+        gone (`list[str]`, defaults to `[]`): Files of an earlier upload that are no longer part of it.
     """
 
     url: str
@@ -85,7 +86,7 @@ def connect() -> HfApi:
     The Hub, with the token of whoever is logged in; nothing is asked yet.
 
     Raises:
-        [`InputError`]: nobody is.
+        [`InputError`]: Nobody is.
     """
     token = get_token()
     if token is None:
@@ -103,10 +104,10 @@ def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterato
     anything goes up; then the data set is first, so that no card names one that is not there.
 
     Args:
-        rows: the data set; it becomes as private as the model, where it is new.
+        rows ([`Publication`], *optional*): The data set; it becomes as private as the model, where it is new.
 
     Raises:
-        [`InputError`]: as [`look`], [`make`] and [`send`].
+        [`InputError`]: As [`look`], [`make`] and [`send`].
     """
     wanted = [(model, look(api, model), "Upload ADAPT model")]
     if rows is not None:
@@ -121,7 +122,7 @@ def look(api: HfApi, what: Publication) -> State:
     """Asks the Hub and changes nothing there.
 
     Raises:
-        [`InputError`]: the Hub refuses, or cannot be reached, or what is there is something else, or may not be
+        [`InputError`]: The Hub refuses, or cannot be reached, or what is there is something else, or may not be
             changed; the line says what to do.
     """
     with answers(what.repository, what.kind, AS_IT_WAS):
@@ -147,7 +148,7 @@ def make(api: HfApi, what: Publication, state: State) -> State:
     """Makes the repository and the branch where they do not exist; what is there then.
 
     Raises:
-        [`InputError`]: as [`look`], or the Hub has something else of that name.
+        [`InputError`]: As [`look`], or the Hub has something else of that name.
     """
     with answers(what.repository, what.kind, AS_IT_WAS):
         if not state.exists:
@@ -167,7 +168,7 @@ def send(api: HfApi, what: Publication, state: State, message: str) -> State:
     on, and nobody sees half of it.
 
     Raises:
-        [`InputError`]: the Hub refuses, or cannot be reached; the line says what to do, and whether the files are
+        [`InputError`]: The Hub refuses, or cannot be reached; the line says what to do, and whether the files are
             there.
     """
     head = state.head

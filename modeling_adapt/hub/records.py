@@ -29,7 +29,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A mapping of JSON or YAML; empty where there is no such file.
 
     Raises:
-        [`InputError`]: it cannot be read, or what the card shows of it has another type than we write.
+        [`InputError`]: It cannot be read, or what the card shows of it has another type than we write.
     """
     if not path.is_file():
         return {}

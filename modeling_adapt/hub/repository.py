@@ -85,7 +85,7 @@ def is_same(path: Path, there: RepoFile | None) -> bool:
 def require_ours(api: HfApi, where: Mapping[str, Any], commit: str | None, there: Collection[str]) -> None:
     """
     Raises:
-        [`InputError`]: the repository holds something, and is no earlier upload. What its page makes when it is
+        [`InputError`]: The repository holds something, and is no earlier upload. What its page makes when it is
             created, a .gitattributes and a card that has a header alone, is nothing.
     """
     found = sorted(name for name in there if name != ".gitattributes")
@@ -142,9 +142,9 @@ def answers(repository: str, kind: str, state: str | Callable[[], str]) -> Itera
     """Turns what the Hub and the way there raise into an [`InputError`].
 
     Args:
-        repository: `organisation/name`.
-        kind: "model" or "dataset".
-        state: what is there after a failure in this block, or what finds it out.
+        repository (`str`): `organisation/name`.
+        kind (`str`): "model" or "dataset".
+        state (`str` or `Callable[[], str]`): What is there after a failure in this block, or what finds it out.
     """
     try:
         yield

@@ -25,10 +25,10 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".m
 @dataclass(frozen=True)
 class RunFolder:
     """
-    Attributes:
-        model: the folder of the checkpoint.
-        run: where `train.py` left its records; mostly the same folder.
-        evaluation: the folder that `evaluate.py` wrote for this model; None where there is none.
+    Args:
+        model (`Path`): The folder of the checkpoint.
+        run (`Path`): Where `train.py` left its records; mostly the same folder.
+        evaluation (`Path`, *optional*): The folder that `evaluate.py` wrote for this model; None where there is none.
     """
 
     model: Path
@@ -87,12 +87,13 @@ def open_runs(folders: Sequence[str | Path | None], evaluations: Sequence[str | 
 def open_run(folder: str | Path, evaluations: Sequence[str | Path] = ()) -> RunFolder:
     """
     Args:
-        folder: what `train.py` or `save_pretrained` wrote.
-        evaluations: folders that `evaluate.py` wrote; the one of this model is taken. Without one of this model, it is
-            looked for where one would put it: in the run, or beside the model.
+        folder (`str` or `Path`): What `train.py` or `save_pretrained` wrote.
+        evaluations (`Sequence[str | Path]`, defaults to `()`):
+            Folders that `evaluate.py` wrote; the one of this model is taken. Without one of this model, it is looked
+            for where one would put it: in the run, or beside the model.
 
     Raises:
-        [`InputError`]: there is no model in safetensors, a record is damaged, or an evaluation is not of one model.
+        [`InputError`]: There is no model in safetensors, a record is damaged, or an evaluation is not of one model.
     """
     run = Path(folder).expanduser()
     if not run.is_dir():
@@ -136,7 +137,7 @@ def _evaluation_folder(given: str | Path) -> Path:
     """The folder that `evaluate.py` wrote, also where its `metrics.json` is named.
 
     Raises:
-        [`InputError`]: there is no metrics.json, or its numbers are not those of one model.
+        [`InputError`]: There is no metrics.json, or its numbers are not those of one model.
     """
     folder = Path(given).expanduser()
     folder = folder.parent if folder.name == "metrics.json" and folder.is_file() else folder
@@ -154,7 +155,7 @@ def _evaluation_of(model: Path, given: Sequence[Path], nearby: Sequence[Path]) -
     """The evaluation of the checkpoint in `model`: of those that were given, or else the first of those nearby.
 
     Raises:
-        [`InputError`]: two of those given are of it.
+        [`InputError`]: Two of those given are of it.
     """
     found = [folder for folder in given if _is_of(folder, model, given=True)]
     if len(found) > 1:

@@ -86,19 +86,20 @@ def stage_repository(
     Writes all that is published of one model, or of two, and the card.
 
     Args:
-        runs: a model, and an energy beside a force model.
-        folder: to write into.
-        repository: `organisation/name` where it goes.
-        dataset, data_repository: the data set that is published too, if any, and where.
-        license: of the weights.
-        revision: tag or branch that the card recommends.
-        api: the Hub, or None where it must not be asked.
+        runs (`Sequence[RunFolder]`): A model, and an energy beside a force model.
+        folder (`Path`): To write into.
+        repository (`str`): `organisation/name` where it goes.
+        dataset (`str` or `Path`, *optional*): The data set that is published too, if any.
+        data_repository (`str`, defaults to `""`): Where that goes.
+        license (`str`, defaults to `"unknown"`): Of the weights.
+        revision (`str`, *optional*): Tag or branch that the card recommends.
+        api (`HfApi`, *optional*): The Hub, or None where it must not be asked.
 
     Returns:
-        Name in the repository -> file.
+        `dict[str, Path]`: Name in the repository -> file.
 
     Raises:
-        [`InputError`]: as [`stage_model`], or the second model is no energy beside forces.
+        [`InputError`]: As [`stage_model`], or the second model is no energy beside forces.
     """
     structure = example_structure(dataset)
     models = [stage_model(run, structure, folder, name) for run, name in zip(runs, SUBFOLDERS, strict=False)]
@@ -119,10 +120,10 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
     """Writes into `folder` all that is published of one model; below `name` where it is the second one.
 
     Returns:
-        The model.
+        `PreTrainedModel`: The model.
 
     Raises:
-        [`InputError`]: the model does not load, has weights that are not finite, or cannot read the example.
+        [`InputError`]: The model does not load, has weights that are not finite, or cannot read the example.
     """
     model, feature_extractor = load_model(run.model)
     if not model.config.gives_forces and not (run.model / FEATURE_EXTRACTOR_NAME).is_file():
@@ -158,7 +159,7 @@ def staged_files(folder: Path) -> dict[str, Path]:
     """Name in the repository -> file, of a staged folder.
 
     Raises:
-        [`InputError`]: something is there that is not on the list, or code that imports what a stranger need not have.
+        [`InputError`]: Something is there that is not on the list, or code that imports what a stranger need not have.
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in files.items():
@@ -270,7 +271,7 @@ def _with_answer(
     """`structure` with the `forces` and the `energy` that the model gives.
 
     Raises:
-        [`InputError`]: the model cannot read the structure, or gives what is not finite.
+        [`InputError`]: The model cannot read the structure, or gives what is not finite.
     """
     answer: dict[str, Any] = {}
     try:

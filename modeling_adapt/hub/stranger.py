@@ -62,10 +62,10 @@ def check_as_stranger(folder: str | Path, subfolders: Sequence[str] = ("",)) -> 
     """Loads every model of `folder` in a clean process, without network, cache or our package.
 
     Returns:
-        Largest deviation from the example of everything that was compared.
+        `dict[str, float]`: Largest deviation from the example of everything that was compared.
 
     Raises:
-        [`InputError`]: it does not load, has weights too many or too few, or computes something else.
+        [`InputError`]: It does not load, has weights too many or too few, or computes something else.
     """
     with tempfile.TemporaryDirectory(prefix="adapt-stranger-") as home:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}

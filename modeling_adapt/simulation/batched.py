@@ -31,7 +31,8 @@ def relax_batched(
     the place of one that has ended is taken by the next. The atoms of all structures are free to move.
 
     Args:
-        trajectory: from a name to the file that receives each frame, or None.
+        trajectory (`Callable[[str], Path | None]`, *optional*):
+            From a name to the file that receives each frame, or None.
     """
     wrapper = ADAPTTorchSimModel(model)
     conservative = isinstance(model, ADAPTForEnergy)

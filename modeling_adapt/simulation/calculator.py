@@ -50,19 +50,17 @@ class ADAPTCalculator(Calculator):
     spread of each atom in eV/Å; see [`predict`].
 
     Args:
-        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`], or a sequence of one kind):
-            Model of the forces; it is moved to `device` and put into evaluation mode.
-        energy_model ([`ADAPTForEnergy`], *optional*):
-            Energy model, treated likewise.
+        model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`):
+            Model of the forces, or a pooled one of the energy, or several of one kind; it is moved to `device` and put
+            into evaluation mode.
+        energy_model ([`ADAPTForEnergy`], *optional*): Energy model, treated likewise.
         energy_feature_extractor ([`ADAPTFeatureExtractor`], *optional*):
             The one that `energy_model` was saved with; it may have an order of atoms of its own.
         outside_domain (`str`, defaults to `"warn"`):
             What happens to a structure outside the region that the (first) model was trained on: `"raise"` an
             [`InputError`], `"warn"` once for each kind of finding ([`OutsideDomainWarning`]), or `"ignore"`.
-        num_images (`int`, defaults to 1):
-            Symmetry images to average over, at most 48.
-        device (`str` or `torch.device`, defaults to `"cpu"`):
-            Where the models run.
+        num_images (`int`, defaults to `1`): Symmetry images to average over, at most 48.
+        device (`str` or `torch.device`, defaults to `"cpu"`): Where the models run.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float64"` for the weights; as they are by default. `"float64"`, where
             positions are not rounded either, is for finite differences.
@@ -139,17 +137,19 @@ class ADAPTCalculator(Calculator):
         ```
 
         Args:
-            model (`str` or `Path`, or a sequence): folder or Hub id of a force checkpoint, or of a pooled energy.
-            energy_model (`str` or `Path`, *optional*): folder or Hub id of an energy checkpoint.
-            device (`str` or `torch.device`): where the models run.
-            outside_domain, num_images, dtype, compiled: as above.
-            revision (`str`, *optional*): branch, tag or commit of every Hub repository that is named; folders are
-                taken as they are.
-            energy_revision (`str`, *optional*): that of `energy_model`, where it is another one.
-            subfolder, energy_subfolder (`str`): where in `model` and in `energy_model` the checkpoint is.
+            model (`str`, `Path` or `Sequence[str | Path]`):
+                Folder or Hub id of a force checkpoint, or of a pooled energy; or several.
+            energy_model (`str` or `Path`, *optional*): Folder or Hub id of an energy checkpoint.
+            device (`str` or `torch.device`, defaults to `"cpu"`): Where the models run.
+            outside_domain, num_images, dtype, compiled: As for the class.
+            revision (`str`, *optional*):
+                Branch, tag or commit of every Hub repository that is named; folders are taken as they are.
+            energy_revision (`str`, *optional*): That of `energy_model`, where it is another one.
+            subfolder, energy_subfolder (`str`, defaults to `""`):
+                Where in `model` and in `energy_model` the checkpoint is.
 
         Raises:
-            [`InputError`]: a checkpoint does not exist, does not load, or has the other head; a `revision` where there
+            [`InputError`]: A checkpoint does not exist, does not load, or has the other head; a `revision` where there
                 are only folders; no such device.
         """
         names = [model] if isinstance(model, str | Path) else list(model)
@@ -198,7 +198,7 @@ class ADAPTCalculator(Calculator):
         """ASE's entry point: fills `self.results` with the properties asked for.
 
         Raises:
-            [`InputError`]: a structure that the model cannot read; the message names the atom. Or one outside the
+            [`InputError`]: A structure that the model cannot read; the message names the atom. Or one outside the
                 trained region, with `outside_domain="raise"`.
         """
         super().calculate(atoms, properties, system_changes)

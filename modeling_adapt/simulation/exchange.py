@@ -17,11 +17,12 @@ _TRUSTED = {"datetime", "doped", "numpy", "pymatgen", "uuid"}
 def as_atoms(structure: Any) -> Atoms:
     """
     Args:
-        structure: `ase.Atoms`, `pymatgen` `Structure` or `Molecule`, or a defect entry of `pymatgen` or `doped`, of
-            which the supercell is taken.
+        structure (`Any`):
+            `ase.Atoms`, `pymatgen` `Structure` or `Molecule`, or a defect entry of `pymatgen` or `doped`, of which the
+            supercell is taken.
 
     Raises:
-        [`InputError`]: none of these, or a charged defect: models know neutral ones only.
+        [`InputError`]: None of these, or a charged defect: models know neutral ones only.
     """
     if isinstance(structure, Atoms):
         return structure
@@ -44,7 +45,7 @@ def as_structure(atoms: Atoms) -> Any:
     `atoms` as a `pymatgen` `Structure`, or as a `Molecule` where they are not periodic; fixed atoms stay fixed.
 
     Raises:
-        [`InputError`]: pymatgen is not installed.
+        [`InputError`]: `pymatgen` is not installed.
     """
     try:
         from pymatgen.io.ase import AseAtomsAdaptor
@@ -87,7 +88,7 @@ def read_objects(path: Path) -> dict[str, Atoms]:
     doped), by their name there or their number. Charged defects of a mapping that has neutral ones are left out.
 
     Raises:
-        [`InputError`]: the file cannot be read, holds no structure, or the package that it needs is missing.
+        [`InputError`]: The file cannot be read, holds no structure, or the package that it needs is missing.
     """
     try:
         from monty.json import MontyDecoder

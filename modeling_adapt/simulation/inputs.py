@@ -22,16 +22,19 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     Reads what `index` selects of every input.
 
     Args:
-        inputs: files that ASE reads, folders of such files, folders of data sets, or globs of any of these.
-        index: which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
-        split: the split of a data set.
+        inputs (`Sequence[str | Path]`):
+            Files that ASE reads, folders of such files, folders of data sets, or globs of any of these.
+        index (`str`, defaults to `"-1"`):
+            Which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
+        split (`str`, defaults to `"test"`): The split of a data set.
 
     Returns:
-        Structures by name: the name of the file without its ending; the whole path where two files share one; with
-        the number of the frame, or the name of the defect in a file of doped, where an input gives several.
+        `dict[str, Atoms]`: Structures by name: the name of the file without its ending; the whole path where two files
+        share one; with the number of the frame, or the name of the defect in a file of doped, where an input gives
+        several.
 
     Raises:
-        [`InputError`]: an input that does not exist, cannot be read or has no such frame; a structure without atoms,
+        [`InputError`]: An input that does not exist, cannot be read or has no such frame; a structure without atoms,
             with positions that are not finite, or with two atoms at the same place.
     """
     paths = [path for name in inputs for path in _expanded(Path(name))]

@@ -25,11 +25,12 @@ IMAGES_AT_ONCE = 8
 @dataclass(frozen=True)
 class Prediction:
     """
-    Attributes:
-        forces: (N, 3) in eV/Å, float64; the mean.
-        forces_std: (N,) in eV/Å: root mean square distance of the members' forces from the mean. None of one member.
-        energy: in eV where the models give one.
-        energy_std: its standard deviation in eV; None of one member.
+    Args:
+        forces (`np.ndarray` of shape `(N, 3)`): In eV/Å, float64; the mean.
+        forces_std (`np.ndarray` of shape `(N,)`, *optional*):
+            In eV/Å: root mean square distance of the members' forces from the mean. None of one member.
+        energy (`float`, *optional*): In eV where the models give one.
+        energy_std (`float`, *optional*): Its standard deviation in eV; None of one member.
     """
 
     forces: np.ndarray
@@ -49,11 +50,12 @@ def predict(
     Each image is laid as the crystals of the first model's training lay, where that model knows it.
 
     Args:
-        models: force models, or pooled energies, in evaluation mode on one device.
-        num_images: how many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is
-            mapped onto itself, any other is turned along; a model with a trained alignment turns it back, so there the
-            images agree.
-        aligner (*optional*): of that model; one that is kept follows a structure that moves.
+        models (`Sequence[PreTrainedModel]`): Force models, or pooled energies, in evaluation mode on one device.
+        num_images (`int`, defaults to `1`):
+            How many of the 48 operations of Oh to average over; 1 is the structure as it is. A cubic cell is mapped
+            onto itself, any other is turned along; a model with a trained alignment turns it back, so there the images
+            agree.
+        aligner ([`Aligner`], *optional*): Of that model; one that is kept follows a structure that moves.
     """
     structure = structure_of(atoms)
     operations = octahedral_operations(num_images)

@@ -41,10 +41,11 @@ class Host:
     """
     The perfect crystal in the cell of the defects, and what a defect exchanges atoms with.
 
-    Attributes:
-        atoms: the supercell without a defect.
-        energy: its total energy in eV, by the model that gives the energies of the defects.
-        chemical_potentials: energy of an atom of each element in its reservoir in eV, on the same scale.
+    Args:
+        atoms (`Atoms`): The supercell without a defect.
+        energy (`float`): Its total energy in eV, by the model that gives the energies of the defects.
+        chemical_potentials (`Mapping[str, float]`):
+            Energy of an atom of each element in its reservoir in eV, on the same scale.
     """
 
     atoms: Atoms
@@ -73,8 +74,8 @@ class Host:
         Northrup, Phys. Rev. Lett. 67, 2339 (1991); Freysoldt et al., Rev. Mod. Phys. 86, 253 (2014)).
 
         Args:
-            atoms: the defect in the cell of the host.
-            energy: its total energy in eV.
+            atoms (`Atoms`): The defect in the cell of the host.
+            energy (`float`): Its total energy in eV.
         """
         self.require_fits(atoms)
         exchanged = self._exchanged(atoms)
@@ -92,17 +93,20 @@ class Candidate:
     """
     A relaxed structure among those of its composition.
 
-    Attributes:
-        name: as in the summary.
-        atoms: the relaxed structure.
-        energy: eV, where the model gives energies.
-        rank: place of its minimum by energy, from 1; equal for candidates in one minimum, None without energies.
-        energy_above_lowest: energy minus that of the lowest candidate of the composition in eV.
-        formation_energy: eV; None without a host.
-        same_as: name of the lowest candidate in the same minimum; its own where it is that one.
-        delta_q_to_lowest: mass-weighted distance to the lowest candidate of the composition in amu^1/2 Å, with atoms
-            matched but neither sites nor origins, so that one minimum at two sites is far apart; None without energies
-            and where the cells differ.
+    Args:
+        name (`str`): As in the summary.
+        atoms (`Atoms`): The relaxed structure.
+        energy (`float`, *optional*): In eV, where the model gives energies.
+        rank (`int`, *optional*):
+            Place of its minimum by energy, from 1; equal for candidates in one minimum, None without energies.
+        energy_above_lowest (`float`, *optional*): Energy minus that of the lowest candidate of the composition in eV.
+        formation_energy (`float`, *optional*): In eV; None without a host.
+        same_as (`str`, defaults to `""`):
+            Name of the lowest candidate in the same minimum; its own where it is that one.
+        delta_q_to_lowest (`float`, *optional*):
+            Mass-weighted distance to the lowest candidate of the composition in amu^1/2 Å, with atoms matched but
+            neither sites nor origins, so that one minimum at two sites is far apart; None without energies and where
+            the cells differ.
     """
 
     name: str

@@ -31,18 +31,20 @@ DISPLACED = 0.1  # Å; farther than the noise of a relaxation moves an atom
 @dataclass(frozen=True)
 class RelaxationResult:
     """
-    Attributes:
-        atoms: the last structure, with its forces in eV/Å (and energy in eV) attached.
-        status: "converged" only if the largest force fell below `fmax` and no step left the trained region.
-        steps: number of steps taken.
-        fmax: largest force on an atom that is free to move, in eV/Å.
-        largest_displacement: largest displacement of an atom from the start in Å, by the minimum image.
-        delta_q: mass-weighted displacement from the start in amu^1/2 Å.
-        displaced_atoms: number of atoms that moved by more than `DISPLACED`.
-        energy_change: energy of the last structure minus that of the first, in eV; None without energies.
-        forces_std: largest spread of the forces on an atom of the last structure in eV/Å, where they are means over
-            symmetry images or an ensemble; the spread of each atom is the array `forces_std` of `atoms`.
-        findings: where the relaxation left the trained region and at which step, one line each.
+    Args:
+        atoms (`Atoms`): The last structure, with its forces in eV/Å (and energy in eV) attached.
+        status (`Status`): "converged" only if the largest force fell below `fmax` and no step left the trained region.
+        steps (`int`): Number of steps taken.
+        fmax (`float`): Largest force on an atom that is free to move, in eV/Å.
+        largest_displacement (`float`): Largest displacement of an atom from the start in Å, by the minimum image.
+        delta_q (`float`): Mass-weighted displacement from the start in amu^1/2 Å.
+        displaced_atoms (`int`): Number of atoms that moved by more than `DISPLACED`.
+        energy_change (`float`, *optional*):
+            Energy of the last structure minus that of the first, in eV; None without energies.
+        forces_std (`float`, *optional*):
+            Largest spread of the forces on an atom of the last structure in eV/Å, where they are means over symmetry
+            images or an ensemble; the spread of each atom is the array `forces_std` of `atoms`.
+        findings (`tuple[str, ...]`): Where the relaxation left the trained region and at which step, one line each.
     """
 
     atoms: Atoms
@@ -71,13 +73,15 @@ def relax(
     which needs no energy. `atoms` itself stays as it is; its constraints are respected.
 
     Args:
-        atoms: the structure to start from; a pymatgen structure or a defect entry of doped does as well.
-        calculator: any ASE calculator with forces.
-        fmax: the relaxation has converged when no atom feels more than this, in eV/Å.
-        steps: most steps to take.
-        domain (*optional*): trained region of the model. A relaxation that leaves it is never "converged".
-        trajectory (*optional*): extended XYZ file that receives each frame as soon as it is known.
-        on_step (*optional*): called with the number of steps taken and the largest force in eV/Å.
+        atoms (`Atoms`): The structure to start from; a pymatgen structure or a defect entry of doped does as well.
+        calculator (`BaseCalculator`): Any ASE calculator with forces.
+        fmax (`float`, defaults to `0.05`): The relaxation has converged when no atom feels more than this, in eV/Å.
+        steps (`int`, defaults to `500`): Most steps to take.
+        domain ([`TrainingDomain`], *optional*):
+            Trained region of the model. A relaxation that leaves it is never "converged".
+        trajectory (`str` or `Path`, *optional*): Extended XYZ file that receives each frame as soon as it is known.
+        on_step (`Callable[[int, float], None]`, *optional*):
+            Called with the number of steps taken and the largest force in eV/Å.
     """
     atoms = as_atoms(atoms)
     watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step)
@@ -105,8 +109,9 @@ def relax_each(
     once what torch-sim can, where it is installed; then one after the other. Bars show the progress.
 
     Args:
-        trajectory: from a name to the file that receives each frame, or None.
-        one_by_one: nothing at once.
+        trajectory (`Callable[[str], Path | None]`, *optional*):
+            From a name to the file that receives each frame, or None.
+        one_by_one (`bool`, defaults to `False`): Nothing at once.
     """
     domain = calculator.domain
     together = {} if one_by_one else {name: one for name, one in structures.items() if can_batch(one, calculator)}
@@ -177,7 +182,7 @@ class RelaxationWatch:
         The next step, the start being the first: positions (N, 3) in Å, forces (N, 3) in eV/Å, energy in eV.
 
         Returns:
-            Whether the relaxation is to end: it has converged, or further steps would only add to the damage.
+            `bool`: Whether the relaxation is to end: it has converged, or further steps would only add to the damage.
         """
         self.steps += 1
         self.frame = _frame(self.start, positions, forces, energy)

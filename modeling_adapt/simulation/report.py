@@ -75,10 +75,10 @@ class Column(NamedTuple):
 class Trajectory(NamedTuple):
     """All steps of a relaxation.
 
-    Attributes:
-        start, end: the first and the last structure.
-        fmax: (S,) largest force on an atom that is free to move at each step in eV/Å.
-        energies: (S,) in eV; NaN where there are none.
+    Args:
+        start, end (`Atoms`): The first and the last structure.
+        fmax (`np.ndarray` of shape `(S,)`): Largest force on an atom that is free to move at each step in eV/Å.
+        energies (`np.ndarray` of shape `(S,)`): In eV; NaN where there are none.
     """
 
     start: Atoms
@@ -92,11 +92,11 @@ def write_report(output: Path, title: str | None = None) -> Path:
     Writes `report.html` into a folder of `relax.py`, which may be unfinished, and returns its path.
 
     Args:
-        output: the folder.
-        title (*optional*): heading of the page; by default it names the model.
+        output (`Path`): The folder.
+        title (`str`, *optional*): Heading of the page; by default it names the model.
 
     Raises:
-        [`InputError`]: the folder has no summary, or one that cannot be read.
+        [`InputError`]: The folder has no summary, or one that cannot be read.
     """
     try:
         lines, record = _summary(output), _record(output)

@@ -40,10 +40,11 @@ def chart(
     labels.
 
     Args:
-        x, y: (N,); what is not finite is left out.
-        line: x are steps, joined by a line with a dot at the last one; else dots, which differ above `threshold`.
-        logarithmic: along y.
-        threshold: y of a dashed line.
+        x, y (`np.ndarray` of shape `(N,)`): What is not finite is left out.
+        line (`bool`, defaults to `True`):
+            `x` are steps, joined by a line with a dot at the last one; else dots, which differ above `threshold`.
+        logarithmic (`bool`, defaults to `False`): Along y.
+        threshold (`float`, *optional*): `y` of a dashed line.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
@@ -111,10 +112,10 @@ def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequen
     defects and atoms far from them, and as JSON what its script draws.
 
     Args:
-        start: the structure before.
-        moved: (N, 3) displacements in Å.
-        distances: (N,) to the nearest defect in Å.
-        defects: of the start; they are put in the middle of the view, by periodic images.
+        start (`Atoms`): The structure before.
+        moved (`np.ndarray` of shape `(N, 3)`): Displacements in Å.
+        distances (`np.ndarray` of shape `(N,)`): To the nearest defect in Å.
+        defects (`Sequence[DefectSite]`): Of the start; they are put in the middle of the view, by periodic images.
     """
     positions, sites, box = _around(start, defects)
     displaced = np.linalg.norm(moved, axis=1) > DISPLACED
@@ -149,7 +150,8 @@ def _around(atoms: Atoms, defects: Sequence[DefectSite]) -> tuple[np.ndarray, np
     What is seen, in Å around the middle of the cell, with atoms wrapped so that the defects are there.
 
     Returns:
-        Positions of atoms (N, 3) and of defects (D, 3), and cell vectors (3, 3), none of a cell without volume.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Positions of atoms (N, 3) and of defects (D, 3), and cell vectors
+        (3, 3), none of a cell without volume.
     """
     if atoms.cell.rank < 3:
         return atoms.positions - atoms.positions.mean(axis=0), np.empty((0, 3)), np.empty((0, 3))

@@ -189,7 +189,7 @@ def write_as(format_name: str, path: Path, atoms: Atoms) -> None:
     Writes a structure in a format of [`require_writable_format`].
 
     Raises:
-        [`InputError`]: the format cannot hold such a structure.
+        [`InputError`]: The format cannot hold such a structure.
     """
     try:
         with whole_file(path) as unfinished:

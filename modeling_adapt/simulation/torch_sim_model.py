@@ -29,7 +29,8 @@ class ADAPTTorchSimModel(ModelInterface):
     ```
 
     Args:
-        model ([`ADAPTForForces`] or pooled [`ADAPTForEnergy`]): in evaluation mode, on the device where it is to run.
+        model ([`ADAPTForForces`] or [`ADAPTForEnergy`]):
+            In evaluation mode, on the device where it is to run; one of the energy is pooled.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -44,11 +45,11 @@ class ADAPTTorchSimModel(ModelInterface):
     def forward(self, state: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """
         Args:
-            state (`torch_sim.SimState`): positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns,
-                pbc (3,) of all systems.
+            state (`torch_sim.SimState`):
+                Positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns, pbc (3,) of all systems.
 
         Returns:
-            `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
+            `dict[str, torch.Tensor]`: `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
         """
         counts = torch.bincount(state.system_idx).tolist()
         numbers, positions = (

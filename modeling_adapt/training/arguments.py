@@ -99,7 +99,7 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
     model's configuration, of [`RunArguments`] and of [`ADAPTTrainingArguments`]. The command line wins.
 
     Raises:
-        [`InputError`]: the recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value;
+        [`InputError`]: The recipe is missing or no mapping, has an unknown key (the nearest is named) or a bad value;
             a field on the command line cannot act because of another one there.
     """
     parser = RecipeParser((RunArguments, ADAPTTrainingArguments), prog="train.py", add_help=False, allow_abbrev=False)
@@ -288,7 +288,7 @@ def describe_processes(training: ADAPTTrainingArguments) -> str:
     One line on the processes and the batch.
 
     Raises:
-        [`InputError`]: processes were launched together, but each would train alone.
+        [`InputError`]: Processes were launched together, but each would train alone.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched > 1 and training.world_size == 1:

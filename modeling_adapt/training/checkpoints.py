@@ -39,8 +39,9 @@ class Checkpoints(TrainerCallback):
     Seals the checkpoints of a run; older ones are removed only once the new one is whole.
 
     Attributes:
-        run: what a run that goes on from one of them must share, such as the hash of its data; plain JSON.
-        unfinished: the folder of the checkpoint that is being written.
+        run (`Mapping[str, Any]`):
+            What a run that goes on from one of them must share, such as the hash of its data; plain JSON.
+        unfinished (`Path`, *optional*): The folder of the checkpoint that is being written.
     """
 
     def __init__(self, run: Mapping[str, Any]) -> None:
@@ -116,7 +117,7 @@ def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:
     """Declares `folder` complete. Before, it is a checkpoint that was cut off, whatever it holds.
 
     Args:
-        run: what [`read_seal`] returns; plain JSON.
+        run (`Mapping[str, Any]`): What [`read_seal`] returns; plain JSON.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: _digest(folder / name, to_disk=True) for name in names}
@@ -130,7 +131,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
     """What [`seal_checkpoint`] was told about the run.
 
     Raises:
-        [`InputError`]: the checkpoint is incomplete, or a file of it is missing or has changed since.
+        [`InputError`]: The checkpoint is incomplete, or a file of it is missing or has changed since.
     """
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
@@ -191,7 +192,7 @@ def checkpoint_to_resume(training: ADAPTTrainingArguments) -> Path | None:
     from the beginning. What is wrong with newer ones is said; the run will write them anew.
 
     Raises:
-        [`InputError`]: the checkpoint is incomplete or damaged, or of another run; or the run starts from the
+        [`InputError`]: The checkpoint is incomplete or damaged, or of another run; or the run starts from the
             beginning, but its folder holds something that is no run.
     """
     wanted, output = training.resume_from_checkpoint, Path(training.output_dir)
@@ -224,13 +225,13 @@ def require_same_run(checkpoint: Path, run: Mapping[str, Any], config: PreTraine
     Holds the run that wrote `checkpoint` against one of this `config` that would go on from it.
 
     Args:
-        run: as for [`Checkpoints`].
+        run (`Mapping[str, Any]`): As for [`Checkpoints`].
 
     Returns:
-        `list[str]`: what differs and may be meant, one line each.
+        `list[str]`: What differs and may be meant, one line each.
 
     Raises:
-        [`InputError`]: going on would mix two runs: another model, other statistics, data, average or batch; or the
+        [`InputError`]: Going on would mix two runs: another model, other statistics, data, average or batch; or the
             checkpoint has no state of an optimiser.
     """
     if not any(checkpoint.glob("optimizer*")):

@@ -22,7 +22,7 @@ class ExponentialMovingAverage(TrainerCallback):
     ExponentialMovingAverage). It exists while the model trains; then the model is the average.
 
     Attributes:
-        checkpoint: folder that the training goes on from; `None` where it begins.
+        checkpoint (`Path`, *optional*): Folder that the training goes on from; `None` where it begins.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -43,12 +43,13 @@ def build_trainer(
     A trainer for `config`, whose statistics and trained domain are fitted on the training split alone.
 
     Args:
-        config: [`ADAPTConfig`] for forces or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
-        rows: `"train"` and, where there are, `"validation"` and `"test"`, with the columns of `STRUCTURE_FEATURES`
-            and the labels to learn.
+        config ([`ADAPTConfig`]): For forces, or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
+        rows (`Mapping[str, datasets.Dataset]`):
+            `"train"` and, where there are, `"validation"` and `"test"`, with the columns of `STRUCTURE_FEATURES` and
+            the labels to learn.
 
     Raises:
-        [`InputError`]: the recipe contradicts itself or the data.
+        [`InputError`]: The recipe contradicts itself or the data.
     """
     train_rows, validation_rows = rows["train"], rows.get("validation")
     _require_consistent(run, training, validation_rows)
@@ -164,7 +165,7 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     the scale of the forces, which such a model only has to weigh its loss.
 
     Raises:
-        [`InputError`]: the splits and the run do not fit together.
+        [`InputError`]: The splits and the run do not fit together.
     """
     train_rows = rows["train"]
     _require_fitting(config, run, train_rows)
@@ -211,7 +212,7 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     over: per atom for a sum of atomic energies, per structure for the published network.
 
     Returns:
-        Standard deviation of what is left over in eV.
+        `float`: Standard deviation of what is left over in eV.
     """
     found = survey(train_rows)
     baseline = CompositionBaseline.fit(found.compositions, found.energies)

@@ -22,11 +22,12 @@ class EpochSampler(Sampler[int]):
     labels, which add nothing to a loss (see [`StructureDataset`]).
 
     Args:
-        strategy: `"random"`, `"sequential"`, or `"group_by_length"`: random, with structures of similar size beside
-            each other, so that batches hold little padding.
-        group_size: structures of one optimiser step, within which `"group_by_length"` sorts.
-        multiple: the length is filled up to a multiple of this with blanks.
-        seed: at least 0.
+        strategy (`Strategy`):
+            `"random"`, `"sequential"`, or `"group_by_length"`: random, with structures of similar size beside each
+            other, so that batches hold little padding.
+        group_size (`int`, defaults to `1`): Structures of one optimiser step, within which `"group_by_length"` sorts.
+        multiple (`int`, defaults to `1`): The length is filled up to a multiple of this with blanks.
+        seed (`int`): At least 0.
     """
 
     def __init__(

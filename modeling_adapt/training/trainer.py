@@ -46,10 +46,10 @@ class ADAPTTrainer(Trainer):
     `Trainer` for batches of [`StructureCollator`].
 
     Args:
-        checkpoints: seals those that are written.
-        ema (*optional*): evaluated and saved in place of the weights that train on.
-        diagnosis (*optional*): measured at every evaluation.
-        callbacks: further ones.
+        checkpoints ([`Checkpoints`]): Seals those that are written.
+        ema ([`ExponentialMovingAverage`], *optional*): Evaluated and saved in place of the weights that train on.
+        diagnosis ([`Diagnosis`], *optional*): Measured at every evaluation.
+        callbacks (`list[TrainerCallback]`): Further ones.
     """
 
     def __init__(

@@ -69,21 +69,26 @@ def build_dataset(
     The result does not depend on `num_proc`, nor on how often the run was interrupted.
 
     Args:
-        folder: must not exist or be empty; appears when everything is done.
-        parts: descriptions of the parts, plain values that JSON can write; may be endless where there is a `limit`.
-        make: `make(part, notes)` yields the rows of a part, as [`structure_row`] returns them, and may leave
-            JSON values in the dictionary `notes`. A function of a module (or a `partial` of one) that gives the same
-            rows each time; with several processes it runs in fresh ones.
-        divide: says in which split each row goes, such as [`divide_rows`].
-        plan: whatever else decides the content of a part, such as options and the state of files; plain values.
-        provenance: what the card says of where the data come from, given the notes of all parts.
-        limit: number of rows wanted; no part is made beyond them, and rows beyond them are dropped.
-        expected: number of rows that there must be in the end.
-        num_proc: processes.
-        description: what the progress bar says.
+        folder (`str` or `Path`): Must not exist or be empty; appears when everything is done.
+        parts (`Iterable[Any]`):
+            Descriptions of the parts, plain values that JSON can write; may be endless where there is a `limit`.
+        make (`MakePart`):
+            `make(part, notes)` yields the rows of a part, as [`structure_row`] returns them, and may leave JSON values
+            in the dictionary `notes`. A function of a module (or a `partial` of one) that gives the same rows each
+            time; with several processes it runs in fresh ones.
+        divide (`Divide`): Says in which split each row goes, such as [`divide_rows`].
+        plan (`Any`, *optional*):
+            Whatever else decides the content of a part, such as options and the state of files; plain values.
+        provenance (`Callable[[list[Notes]], Mapping[str, Any]]`, *optional*):
+            What the card says of where the data come from, given the notes of all parts.
+        limit (`int`, *optional*):
+            Number of rows wanted; no part is made beyond them, and rows beyond them are dropped.
+        expected (`int`, *optional*): Number of rows that there must be in the end.
+        num_proc (`int`, defaults to `1`): Processes.
+        description (`str`, defaults to `"building"`): What the progress bar says.
 
     Raises:
-        InputError: if `folder` is not empty or in use, `make` raises one, no row came out, or not as many as
+        [`InputError`]: `folder` is not empty or in use, `make` raises one, no row came out, or not as many as
             `expected`, a disk is full or a worker was killed. Finished parts stay, and the same command goes on.
     """
     folder = require_empty_folder(folder)

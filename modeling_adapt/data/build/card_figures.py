@@ -25,7 +25,8 @@ class ForceFigures:
     """Collects in one pass, with bounded memory, what the figures of forces show.
 
     Args:
-        rows: number of structures that will come; of which `_SAMPLE`, evenly spread, are drawn against the distance.
+        rows (`int`):
+            Number of structures that will come; of which `_SAMPLE`, evenly spread, are drawn against the distance.
     """
 
     def __init__(self, rows: int) -> None:

@@ -48,17 +48,20 @@ def write_card(
     the notes at its end.
 
     Args:
-        provenance: where the data come from: command, options, calculator, versions; values that YAML can write.
-        name: title; by default the one of an earlier card, or the name of the folder.
-        license: identifier of the Hub, such as mit or cc-by-4.0; by default that of an earlier card, or unknown.
-        like: folder of the data set that this one was made from; its card counts as the earlier one.
-        checked: the rows are known to be valid, as they were made or read just now.
+        provenance (`Mapping[str, Any]`, *optional*):
+            Where the data come from: command, options, calculator, versions; values that YAML can write.
+        name (`str`, defaults to `""`): Title; by default the one of an earlier card, or the name of the folder.
+        license (`str`, defaults to `""`):
+            Identifier of the Hub, such as mit or cc-by-4.0; by default that of an earlier card, or unknown.
+        like (`str` or `Path`, *optional*):
+            Folder of the data set that this one was made from; its card counts as the earlier one.
+        checked (`bool`, defaults to `False`): The rows are known to be valid, as they were made or read just now.
 
     Returns:
-        What the data set holds, for [`summary_table`].
+        [`DatasetSummary`]: What the data set holds, for [`summary_table`].
 
     Raises:
-        InputError: if the folder holds no data set of structures, or its README.md has a header that is no YAML.
+        [`InputError`]: The folder holds no data set of structures, or its README.md has a header that is no YAML.
     """
     folder = Path(folder).expanduser()
     metadata, notes = _earlier_card(Path(like or folder).expanduser())

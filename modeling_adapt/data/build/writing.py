@@ -51,14 +51,15 @@ def write_dataset(rows_by_split: Mapping[str, Iterable[dict[str, Any]]], folder:
     An error half-way, also one raised by an iterator of rows, leaves nothing behind.
 
     Args:
-        rows_by_split: rows of [`structure_row`] by split name; lists or iterators.
-        folder: must not exist or be empty.
+        rows_by_split (`Mapping[str, Iterable[dict[str, Any]]]`):
+            Rows of [`structure_row`] by split name; lists or iterators.
+        folder (`str` or `Path`): Must not exist or be empty.
 
     Returns:
-        Number of rows written by split.
+        `dict[str, int]`: Number of rows written by split.
 
     Raises:
-        InputError: if the folder is not empty or there is no row at all.
+        [`InputError`]: The folder is not empty or there is no row at all.
     """
     with finished_folder(folder) as unfinished:
         (unfinished / "data").mkdir()
@@ -90,13 +91,14 @@ def write_divided(
     """Writes the data, `splits.csv`, `README.md` and `figures/` into an empty folder.
 
     Args:
-        sources, keys: of all rows.
-        divide: such as [`divide_rows`].
-        read: tables with the rows of given sorted numbers, in order.
-        provenance, name, like: of [`write_card`].
+        sources (`Sequence[str]`): Of all rows.
+        keys (`Sequence[RowKey]`): Likewise.
+        divide (`Divide`): Such as [`divide_rows`].
+        read (`Callable[[np.ndarray], Iterable[pa.Table]]`): Tables with the rows of given sorted numbers, in order.
+        provenance, name, like: As for [`write_card`].
 
     Returns:
-        Number of rows by split, and what the data set holds.
+        `tuple[dict[str, int], DatasetSummary]`: Number of rows by split, and what the data set holds.
     """
     splits, subsets = divide(sources, keys)
     counts = write_shards(folder, (splits, subsets), read)
@@ -110,10 +112,10 @@ def resplit(dataset: str | Path, folder: str | Path, divide: Divide, how: str) -
     The rows stay on disk; memory is for the sources and keys of all rows and for the structures of a few.
 
     Args:
-        dataset: folder or Hub id.
-        folder: must not exist or be empty.
-        divide: says where every row goes.
-        how: what was done, for the provenance.
+        dataset (`str` or `Path`): Folder or Hub id.
+        folder (`str` or `Path`): Must not exist or be empty.
+        divide (`Divide`): Says where every row goes.
+        how (`str`): What was done, for the provenance.
     """
     with finished_folder(folder) as unfinished:
         rows = datasets.concatenate_datasets(list(read_splits(dataset).values())).with_format("arrow")
@@ -142,12 +144,12 @@ def write_shards(folder: Path, division: Division, read: Callable[[np.ndarray], 
     """Writes the rows of each split to files of at most `ROWS_PER_SHARD` rows; memory is for a row group.
 
     Args:
-        folder: gets `data/<split>-00000-of-0000n.parquet`.
-        division: row numbers by split, and the smallest nested subset of each row.
-        read: tables with the rows of given sorted numbers, in order.
+        folder (`Path`): Gets `data/<split>-00000-of-0000n.parquet`.
+        division (`Division`): Row numbers by split, and the smallest nested subset of each row.
+        read (`Callable[[np.ndarray], Iterable[pa.Table]]`): Tables with the rows of given sorted numbers, in order.
 
     Returns:
-        Number of rows written by split.
+        `dict[str, int]`: Number of rows written by split.
     """
     splits, subsets = division
     (folder / "data").mkdir()

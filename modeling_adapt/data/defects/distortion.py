@@ -37,12 +37,13 @@ def distort(
     scale, and those too close to another one get new, smaller ones. No two atoms end closer than `SHORTEST_BONDS`.
 
     Args:
-        bond_factors: relative changes of the distances to the site to choose from.
-        rattle: largest standard deviation of the displacements in Å.
-        strain: largest entry of the strain tensor.
+        bond_factors (`Sequence[float]`, defaults to `BOND_FACTORS`):
+            Relative changes of the distances to the site to choose from.
+        rattle (`float`, defaults to `0.04`): Largest standard deviation of the displacements in Å.
+        strain (`float`, defaults to `0.0`): Largest entry of the strain tensor.
 
     Raises:
-        InputError: if atoms are too close even without distortion.
+        [`InputError`]: Atoms are too close even without distortion.
     """
     moved = _strained(defect, rng, strain)
     for site in moved.sites:

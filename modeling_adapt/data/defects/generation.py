@@ -39,14 +39,14 @@ def generate_dataset(
     that the calculator ended by an error.
 
     Args:
-        folder: must not exist or be empty.
-        structures: rows to make.
-        plan: what to make.
-        divide: rows to splits, as [`build_dataset`] wants it.
-        num_proc: processes; each starts with a calculator of its own.
+        folder (`str` or `Path`): Must not exist or be empty.
+        structures (`int`): Rows to make.
+        plan ([`GenerationPlan`]): What to make.
+        divide (`Divide`): Rows to splits, as [`build_dataset`] wants it.
+        num_proc (`int`, defaults to `1`): Processes; each starts with a calculator of its own.
 
     Raises:
-        InputError: if the calculator cannot be made, or ten trajectories in a row have not one usable frame.
+        [`InputError`]: The calculator cannot be made, or ten trajectories in a row have not one usable frame.
     """
     most = min(structures, _BLOCK * plan.frames)
     blocks = ([first, most] for first in itertools.count(0, _BLOCK))

@@ -55,9 +55,10 @@ class Site:
     """One defect site.
 
     Args:
-        kind: `v_Si` (vacancy), `Si_i` or `C_i` (interstitial), `C_Si` (substitution).
-        position: (3,) in Å, where the defect was put.
-        atoms: atoms that carry the site along, half-way between them if there are two; empty for a vacancy.
+        kind (`str`): `v_Si` (vacancy), `Si_i` or `C_i` (interstitial), `C_Si` (substitution).
+        position (`np.ndarray` of shape `(3,)`): In Å, where the defect was put.
+        atoms (`tuple[int, ...]`, defaults to `()`):
+            Atoms that carry the site along, half-way between them if there are two; empty for a vacancy.
     """
 
     kind: str
@@ -74,9 +75,9 @@ class Defect:
     """A structure with its defect sites; without any for a perfect crystal or a surface.
 
     Args:
-        atoms: the structure.
-        kind: key of `STRUCTURE_KINDS`.
-        sites: the defects in it.
+        atoms (`Atoms`): The structure.
+        kind (`str`): Key of `STRUCTURE_KINDS`.
+        sites (`tuple[Site, ...]`, defaults to `()`): The defects in it.
     """
 
     atoms: Atoms
@@ -250,8 +251,8 @@ def defect_complex(
     """Several of `POINT_DEFECTS`, each at a lattice site at a random distance from the one before.
 
     Args:
-        members: for each defect those to choose from.
-        within: least and largest distance in Å.
+        members (`Sequence[Sequence[str]]`): For each defect those to choose from.
+        within (`tuple[float, float]`): Least and largest distance in Å.
     """
     for _ in range(_ATTEMPTS):
         piece = Workpiece(host)

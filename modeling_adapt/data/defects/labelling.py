@@ -31,10 +31,11 @@ class LabelledFrame(NamedTuple):
 
 class Trajectory(NamedTuple):
     """
-    Attributes:
-        frames: those kept, in order.
-        dropped: number of frames with absurd forces, which are not among them.
-        failure: what the calculator raised, in one line, and where the trajectory therefore ends; None if it did not.
+    Args:
+        frames (`list[LabelledFrame]`): Those kept, in order.
+        dropped (`int`): Number of frames with absurd forces, which are not among them.
+        failure (`str`, *optional*):
+            What the calculator raised, in one line, and where the trajectory therefore ends; None if it did not.
     """
 
     frames: list[LabelledFrame]
@@ -77,7 +78,7 @@ def load_calculator(name: str) -> Calculator:
     """The calculator that `module:factory` makes, called without arguments.
 
     Raises:
-        InputError: if there is no such module or factory, or it makes something that has no forces.
+        [`InputError`]: There is no such module or factory, or it makes something that has no forces.
     """
     module, colon, factory = name.partition(":")
     if not (module and colon and factory):
@@ -106,10 +107,10 @@ def relaxation_trajectory(
     Absurd frames (the force on an atom above `ABSURD_FORCE`) are dropped first; [`spread`] chooses among the others.
 
     Args:
-        atoms: start; not modified.
-        frames: number to keep at most.
-        max_steps: FIRE steps at most.
-        fmax: convergence in eV/Å.
+        atoms (`Atoms`): Start; not modified.
+        frames (`int`, defaults to `10`): Number to keep at most.
+        max_steps (`int`, defaults to `60`): FIRE steps at most.
+        fmax (`float`, defaults to `0.02`): Convergence in eV/Å.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:
@@ -134,10 +135,10 @@ def dynamics_trajectory(
     Velocities start at twice the temperature: atoms at rest positions give half of it away at once.
 
     Args:
-        atoms: start; not modified.
-        temperature: in K.
-        frames: number to keep at most.
-        steps: of 2 fs.
+        atoms (`Atoms`): Start; not modified.
+        temperature (`float`): In K.
+        frames (`int`, defaults to `10`): Number to keep at most.
+        steps (`int`, defaults to `60`): Of 2 fs.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:

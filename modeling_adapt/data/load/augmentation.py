@@ -24,7 +24,7 @@ def octahedral(structure: dict[str, Any], rng: np.random.Generator) -> dict[str,
     """One of the 48 operations of Oh about the origin, then wrapping: exact, as a cubic cell is mapped onto itself.
 
     Raises:
-        InputError: if the cell is no cube along x, y, z that is periodic in all three directions.
+        [`InputError`]: The cell is no cube along x, y, z that is periodic in all three directions.
     """
     if not is_cubic(structure["cell"], structure["pbc"]):
         raise InputError("octahedral augmentation of a cell that is not cubic")
@@ -77,7 +77,7 @@ def augmentation_steps(names: Sequence[str], position_noise: float = 0.0) -> lis
     """The steps of these `names` (see `STEPS`), in order, then noise of `position_noise` Å unless that is 0.
 
     Raises:
-        InputError: for an unknown name, `octahedral` after `rotation`, or noise that is negative or not finite.
+        [`InputError`]: An unknown name, `octahedral` after `rotation`, or noise that is negative or not finite.
     """
     for name in names:
         if name not in STEPS:

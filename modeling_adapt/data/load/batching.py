@@ -53,12 +53,15 @@ class StructureDataset(Dataset):
     At a [`Blank`] index, the labels are -100, which no loss counts.
 
     Args:
-        dataset: rows as [`read_split`] returns them.
-        weighting: weights rows that have defect sites but no published weights. None leaves them at one.
-        augmentation: steps applied in this order to every item. What is drawn for a row depends on the seed, the epoch
-            (see [`set_epoch`]) and the row alone, so any number of workers and processes give the same data.
-        seed: of the augmentation, at least 0.
-        cutoff: of the model, in Å; items then have `neighbours`, unless they are augmented. None: they have none.
+        dataset (`datasets.Dataset`): Rows as [`read_split`] returns them.
+        weighting ([`ImportanceWeighting`], *optional*):
+            Weights rows that have defect sites but no published weights. None leaves them at one.
+        augmentation (`Sequence[AugmentationStep]`, defaults to `()`):
+            Steps applied in this order to every item. What is drawn for a row depends on the seed, the epoch (see
+            [`set_epoch`]) and the row alone, so any number of workers and processes give the same data.
+        seed (`int`, defaults to `0`): Of the augmentation, at least 0.
+        cutoff (`float`, *optional*):
+            Of the model, in Å; items then have `neighbours`, unless they are augmented. None: they have none.
     """
 
     def __init__(
@@ -227,12 +230,13 @@ class StructureCollator:
         Trainer(model, arguments, train_dataset=rows, data_collator=collator).train()
 
     Args:
-        feature_extractor: [`ADAPTFeatureExtractor`].
-        target: `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded
-            with 0 and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
+        feature_extractor ([`ADAPTFeatureExtractor`]): The one of the model.
+        target (`Target`, defaults to `"forces"`):
+            `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded with 0
+            and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
             `"energy_and_forces"` adds these, `reference_forces` (B, N, 3) padded with -100, and the weights and
             distances too. `rows` (B,) holds the index of each structure in its data set, where it has one.
-        weighting: for rows; as for [`StructureDataset`], which weighs its own.
+        weighting ([`ImportanceWeighting`], *optional*): For rows; as for [`StructureDataset`], which weighs its own.
     """
 
     def __init__(

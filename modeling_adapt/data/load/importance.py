@@ -14,9 +14,10 @@ def defect_distances(
     """Distances in Å of atoms (N, 3) to defect sites (S, 3): (N, S) float64.
 
     Args:
-        cell, pbc: as for [`shortest_images`].
-        minimum_image: measure to the nearest periodic image; otherwise between coordinates as they are, which is what
-            the published weights do.
+        cell, pbc (`np.ndarray`): As for [`shortest_images`].
+        minimum_image (`bool`, defaults to `True`):
+            Measure to the nearest periodic image; otherwise between coordinates as they are, which is what the
+            published weights do.
     """
     cells, periodic = np.asarray(cell, dtype=np.float64)[None], np.asarray(pbc, dtype=bool)[None]
     return stacked_defect_distances([positions], [sites], cells, periodic, minimum_image).T
@@ -32,12 +33,13 @@ def stacked_defect_distances(
     """Distances in Å within many structures at once: (T, N) float64, a row for each of the T defect sites.
 
     Args:
-        positions: (N_b, 3) in Å of each of B structures. Row t is about the structure that site t belongs to, and
-            only its first N_b distances mean anything.
-        sites: (S_b, 3) in Å of each structure.
-        cells: (B, 3, 3) in Å.
-        pbc: (B, 3).
-        minimum_image: as for [`defect_distances`].
+        positions (`Sequence[np.ndarray]` of shape `(N_b, 3)`):
+            In Å of each of B structures. Row t is about the structure that site t belongs to, and only its first N_b
+            distances mean anything.
+        sites (`Sequence[np.ndarray]` of shape `(S_b, 3)`): In Å of each structure.
+        cells (`np.ndarray` of shape `(B, 3, 3)`): In Å.
+        pbc (`np.ndarray` of shape `(B, 3)`): Periodic directions.
+        minimum_image (`bool`, defaults to `True`): As for [`defect_distances`].
     """
     owners = np.repeat(np.arange(len(sites)), [len(own) for own in sites])
     padded = np.zeros((len(positions), 3, max(map(len, positions))))  # numpy is quickest along a long last axis

@@ -27,16 +27,17 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
     """Loads one split with the columns and types of `STRUCTURE_FEATURES`.
 
     Args:
-        dataset: a folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
+        dataset (`str` or `Path`):
+            A folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
             `hf://datasets/organisation/name` always does.
-        split: such as `"train"`.
-        target: keep only the rows that carry this label, or both. None keeps all.
-        revision: branch, tag or commit of a Hub repository.
+        split (`str`): Such as `"train"`.
+        target (`Target`, *optional*): Keep only the rows that carry this label, or both. None keeps all.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
 
     Raises:
-        InputError: one line for a missing folder, a folder without data set, an unknown split (the existing ones are
-            named), missing columns, a split in which no row has the wanted label, a row that is no valid structure,
-            or a folder with a revision.
+        [`InputError`]: One line for a missing folder, a folder without data set, an unknown split (the existing ones
+            are named), missing columns, a split in which no row has the wanted label, a row that is no valid
+            structure, or a folder with a revision.
     """
     splits = load_splits(dataset, revision)
     if split not in splits:
@@ -87,11 +88,11 @@ def select_subset(rows: Dataset, percent: float) -> Dataset:
     """The rows of the nested subset of so many percent.
 
     Args:
-        rows: the train split, as [`read_split`] returns it.
-        percent: one of `SUBSETS`; 100 is always all of them.
+        rows (`Dataset`): The train split, as [`read_split`] returns it.
+        percent (`float`): One of `SUBSETS`; 100 is always all of them.
 
     Raises:
-        InputError: if there is no such subset, or the data set has none.
+        [`InputError`]: There is no such subset, or the data set has none.
     """
     if percent not in SUBSETS:
         raise InputError(f"there is no subset of {percent:g} %; there are {', '.join(map(str, SUBSETS))}")
@@ -111,7 +112,7 @@ def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | N
     the same one; without the Hub, when it was last asked. None for a folder, which has none.
 
     Raises:
-        InputError: as [`read_split`].
+        [`InputError`]: As [`read_split`].
     """
     folder = _folder_of(str(dataset), revision)
     return None if is_local(dataset) else folder.name
@@ -178,7 +179,7 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     """The files of every split, as `datasets.load_dataset` finds them.
 
     Raises:
-        InputError: if the folder holds no data set of structures.
+        [`InputError`]: The folder holds no data set of structures.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -208,7 +209,7 @@ def parquet_tables(paths: list[Path], checked: bool = False) -> Iterator[pa.Tabl
     """The rows in pieces of at most `ROWS_PER_READ`; `checked` where they are known to be valid.
 
     Raises:
-        InputError: if a file is damaged, or a row is no valid structure.
+        [`InputError`]: A file is damaged, or a row is no valid structure.
     """
     for path in paths:
         first = 0

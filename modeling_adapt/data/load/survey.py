@@ -38,16 +38,17 @@ class DatasetStatistics:
 class Survey:
     """Of B rows; arrays are in the order of the rows.
 
-    Attributes:
-        content_hash: short SHA-256 over structures and labels, in order: two runs that name the same one have learned
-            from the same rows, wherever these are stored.
-        elements: (E,) atomic numbers that occur, sorted.
-        counts: (B, E) atoms of each of them.
-        energies: (B,) in eV, NaN where there is none.
-        cubic: (B,) which cells are periodic cubes along x, y, z.
-        defective: (B,) which rows have a defect site.
-        weighted: (B,) which rows have published weights.
-        statistics: None of no rows.
+    Args:
+        content_hash (`str`):
+            Short SHA-256 over structures and labels, in order: two runs that name the same one have learned from the
+            same rows, wherever these are stored.
+        elements (`np.ndarray` of shape `(E,)`): Atomic numbers that occur, sorted.
+        counts (`np.ndarray` of shape `(B, E)`): Atoms of each of them.
+        energies (`np.ndarray` of shape `(B,)`): In eV, NaN where there is none.
+        cubic (`np.ndarray` of shape `(B,)`): Which cells are periodic cubes along x, y, z.
+        defective (`np.ndarray` of shape `(B,)`): Which rows have a defect site.
+        weighted (`np.ndarray` of shape `(B,)`): Which rows have published weights.
+        statistics ([`DatasetStatistics`], *optional*): None of no rows.
     """
 
     content_hash: str
@@ -88,7 +89,7 @@ def fit_statistics(rows: datasets.Dataset) -> DatasetStatistics:
     """Statistics in float64.
 
     Raises:
-        InputError: if there are no rows.
+        [`InputError`]: There are no rows.
     """
     statistics = survey(rows).statistics
     if statistics is None:
@@ -100,7 +101,7 @@ def require_cubic_cells(rows: datasets.Dataset) -> None:
     """Checks that the augmentation `octahedral` is a symmetry of every cell.
 
     Raises:
-        InputError: naming the first row that has another cell.
+        [`InputError`]: Naming the first row that has another cell.
     """
     if (others := np.flatnonzero(~survey(rows).cubic)).size:
         row = int(others[0])

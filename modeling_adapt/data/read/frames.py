@@ -31,12 +31,13 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
     """What `index` selects of a file, in Python's notation: "0", "-1", ":", "::10"; nothing where it selects nothing.
 
     Args:
-        path: a file of any format that ASE reads.
-        index: see above.
-        kind: ASE's name of the format, such as vasp-out; by default it is found by name and content.
+        path (`Path`): A file of any format that ASE reads.
+        index (`str`, *optional*): See above; by default all.
+        kind (`str`, *optional*):
+            ASE's name of the format, such as vasp-out; by default it is found by name and content.
 
     Raises:
-        InputError: for a file that is missing, empty or not readable.
+        [`InputError`]: A file that is missing, empty or not readable.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a file")
@@ -74,7 +75,7 @@ def find_runs(folder: str | Path) -> list[Path]:
     """The vasprun.xml or else the OUTCAR, also compressed, of every folder in a tree that has one, sorted by folder.
 
     Raises:
-        InputError: if there is none.
+        [`InputError`]: There is none.
     """
     runs = []
     seen = set()
@@ -103,12 +104,12 @@ def read_run(path: Path, kind: str, notes: dict[str, Any]) -> Iterator[Atoms]:
     """The complete ionic steps of a run; of one that was cut off, those before.
 
     Args:
-        path: of its output.
-        kind: see [`run_kind`].
-        notes: gets `cut_off`, whether VASP did not come to its end.
+        path (`Path`): Of its output.
+        kind (`str`): See [`run_kind`].
+        notes (`dict[str, Any]`): Gets `cut_off`, whether VASP did not come to its end.
 
     Raises:
-        InputError: if there is no complete step, or the file of a run that ended is damaged.
+        [`InputError`]: There is no complete step, or the file of a run that ended is damaged.
     """
     last_lines = _last_lines(path)
     notes["cut_off"] = not any(_LAST_WORDS[kind] in line for line in last_lines)

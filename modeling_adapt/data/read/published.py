@@ -38,13 +38,13 @@ _GROUP, _PERIOD = 3, 4  # columns
 class PublishedStructures(NamedTuple):
     """Where the structures of a file lie, with one value in each list per structure; plain values, as JSON has them.
 
-    Attributes:
-        path: of the file with the features, and with the forces where there are any.
-        indices: their numbers in the file.
-        features: (n, 12) or (n, 13).
-        forces: (n, 3) in eV/Å; no values in an energy file.
-        energies: in eV; None where that is not known.
-        trajectories: their names; no values before they are found.
+    Args:
+        path (`str`): Of the file with the features, and with the forces where there are any.
+        indices (`list[int]`): Their numbers in the file.
+        features (`list[StoredTensor]`): Each (n, 12) or (n, 13).
+        forces (`list[StoredTensor]`): Each (n, 3) in eV/Å; no values in an energy file.
+        energies (`list[float | None]`): In eV; None where that is not known.
+        trajectories (`list[str]`): Their names; no values before they are found.
     """
 
     path: str
@@ -73,11 +73,11 @@ class PublishedStructures(NamedTuple):
 class Tokens(NamedTuple):
     """One structure.
 
-    Attributes:
-        numbers: (N,) elements.
-        positions: (N, 3) in Å, float64.
-        weights: (N,) importance weights, or None where the file has none.
-        is_atom: (rows,) which rows of the matrix are atoms and not padding.
+    Args:
+        numbers (`np.ndarray` of shape `(N,)`): Elements.
+        positions (`np.ndarray` of shape `(N, 3)`): In Å, float64.
+        weights (`np.ndarray` of shape `(N,)`, *optional*): Importance weights, or None where the file has none.
+        is_atom (`np.ndarray` of shape `(rows,)`): Which rows of the matrix are atoms and not padding.
     """
 
     numbers: np.ndarray
@@ -135,7 +135,7 @@ def read_tokens(structures: PublishedStructures) -> Iterator[Tokens]:
     """The structures one by one.
 
     Raises:
-        InputError: for a descriptor that is no number, or an unknown element; naming file, frame and atom.
+        [`InputError`]: A descriptor that is no number, or an unknown element; naming file, frame and atom.
     """
     matrices = read_tensors(structures.path, structures.features)
     for index, matrix in zip(structures.indices, matrices, strict=True):
@@ -214,9 +214,9 @@ class PublishedImport:
     """What there is to import, for `build_dataset`.
 
     Args:
-        parts: all structures in order, with their trajectories.
-        plan: what else decides the content of the rows, in plain values.
-        make: from a part to its rows.
+        parts (`list[PublishedStructures]`): All structures in order, with their trajectories.
+        plan (`Any`): What else decides the content of the rows, in plain values.
+        make (`Callable[[PublishedStructures, dict[str, Any]], Iterator[dict[str, Any]]]`): From a part to its rows.
     """
 
     parts: list[PublishedStructures]
@@ -242,14 +242,15 @@ def plan_import(
     becomes a row without forces. Trajectories are found as [`same_trajectory`] tells them apart.
 
     Args:
-        forces: the force file.
-        energies: files with features and energies.
-        cell_edge: of the cubic cell, in Å.
-        host: of [`SiteSearch`]. Where it finds none, the atoms that are not of the most common element are the sites.
-        progress: called with numbers of structures that were read.
+        forces (`str` or `Path`): The force file.
+        energies (`tuple[str | Path, str | Path]`, *optional*): Files with features and energies.
+        cell_edge (`float`, defaults to `CELL_EDGE`): Of the cubic cell, in Å.
+        host (`str`, defaults to `"auto"`):
+            Of [`SiteSearch`]. Where it finds none, the atoms that are not of the most common element are the sites.
+        progress (`Progress`, *optional*): Called with numbers of structures that were read.
 
     Raises:
-        InputError: for files that are missing, damaged or of another format; naming file, frame and atom.
+        [`InputError`]: Files that are missing, damaged or of another format; naming file, frame and atom.
     """
     SiteSearch(host)  # a host that cannot be read is an error now, and not when the work begins
     files = [Path(forces), *map(Path, energies or ())]

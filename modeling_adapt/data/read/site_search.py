@@ -21,10 +21,11 @@ class SiteSearch:
     """Finds the defect sites of structures, one after another.
 
     Args:
-        host: `"auto"`, `"none"`, or the file of the perfect crystal, in any format that ASE reads.
+        host (`str`, defaults to `"auto"`):
+            `"auto"`, `"none"`, or the file of the perfect crystal, in any format that ASE reads.
 
     Raises:
-        InputError: if there is no such file.
+        [`InputError`]: There is no such file.
     """
 
     def __init__(self, host: str = "auto"):
@@ -35,12 +36,13 @@ class SiteSearch:
         """The columns `defect_sites`, (S, 3) in Å, and `defect_kinds` of a row; neither where there is no host.
 
         Args:
-            atoms: a structure that [`structure_row`] accepts.
-            new_trajectory: otherwise the host found for the structure before is tried first, which saves time.
-            where: what errors call the structure.
+            atoms (`Atoms`): A structure that [`structure_row`] accepts.
+            new_trajectory (`bool`):
+                Otherwise the host found for the structure before is tried first, which saves time.
+            where (`str`, defaults to `"structure"`): What errors call the structure.
 
         Raises:
-            InputError: if a host was given that is not the one of this structure.
+            [`InputError`]: A host was given that is not the one of this structure.
         """
         defects = self._automatically(atoms, new_trajectory) if self._automatic else self._against_given(atoms, where)
         if defects is None:

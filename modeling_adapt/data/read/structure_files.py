@@ -19,13 +19,14 @@ from .site_search import SiteSearch
 class StructureFile(NamedTuple):
     """One file to import; plain values, as `build_dataset` wants them for a part.
 
-    Attributes:
-        path: of the file.
-        name: what rows call it in `source` and `trajectory`.
-        split: where all of it goes; empty where that is not decided yet. Part of the names of its trajectories, which
-            in two splits are two.
-        one_trajectory: whether the file is one, which bears the name of its folder.
-        state: see [`file_state`].
+    Args:
+        path (`str`): Of the file.
+        name (`str`): What rows call it in `source` and `trajectory`.
+        split (`str`):
+            Where all of it goes; empty where that is not decided yet. Part of the names of its trajectories, which in
+            two splits are two.
+        one_trajectory (`bool`): Whether the file is one, which bears the name of its folder.
+        state (`tuple[int, int]`): See [`file_state`].
     """
 
     path: str
@@ -39,10 +40,10 @@ def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
     """The files to import: those named, and of folders the VASP runs in them.
 
     Args:
-        inputs: split, empty where none is named, and path.
+        inputs (`Sequence[tuple[str, Path]]`): Split, empty where none is named, and path.
 
     Raises:
-        InputError: for a file that is missing, and a folder without a VASP run.
+        [`InputError`]: A file that is missing, and a folder without a VASP run.
     """
     files: list[StructureFile] = []
     seen: set[tuple[str, str]] = set()
@@ -72,12 +73,13 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
     `info["config_type"]`, `info["defect_sites"]` ((S, 3) in Å) and `info["defect_kinds"]` are taken over.
 
     Args:
-        part: the file.
-        notes: gets `skipped`, one line for each thing left out, and `cut_off` for a VASP run that did not end.
-        options: see there.
+        part ([`StructureFile`]): The file.
+        notes (`dict[str, Any]`):
+            Gets `skipped`, one line for each thing left out, and `cut_off` for a VASP run that did not end.
+        options ([`ReadingOptions`]): See there.
 
     Raises:
-        InputError: for a file that is missing, empty or not readable, and for a frame without forces or with bad data.
+        [`InputError`]: A file that is missing, empty or not readable, and a frame without forces or with bad data.
     """
     path = Path(part.path)
     skipped: list[str] = notes.setdefault("skipped", [])

@@ -55,9 +55,9 @@ class Fingerprints:
     """Of M structures with the same composition.
 
     Args:
-        rows: (M,) their numbers.
-        values: (M, 48) float32.
-        cells: (M, 3, 3) in Å.
+        rows (`np.ndarray` of shape `(M,)`): Their numbers.
+        values (`np.ndarray` of shape `(M, 48)`): Float32.
+        cells (`np.ndarray` of shape `(M, 3, 3)`): In Å.
     """
 
     rows: np.ndarray
@@ -164,12 +164,13 @@ def near_duplicates(splits: Mapping[str, datasets.Dataset], tolerance: float = 0
     coordinates they are, and in a perfect crystal all vacancies are shifted copies of each other.
 
     Args:
-        splits: rows as [`read_split`] returns them.
-        tolerance: in Å, below 0.4. Steps of a relaxation near its end differ by less than 0.05 Å, independent
-            snapshots at room temperature by far more.
+        splits (`Mapping[str, datasets.Dataset]`): Rows as [`read_split`] returns them.
+        tolerance (`float`, defaults to `0.05`):
+            In Å, below 0.4. Steps of a relaxation near its end differ by less than 0.05 Å, independent snapshots at
+            room temperature by far more.
 
     Raises:
-        InputError: if the tolerance is so large that atoms could be confused.
+        [`InputError`]: The tolerance is so large that atoms could be confused.
     """
     if not 0 < tolerance < _NO_NEIGHBOUR:
         raise InputError(

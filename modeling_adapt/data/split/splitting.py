@@ -37,10 +37,10 @@ class Group(NamedTuple):
     """Rows that stay together.
 
     Args:
-        name: of the trajectory, or of the config type.
-        config_type: the one of most of its rows.
-        has_forces: of any of its rows.
-        rows: their numbers.
+        name (`str`): Of the trajectory, or of the config type.
+        config_type (`str`): The one of most of its rows.
+        has_forces (`bool`): Of any of its rows.
+        rows (`list[int]`): Their numbers.
     """
 
     name: str
@@ -104,17 +104,20 @@ def assign_rows(
     different models, and each needs a train split. The outcome depends on the keys and the seed, not on their order.
 
     Args:
-        keys: one per row.
-        split: three fractions for train, validation and test, or the name of one split for all rows.
-        by: `"config_type"` never divides a config type either: each goes to one split as a whole.
-        hold_out: config types whose trajectories go to the split `held_out` instead, to measure how a model does on
-            kinds that it has never seen; validation and test then stay what they are, kinds that it knows.
+        keys (`Sequence[RowKey]`): One per row.
+        split (`str`, defaults to `"0.8,0.1,0.1"`):
+            Three fractions for train, validation and test, or the name of one split for all rows.
+        by (`Unit`, defaults to `"trajectory"`):
+            `"config_type"` never divides a config type either: each goes to one split as a whole.
+        hold_out (`Sequence[str]`, defaults to `()`):
+            Config types whose trajectories go to the split `held_out` instead, to measure how a model does on kinds
+            that it has never seen; validation and test then stay what they are, kinds that it knows.
 
     Returns:
-        Sorted row numbers by split; empty splits are left out.
+        `dict[str, list[int]]`: Sorted row numbers by split; empty splits are left out.
 
     Raises:
-        InputError: if `split` is neither, a config type to hold out is not there, or the config types are too few to
+        [`InputError`]: `split` is neither, a config type to hold out is not there, or the config types are too few to
             be divided as wholes.
     """
     fractions = split_fractions(split)
@@ -220,8 +223,8 @@ def train_subsets(keys: Sequence[RowKey], splits: Mapping[str, Sequence[int]], s
     and those with an energy alone are drawn separately. As in [`assign_rows`], the order of the rows does not matter.
 
     Args:
-        keys: of all rows.
-        splits: row numbers by split name, as [`assign_rows`] returns them.
+        keys (`Sequence[RowKey]`): Of all rows.
+        splits (`Mapping[str, Sequence[int]]`): Row numbers by split name, as [`assign_rows`] returns them.
     """
     subsets = np.full(len(keys), np.nan, dtype=np.float32)
     found = groups(keys, splits.get("train", ()))
@@ -261,9 +264,9 @@ def write_split_file(
     """Writes one line per row, split by split.
 
     Args:
-        sources: the `source` of every row.
-        splits: row numbers by split name.
-        subsets: (rows,) as [`train_subsets`] returns them.
+        sources (`Sequence[str]`): The `source` of every row.
+        splits (`Mapping[str, Sequence[int]]`): Row numbers by split name.
+        subsets (`np.ndarray` of shape `(rows,)`): As [`train_subsets`] returns them.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -280,10 +283,11 @@ def read_split_file(
     """Divides rows as a file of [`write_split_file`] says, by their source; further lines of the file are not used.
 
     Returns:
-        Row numbers by split name, and the subset of every row as in [`train_subsets`].
+        `tuple[dict[str, list[int]], np.ndarray]`: Row numbers by split name, and the subset of every row as in
+        [`train_subsets`].
 
     Raises:
-        InputError: if the file is missing or no such file, says two things of a source, lacks a row, or divides a
+        [`InputError`]: The file is missing or no such file, says two things of a source, lacks a row, or divides a
             trajectory.
     """
     lines = _lines(Path(path))
