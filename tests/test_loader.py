@@ -16,7 +16,7 @@ from modeling_adapt.data.structures import structure_row
 from modeling_adapt.elements_adapt import descriptors
 from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
-from modeling_adapt.training.sampling import EpochSampler
+from modeling_adapt.training.trainer import EpochSampler
 
 
 def make_rows() -> list[dict]:

@@ -7,7 +7,7 @@ from modeling_adapt import ADAPTFeatureExtractor
 from modeling_adapt.data.load.augmentation import augmentation_steps
 from modeling_adapt.data.load.batching import Blank, StructureCollator, StructureDataset
 from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.training.sampling import EpochSampler
+from modeling_adapt.training.trainer import EpochSampler
 
 POOLED = {"architecture": "pairwise", "num_vector_channels": 8}
 

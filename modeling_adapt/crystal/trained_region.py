@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from ..errors import InputError
 from .alignment import SAME_HOST, TrainedAlignment, fit_alignment
 from .contacts import CONTACT_CUTOFF, closest_contacts
-from .displacement import largest_displacement
+from .minimum_image import largest_displacement
 from .symmetry import atoms_of
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...

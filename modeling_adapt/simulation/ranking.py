@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ..crystal.displacement import delta_q
+from ..crystal.minimum_image import delta_q
 from ..crystal.structure_match import Surroundings, match_atoms
 from ..data.read.frames import read_frames
 from ..errors import InputError

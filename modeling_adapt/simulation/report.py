@@ -13,8 +13,7 @@ from ase import Atoms
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..crystal.defect_sites import DefectSite, find_defects
-from ..crystal.displacement import displacements
-from ..crystal.minimum_image import shortest_images
+from ..crystal.minimum_image import displacements, shortest_images
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole

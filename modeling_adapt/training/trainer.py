@@ -1,28 +1,34 @@
-"""The Hugging Face Trainer, told what an ADAPT batch is and what a checkpoint of it must survive."""
+"""
+The Hugging Face Trainer, told what an ADAPT batch is and what a checkpoint of it must survive; and the order in which
+an epoch visits its structures: a function of seed and epoch alone, exact on many processes.
+"""
 
 import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ..data.load.batching import StructureDataset
+from ..data.load.batching import Blank, StructureDataset
 from ..errors import InputError
 from ..modeling_adapt import IGNORE_INDEX
 from .callbacks import is_done, stopped
 from .checkpoints import Checkpoints, readable_errors
 from .diagnosis import Diagnosis
 from .ema import ExponentialMovingAverage
-from .sampling import EpochSampler, Strategy
+
+Strategy = Literal["random", "sequential", "group_by_length"]
 
 # What a batch holds for metrics and messages; the models do not take it.
 _NOT_FOR_THE_MODEL = ("nearest_defect", "rows")
@@ -39,6 +45,53 @@ HOOKS = {
     "evaluation_loop": ("metric_key_prefix",),
     "save_model": ("output_dir",),
 }
+
+
+class EpochSampler(Sampler[int]):
+    """
+    The rows of `dataset` in the order of its epoch. Every process, and a run that was resumed, has the same one.
+
+    Where many processes share an epoch whose length they do not divide, accelerate would repeat the first structures,
+    so that N processes learn something else than one. Here blanks fill the last batches instead: structures without
+    labels, which add nothing to a loss (see [`StructureDataset`]).
+
+    Args:
+        strategy (`Strategy`):
+            `"random"`, `"sequential"`, or `"group_by_length"`: random, with structures of similar size beside each
+            other, so that batches hold little padding.
+        group_size (`int`, defaults to `1`): Structures of one optimiser step, within which `"group_by_length"` sorts.
+        multiple (`int`, defaults to `1`): The length is filled up to a multiple of this with blanks.
+        seed (`int`): At least 0.
+    """
+
+    def __init__(
+        self, dataset: StructureDataset, strategy: Strategy, seed: int, group_size: int = 1, multiple: int = 1
+    ) -> None:
+        self.dataset, self.strategy, self.seed = dataset, strategy, seed
+        self.group_size, self.multiple = group_size, multiple
+        self.sizes = dataset.sizes() if strategy == "group_by_length" else None
+
+    def __len__(self) -> int:
+        return len(self.dataset) + self._num_blanks
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        yield from order
+        for _ in range(self._num_blanks):
+            yield Blank(order[-1])
+
+    @property
+    def _num_blanks(self) -> int:
+        return -len(self.dataset) % self.multiple
+
+    def _order(self) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(len(self.dataset)))
+        rng = np.random.default_rng((self.seed, self.dataset.epoch))
+        if self.sizes is None:
+            return rng.permutation(len(self.dataset)).tolist()
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return get_length_grouped_indices(self.sizes, self.group_size, generator=generator)
 
 
 class ADAPTTrainer(Trainer):

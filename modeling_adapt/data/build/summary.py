@@ -26,9 +26,9 @@ _TALLY = {
 class DatasetSummary:
     """
     Attributes:
-        defect_kinds: sites of each kind.
-        subsets: structures by the smallest subset that they are in, in percent.
-        bytes_by_split: in Arrow's memory.
+        defect_kinds (`Counter`): Sites of each kind.
+        subsets (`Counter`): Structures by the smallest subset that they are in, in percent.
+        bytes_by_split (`Counter`): In Arrow's memory.
     """
 
     def __init__(self) -> None:
