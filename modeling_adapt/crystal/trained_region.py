@@ -133,11 +133,9 @@ class TrainingDomain:
 
     def _check_number_of_atoms(self, atoms: Atoms) -> str | None:
         low, high = self.number_of_atoms
-        return (
-            None
-            if self.local or low <= len(atoms) <= high
-            else f"{len(atoms)} atoms; training had {_interval(low, high)}"
-        )
+        if self.local or low <= len(atoms) <= high:
+            return None
+        return f"{len(atoms)} atoms; training had {_interval(low, high)}"
 
     def _check_cell(self, atoms: Atoms) -> str | None:
         periodicity = _periodicity(atoms)

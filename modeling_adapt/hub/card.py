@@ -7,7 +7,7 @@ The sentences are in `templates/model_card.md.jinja`.
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ class PublishedModel:
     @property
     def training_settings(self) -> dict[str, str]:
         """What the recipe has beside the model, where it is not the default."""
-        defaults = {field.name: _default(field) for field in fields(RunArguments)}
+        defaults = asdict(RunArguments(dataset=""))
         no_settings = {*MODEL_FIELDS, *_NO_SETTINGS}
         return _settings(
             {
@@ -287,10 +287,6 @@ def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _require_readable(text: str, results: list[EvalResult]) -> None:

@@ -92,14 +92,19 @@ def _earlier_card(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "README.md"
     if not path.exists():
         return {}, ""
-    try:
-        card = DatasetCard.load(path, ignore_metadata_errors=False)
-    except Exception as error:  # the YAML library raises many types
-        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+    card = read_card(path)
     if not isinstance(card.data.to_dict().get("provenance") or {}, dict):
         raise InputError(f"{path}: provenance in its header must be a mapping; correct or remove it")
     body, mark, notes = card.text.partition(_NOTES)
     return card.data.to_dict(), (notes if mark else body).strip()
+
+
+def read_card(path: Path) -> DatasetCard:
+    """Raises [`InputError`] where the header of a card is no YAML."""
+    try:
+        return DatasetCard.load(path, ignore_metadata_errors=False)
+    except Exception as error:  # the YAML library raises many types
+        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
 
 
 def _read(folder: Path, checked: bool) -> _Contents:
