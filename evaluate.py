@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import evaluate
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate())
+    sys.exit(run_command(main))

@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import upload
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.hub_upload import main
 
 if __name__ == "__main__":
-    sys.exit(upload())
+    sys.exit(run_command(main))

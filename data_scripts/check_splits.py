@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import check_splits
+from modeling_adapt.cli.check_splits import main
+from modeling_adapt.cli.command_line import run_command
 
 if __name__ == "__main__":
-    sys.exit(check_splits())
+    sys.exit(run_command(main))

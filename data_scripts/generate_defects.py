@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import generate
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.generate_defects import main
 
 if __name__ == "__main__":
-    sys.exit(generate())
+    sys.exit(run_command(main))

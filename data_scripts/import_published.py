@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import import_published
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.import_published import main
 
 if __name__ == "__main__":
-    sys.exit(import_published())
+    sys.exit(run_command(main))

@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import import_structures
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.import_structures import main
 
 if __name__ == "__main__":
-    sys.exit(import_structures())
+    sys.exit(run_command(main))

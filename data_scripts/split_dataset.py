@@ -2,7 +2,8 @@
 
 import sys
 
-from modeling_adapt.cli.console import split
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.split_dataset import main
 
 if __name__ == "__main__":
-    sys.exit(split())
+    sys.exit(run_command(main))

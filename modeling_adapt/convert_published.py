@@ -2,7 +2,8 @@
 
 import sys
 
-from .cli.console import convert
+from .cli.command_line import run_command
+from .cli.convert_published import main
 
 if __name__ == "__main__":
-    sys.exit(convert())
+    sys.exit(run_command(main))

@@ -146,7 +146,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch):
     (tmp_path / "slow.py").write_text(
         "import sys, time\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "from modeling_adapt.cli.import_published import main\n"
+        "from data_scripts.import_published import main\n"
         "from modeling_adapt.data.build import building\n"
         "from modeling_adapt.data.read import published\n"
         "published.STRUCTURES_PER_PART = 3\n"

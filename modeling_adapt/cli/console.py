@@ -1,4 +1,4 @@
-"""The commands, for the scripts that are doors to them and for `adapt-train` and the others of `pyproject.toml`."""
+"""The commands of an installed package, `adapt-train` and the others; `pyproject.toml` names them."""
 
 from collections.abc import Callable
 from importlib import import_module

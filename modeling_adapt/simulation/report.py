@@ -1,7 +1,6 @@
 """The results of `relax.py` as one page that opens in any browser without a network: `templates/report.html.jinja`."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..errors import InputError, one_line
 from ..files import write_whole
 from .relaxation import DISPLACED
 from .report_drawings import FRAME, NEAR, chart, view
-from .results import BETWEEN, RECORD, Line, SummaryFile, trajectory_file
+from .results import BETWEEN, Line, SummaryFile, read_record, trajectory_file
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PAGES = Environment(
@@ -98,7 +97,7 @@ def write_report(output: Path, title: str | None = None) -> Path:
         [`InputError`]: The folder has no summary, or one that cannot be read.
     """
     try:
-        lines, record = _summary(output), _record(output)
+        lines, record = _summary(output), read_record(output)
         models = " + ".join(map(str, record.get("model", [])))
         expected = record.get("structures")
         columns = _columns(lines)
@@ -141,19 +140,6 @@ def _ranks(path: Path) -> dict[str, Line]:
         if row.get("same_as") == row["name"]:
             row["same_as"] = ""  # each is the same as itself
     return {row["name"]: row for row in rows}
-
-
-def _record(output: Path) -> Mapping[str, Any]:
-    path = output / RECORD
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is no record of relax.py")
-    return record
 
 
 def _facts(record: Mapping[str, Any], models: str) -> dict[str, str]:

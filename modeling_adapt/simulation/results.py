@@ -63,18 +63,27 @@ def record_of(options: Mapping[str, Any], structures: Mapping[str, Atoms]) -> di
     return recorded | {"structures": len(structures), "sha256": digest.hexdigest()}
 
 
-def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
-    """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
+def read_record(output: Path) -> dict[str, Any]:
+    """What `relax.json` holds; nothing where there is none. Raises [`InputError`] where it is damaged."""
     path = output / RECORD
     if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; relax into a new folder") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is no record of relax.py; relax into a new folder")
+    return record
+
+
+def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
+    """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
+    there = read_record(output)
+    if not there:
         require_empty_folder(output)
         return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        compared = (name for name in record if name not in _OF_THE_RANKING)
-        different = [name for name in compared if there.get(name) != record[name]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; name a new folder") from error
+    different = [name for name in record if name not in _OF_THE_RANKING and there.get(name) != record[name]]
     if different:
         name = different[0]
         what = f"{name} {there.get(name)}, not {record[name]}"
