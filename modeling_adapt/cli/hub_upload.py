@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 
 EXAMPLE = """\
 examples:
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int | None:
         )
         data = publishing.Publication(data_repository, rows, "dataset", ours=dataset.is_of_dataset, **options)
         for done in publishing.publish(api, model, data if rows else None):
-            _say(done.url, done.commit, len(done.sent), len(done.removed))
+            _say(done.url, str(done.head), len(done.changed), len(done.gone))
     return 0
 
 
@@ -141,7 +141,3 @@ def _say(url: str, commit: str, sent: int, removed: int) -> None:
 def _size(path: Path) -> str:
     size = path.stat().st_size
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..training.options import RunArguments, help_text
-from .command_line import run_command
 
 if TYPE_CHECKING:
     import datasets
@@ -92,7 +91,3 @@ def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Datas
                 "with data_scripts/split_dataset.py"
             ) from None
     return rows
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
