@@ -12,9 +12,7 @@ from .minimum_image import require_cell
 
 CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
 SAME_PLACE = 0.1  # Å; two atoms nearer than this are one atom that was written twice
-_BOXES = (
-    25  # along the longest cell vector at most, in which neighbours are looked for; most of smaller ones are empty
-)
+_SHORTEST_SEARCH = 1.0  # Å; the cell is divided into boxes of that size, and most of smaller ones would be empty
 
 
 class Contact(NamedTuple):
@@ -58,12 +56,9 @@ def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.nd
     require_cell(lattice)
     cell = Cell(lattice).complete()
     fractional = cell.scaled_positions(atoms.positions)
-    fractional -= np.where(pbc, np.floor(fractional), fractional.min(axis=0, initial=np.inf))
-    # Unit vectors along open directions become as long as the atoms need, so that a search box holds few of them.
-    edges = cell.array * np.where(pbc, 1.0, 1.0 + fractional.max(axis=0, initial=0.0))[:, None]
-    reach = max(cutoff, np.linalg.norm(edges, axis=1).max() / _BOXES)
+    fractional[:, pbc] %= 1.0  # the search counts its way into the cell
     first, second, distances = neighbour_list(
-        "ijd", positions=fractional @ cell.array, cell=edges, pbc=pbc, cutoff=reach
+        "ijd", positions=fractional @ cell.array, cell=cell.array, pbc=pbc, cutoff=max(cutoff, _SHORTEST_SEARCH)
     )
     once = (first <= second) & (distances < cutoff)
     return first[once].astype(np.intp), second[once].astype(np.intp), distances[once]
