@@ -31,7 +31,7 @@ from modeling_adapt.loading import HEADS
 from modeling_adapt.tables import format_table
 from modeling_adapt.training.arguments import preset_config
 from modeling_adapt.training.preparation import fit_statistics_of
-from modeling_adapt.training.sampling import EpochSampler
+from modeling_adapt.training.trainer import EpochSampler
 
 BATCH_SIZE = 64
 RIGID = ["rotation", "inversion", "translation"]

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import trange
 
 from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command, whole_number
-from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.crystal.minimum_image import largest_displacement
 from modeling_adapt.data.defects.distortion import distort
 from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe

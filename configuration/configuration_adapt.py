@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -34,10 +35,21 @@ PIPELINES = {
     "atom-forces": {"impl": "pipeline_adapt.AtomForcesPipeline", "pt": ["AutoModel"], "type": "multimodal"},
 }
 
+DEFAULT_MODEL = "adapt-si"  # what commands, the calculator and the pipeline use where no model is named
+
 _EARLIER_NAMES = {"geometry": "architecture", "num_descriptors": "descriptors"}
 
 # One or more numbers as a person, a JSON file or numpy says them.
 Numbers = list[float | int] | tuple[float | int, ...]
+
+
+def in_the_box(name: Any) -> Any:
+    """
+    The folder of a model that comes with the package, for its bare name; every other name as it is. A folder of that
+    name is meant by its path (`./adapt-si`), a repository with its organisation.
+    """
+    folder = Path(__file__).parents[1] / "pretrained" / str(name)
+    return str(folder) if Path(str(name)).name == str(name) and (folder / "config.json").is_file() else name
 
 
 def _refuses_unread_fields(config_class: Any) -> Any:
@@ -96,6 +108,8 @@ class ADAPTConfig(PreTrainedConfig):
         pairwise_cutoff (`float`, defaults to `5.0`): Of `"pairwise"`: distance in Å where the envelope of a pair ends.
         num_radial_basis (`int`, defaults to `12`): Of `"pairwise"`: functions of the distance.
         num_vector_channels (`int`, defaults to `32`): Of `"pairwise"`: width of the vector stream.
+        vector_messages (`bool`, defaults to `False`):
+            Of `"pairwise"`: messages also tell of the vectors of their sender.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
@@ -140,6 +154,7 @@ class ADAPTConfig(PreTrainedConfig):
     pairwise_cutoff: float | int = 5.0
     num_radial_basis: int = 12
     num_vector_channels: int = 32
+    vector_messages: bool = False
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
     remove_net_force: bool = False
@@ -153,6 +168,10 @@ class ADAPTConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
     units: dict = dataclasses.field(default_factory=lambda: dict(UNITS))
     adapt_version: str | None = None
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        return super().get_config_dict(in_the_box(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -366,4 +385,4 @@ class ADAPTEnergyConfig(ADAPTConfig):
 
 ADAPTConfig.register_for_auto_class()  # so that `save_pretrained` puts this file into the checkpoint
 
-__all__ = ["ADAPTConfig", "ADAPTEnergyConfig"]
+__all__ = ["DEFAULT_MODEL", "ADAPTConfig", "ADAPTEnergyConfig", "in_the_box"]

@@ -14,7 +14,7 @@ import numpy as np
 from ase.optimize import FIRE
 
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.crystal.minimum_image import largest_displacement
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.errors import InputError
 

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from modeling_adapt.crystal.displacement import delta_q, displacements, largest_displacement
+from modeling_adapt.crystal.minimum_image import delta_q, displacements, largest_displacement
 from modeling_adapt.data.defects.distortion import distort
 from modeling_adapt.data.defects.kinds import STRUCTURE_KINDS, silicon_supercell
 from modeling_adapt.data.defects.labelling import erhart_albe

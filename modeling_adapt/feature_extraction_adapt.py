@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from .configuration_adapt import in_the_box
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 from .neighbours_adapt import Neighbours, find_neighbours, wrap
 
@@ -49,6 +50,10 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.canonical_order = canonical_order
         self.cutoff = cutoff
+
+    @classmethod
+    def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        return super().get_feature_extractor_dict(in_the_box(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def for_model(cls, config: Any) -> "ADAPTFeatureExtractor":

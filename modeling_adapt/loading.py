@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
 
 from .configuration.versions_adapt import upgraded
-from .configuration_adapt import ADAPTConfig
+from .configuration_adapt import ADAPTConfig, in_the_box
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub_access import hub_problem, is_local
@@ -42,7 +42,8 @@ def load_model(
     Loads a force or energy model for inference.
 
     Args:
-        model (`str` or `Path`): Folder written by `save_pretrained` or `train.py`, or a Hub id `org/name`.
+        model (`str` or `Path`):
+            Folder written by `save_pretrained` or `train.py`, a Hub id `org/name`, or the name of a model in the box.
         head (`type[PreTrainedModel]`, *optional*):
             [`ADAPTForForces`] or [`ADAPTForEnergy`] where only that one will do.
         subfolder (`str`, defaults to `""`):
@@ -59,6 +60,7 @@ def load_model(
             cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`; it
             was written by a later version, in a format or units that this one does not read.
     """
+    model = in_the_box(model)
     local, config_file = is_local(model), Path(model) / subfolder / "config.json"
     if local and not config_file.is_file():
         raise InputError(f"{model} is no checkpoint: {config_file} does not exist; name a folder written by train.py")
@@ -123,6 +125,7 @@ def pinned_revision(model: str | Path, revision: str | None = None) -> str | Non
 
 def weights_folder(model: str | Path, subfolder: str = "", revision: str | None = None) -> Path:
     """Where the files of a model lie that has been loaded: its folder, or that in the cache of the Hub."""
+    model = in_the_box(model)
     if is_local(model):
         return Path(model) / subfolder
     config = cached_file(str(model), CONFIG_NAME, subfolder=subfolder, revision=revision)

@@ -25,7 +25,7 @@ from transformers.utils import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
+from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig, in_the_box
 from .elements_adapt import SYMBOLS
 from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear, ADAPTNormalizer, float32_or_better
 from .encoder_adapt import (
@@ -272,7 +272,7 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """As everywhere in transformers; weights of an earlier format are upgraded, as their configuration is."""
-        name = pretrained_model_name_or_path
+        name = in_the_box(pretrained_model_name_or_path)
         if name is None or "state_dict" in kwargs:
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
         hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}

@@ -5,14 +5,15 @@ Tokens carry no coordinates. Atoms meet through their displacements, to all peri
 damped by a smooth envelope that ends there; nothing else distinguishes pairs. Who is near whom comes with the batch
 (see `neighbours_adapt.py`); here displacements are only measured. Atoms carry an invariant hidden state and a stream
 of vectors. What is built from displacements transforms with them: the features of degree l are sums over real
-spherical harmonics Y_l, coupled by Gaunt coefficients (products of order three per layer, in the manner of the atomic
-cluster expansion, Drautz, Phys. Rev. B 99, 014104 (2019)). Forces read from the vectors are exactly equivariant under
-rotation, reflection, permutation, translation and wrapping.
+spherical harmonics Y_l, multiplied as functions on the sphere (products of order three per layer, in the manner of the
+atomic cluster expansion, Drautz, Phys. Rev. B 99, 014104 (2019)). Forces read from the vectors are exactly equivariant
+under rotation, reflection, permutation, translation and wrapping.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from .neighbours_adapt import SAME_PLACE, find_neighbours
 DEGREES = (0, 1, 2, 3)  # of the spherical harmonics; 1 + 3 + 5 + 7 = 16 components
 WIDTHS = [2 * degree + 1 for degree in DEGREES]
 PRODUCT_WIDTH = sum(WIDTHS[:3])  # degrees up to 2 enter products
+ATOMS_AT_ONCE = 256
+MOST_PARTS = 32
 
 
 def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -68,71 +71,62 @@ def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
 
 @lru_cache
-def gaunt_coefficients() -> np.ndarray:
+def product_grid() -> tuple[np.ndarray, np.ndarray]:
     """
-    Means of Y_a Y_b Y_c over the sphere for degrees 0 to 2, (9, 9, 9): how two features couple to a third.
+    The points at which functions on the sphere are multiplied, the 26 directions of a cube's faces, edges and corners.
 
-    Integrated by a product rule (Gauss-Legendre times uniform angles) that is exact for these polynomials.
+    A rule of V. I. Lebedev (1976) integrates polynomials up to degree 7 exactly with them, and three functions up to
+    degree 2 are of degree 6. The product at the points, brought back, is therefore the coupling of two functions by
+    Gaunt coefficients, in a third of the memory.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: From features of degree 0 to 2 to their values at the points (26, 9), and from
+        values to features (9, 26).
     """
-    cosines, weights = np.polynomial.legendre.leggauss(8)
-    angles = 2 * np.pi * np.arange(16) / 16
-    z, angle = np.meshgrid(cosines, angles, indexing="ij")
-    radius = np.sqrt(1 - z**2)
-    unit = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=-1).reshape(-1, 3)
-    harmonics = spherical_harmonics(torch.from_numpy(unit)).numpy()[:, :PRODUCT_WIDTH]
-    weights = np.repeat(weights, len(angles)) / (2 * len(angles))
-    return np.einsum("p,pa,pb,pc->abc", weights, harmonics, harmonics, harmonics)
-
-
-@dataclass
-class ADAPTPairs:
-    """
-    The pairs of a batch, as many slots S as the atom with the most of them has.
-
-    Args:
-        index (`torch.LongTensor` of shape `(B, N, S)`): The other atom, as row of the flattened batch (B N).
-        radial (`torch.Tensor` of shape `(B, N, S, num_radial_basis)`):
-            Functions of the distance times the envelope, which is 1 at distance zero and 0 at the cutoff; zero in
-            empty slots.
-        harmonics (`torch.Tensor` of shape `(B, N, 16, S)`): Spherical harmonics of the direction to the other atom.
-    """
-
-    index: torch.Tensor
-    radial: torch.Tensor
-    harmonics: torch.Tensor
+    points = np.array([point for point in product((-1, 0, 1), repeat=3) if any(point)], dtype=float)
+    squares = (points**2).sum(axis=1)
+    weights = np.array([1 / 21, 4 / 105, 9 / 280])[squares.astype(int) - 1]
+    unit = torch.from_numpy(points / np.sqrt(squares)[:, None])
+    values = spherical_harmonics(unit).numpy()[:, :PRODUCT_WIDTH]
+    return values, (weights[:, None] * values).T
 
 
 class ADAPTPairMeasure(nn.Module):
-    """From positions and the list of neighbours to [`ADAPTPairs`], in float32 or better."""
+    """From positions and the list of neighbours to what the layers read of pairs, in float32 or better."""
 
     def __init__(self, config: ADAPTConfig):
         super().__init__()
         self.cutoff = float(config.pairwise_cutoff)
-        self.sharpness = (config.num_radial_basis - 1) / 0.75
-        self.centres = ADAPTConstant(np.linspace(0.25, 1, config.num_radial_basis).tolist())
+        self.sharpness = math.sqrt(0.5) * (config.num_radial_basis - 1) / 0.75
+        centres = self.sharpness * np.linspace(0.25, 1, config.num_radial_basis)
+        self.centres = ADAPTConstant(centres.tolist())
 
     def forward(
-        self,
-        positions: torch.Tensor,
-        cell: torch.Tensor | None,
-        neighbours: torch.Tensor,
-        neighbour_shifts: torch.Tensor,
-    ) -> ADAPTPairs:
-        """See [`ADAPTModel.forward`] for the shapes."""
-        batch_size, num_atoms, _ = positions.shape
-        offsets = num_atoms * torch.arange(batch_size, device=positions.device)[:, None, None]
-        index = neighbours.clamp(min=0) + offsets
-        displacements = nn.functional.embedding(index, positions.reshape(-1, 3)) - positions[:, :, None]
-        if cell is not None:
-            shifts = neighbour_shifts.to(cell.dtype).flatten(1, 2) @ cell
-            displacements = displacements + shifts.view_as(displacements)
+        self, positions: torch.Tensor, owners: torch.Tensor, index: torch.Tensor, shifts: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            positions (`torch.Tensor` of shape `(M, 3)`): Of all atoms of the batch, in Å.
+            owners (`torch.Tensor` of shape `(m, 3)`): Positions of those atoms whose pairs are measured.
+            index (`torch.LongTensor` of shape `(m, S)`): The other atom, its row in `positions`; -1 in empty slots.
+            shifts (`torch.Tensor` of shape `(m, S, 3)`, *optional*): Of the other atom, in Å.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Functions of the distance (m, S, num_radial_basis) times the envelope,
+            which is 1 at distance zero and 0 at the cutoff and in empty slots; and spherical harmonics of the
+            directions (m, 16, S).
+        """
+        displacements = nn.functional.embedding(index.clamp(min=0), positions) - owners[:, None]
+        if shifts is not None:
+            displacements = displacements + shifts
         squares = displacements.square().sum(-1)
-        valid = (neighbours >= 0) & (squares < self.cutoff**2) & (squares > SAME_PLACE**2)
+        valid = (index >= 0) & (squares < self.cutoff**2) & (squares > SAME_PLACE**2)
         distances = torch.where(valid, squares, self.cutoff**2).sqrt()
         x = distances / self.cutoff
         envelope = (1 - x) ** 3 * (1 + 3 * x + 6 * x**2)  # twice continuously differentiable at the cutoff
-        radial = torch.exp(-0.5 * (self.sharpness * (x[..., None] - self.centres(x.dtype))) ** 2) * envelope[..., None]
-        return ADAPTPairs(index, radial, spherical_harmonics(displacements / distances[..., None], dim=-2))
+        steps = (self.sharpness * x)[..., None] - self.centres(x.dtype)
+        radial = torch.exp(-steps * steps) * envelope[..., None]
+        return radial, spherical_harmonics(displacements / distances[..., None], dim=-2)
 
 
 class ADAPTPairwiseLayer(GradientCheckpointingLayer):
@@ -142,23 +136,31 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
     The weights are sigmoids, not a softmax: their sum then tells how many atoms are near, which a mean would lose.
 
+    With `vector_messages` a message also tells of the vectors of its sender: their projection on the bond enters its
+    value, and they are carried over into degree 1, as in PaiNN (Schütt et al., arXiv:2102.03150).
+
     Args:
-        updates_vectors (`bool`): False where nobody reads the vectors, as the energy does not.
+        config (`ADAPTConfig`): Its sizes.
+        reads_vectors (`bool`): Whether messages tell of vectors; the first layer has none.
+        updates_vectors (`bool`): False where nobody reads the vectors behind it.
     """
 
-    def __init__(self, config: ADAPTConfig, updates_vectors: bool):
+    def __init__(self, config: ADAPTConfig, reads_vectors: bool, updates_vectors: bool):
         super().__init__()
         hidden_size, channels = config.hidden_size, config.num_vector_channels
-        self.hidden_size, self.channels, self.updates_vectors = hidden_size, channels, updates_vectors
-        self.num_heads = config.num_attention_heads
-        self.scaling = (hidden_size // self.num_heads) ** -0.5
+        self.hidden_size, self.channels = hidden_size, channels
+        head_size = hidden_size // config.num_attention_heads
+        self.scaling = head_size**-0.5
         self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.q_proj = nn.Linear(hidden_size, hidden_size)
         self.kv_proj = nn.Linear(hidden_size, 2 * hidden_size)
-        self.radial_bias = nn.Linear(config.num_radial_basis, self.num_heads, bias=False)
+        self.radial_bias = nn.Linear(config.num_radial_basis, config.num_attention_heads, bias=False)
         self.radial_gate = nn.Linear(config.num_radial_basis, hidden_size, bias=False)
+        # Which channels are of which head; products with it are several times as fast as views by heads.
+        self.heads = ADAPTConstant(np.repeat(np.eye(config.num_attention_heads), head_size, axis=1).tolist())
         self.mixing = nn.ModuleList(nn.Linear(hidden_size, 2 * channels, bias=False) for _ in DEGREES)
-        self.coupling = ADAPTConstant(gaunt_coefficients().reshape(-1, PRODUCT_WIDTH).T.tolist())
+        to_points, from_points = product_grid()
+        self.to_points, self.from_points = ADAPTConstant(to_points.tolist()), ADAPTConstant(from_points.tolist())
         self.product_norm = nn.LayerNorm(8 * channels, eps=config.layer_norm_eps)
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size + 8 * channels, config.intermediate_size),
@@ -167,6 +169,11 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
             nn.Linear(config.intermediate_size, hidden_size + (2 * channels if updates_vectors else 0)),
         )
         self.vector_mixing = nn.Linear(channels, channels, bias=False) if updates_vectors else None
+        self.vector_value = self.carry_gate = self.carry_mixing = None
+        if reads_vectors:
+            self.vector_value = nn.Linear(channels, hidden_size, bias=False)
+            self.carry_gate = nn.Linear(config.num_radial_basis, channels, bias=False)
+            self.carry_mixing = nn.Linear(channels, 2 * channels, bias=False)
 
     def forward(
         self,
@@ -177,39 +184,56 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         harmonics: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Invariant states (B, N, hidden_size) and vectors (B, N, 3, num_vector_channels), both updated; `None` for
-        vectors that are zero, or stay so. The rest is what [`ADAPTPairs`] holds.
+        Args:
+            hidden_states (`torch.Tensor` of shape `(M, hidden_size)`): Invariant states of all atoms of the batch.
+            vectors (`torch.Tensor` of shape `(3, M, num_vector_channels)`, *optional*): `None` where they are zero.
+            index (`torch.LongTensor` of shape `(M, S)`): The other atom of each pair.
+            radial (`torch.Tensor` of shape `(M, S, num_radial_basis)`): See [`ADAPTPairMeasure`].
+            harmonics (`torch.Tensor` of shape `(M, 16, S)`): Likewise.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and vectors, both updated.
         """
         normed = self.attention_norm(hidden_states)
-        features = self._attend(normed, index, radial, harmonics)
-        degrees = [mix(part) for mix, part in zip(self.mixing, features.split(WIDTHS, dim=2), strict=True)]
+        query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed)
+        if self.vector_value is not None and vectors is not None:
+            other = torch.cat([other, *vectors], dim=-1)
+        parts = [self._update(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
+        updates, changes = zip(*parts, strict=True)
+        hidden_states = hidden_states + _joined(updates, dim=0)
+        if self.vector_mixing is None:
+            return hidden_states, None
+        change = _joined(changes, dim=1)
+        return hidden_states, change if vectors is None else vectors + change
+
+    def _update(
+        self,
+        other: torch.Tensor,
+        normed: torch.Tensor,
+        query: torch.Tensor,
+        index: torch.Tensor,
+        radial: torch.Tensor,
+        harmonics: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """For some atoms (m, ...) what is added to states (m, hidden_size) and to vectors (3, m, channels)."""
+        arrived, carried = self._receive(other, query, index, radial, harmonics)
+        degrees = [mix(part) for mix, part in zip(self.mixing, arrived.transpose(0, 1).split(WIDTHS), strict=True)]
+        if self.carry_mixing is not None and carried is not None:
+            degrees[1] = degrees[1] + self.carry_mixing(carried)
         left, right = zip(*[part.chunk(2, dim=-1) for part in degrees], strict=True)
-        products = self._couple(torch.cat(left[:3], dim=2), torch.cat(right[:3], dim=2))
+        products = self._multiply(torch.cat(degrees[:3]))
         invariants = [
-            left[0].squeeze(2),
+            left[0][0],
             *(_dot(left[degree], right[degree]) for degree in (1, 2, 3)),
             _dot(left[3], left[3]),
-            products[0].squeeze(2),
+            products[0][0],
             *(_dot(products[degree], left[degree]) for degree in (1, 2)),
         ]
         update = self.mlp(torch.cat([normed, self.product_norm(torch.cat(invariants, dim=-1))], dim=-1))
         if self.vector_mixing is None:
-            return hidden_states + update, None
+            return update, None
         update, gate, product_gate = update.split([self.hidden_size, self.channels, self.channels], dim=-1)
-        change = gate[:, :, None] * left[1] + product_gate[:, :, None] * self.vector_mixing(products[1])
-        return hidden_states + update, change if vectors is None else vectors + change
-
-    def _attend(
-        self, normed: torch.Tensor, index: torch.Tensor, radial: torch.Tensor, harmonics: torch.Tensor
-    ) -> torch.Tensor:
-        """What each atom receives from the others, (B, N, 16, hidden_size)."""
-        query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed).flatten(0, 1)
-        batch_size, num_atoms = index.shape[:2]
-        if torch.compiler.is_compiling() or index.device.type != "cpu" or num_atoms < batch_size:
-            return self._receive(other, query, index, radial, harmonics)
-        # Structures one after the other: what belongs to one stays in the cache of a processor.
-        structures = zip(query, index, radial, harmonics, strict=True)
-        return torch.stack([self._receive(other, *structure) for structure in structures])
+        return update, gate * left[1] + product_gate * self.vector_mixing(products[1])
 
     def _receive(
         self,
@@ -218,23 +242,61 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         index: torch.Tensor,
         radial: torch.Tensor,
         harmonics: torch.Tensor,
-    ) -> torch.Tensor:
-        """What atoms (..., N) receive from `other`, the keys and values of all: (..., N, 16, hidden_size)."""
-        key, value = nn.functional.embedding(index, other).chunk(2, dim=-1)
-        logits = (query[..., None, :] * key).unflatten(-1, (self.num_heads, -1)).sum(-1)
-        weights = torch.sigmoid(logits + self.radial_bias(radial))
-        messages = weights[..., None] * (value * self.radial_gate(radial)).unflatten(-1, (self.num_heads, -1))
-        return harmonics @ messages.flatten(-2)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        What some atoms receive from `other`, the keys, values and vectors of all: features (m, 16, hidden_size), and
+        vectors (3, m, channels) that are carried over.
+        """
+        heads = self.heads(query.dtype)
+        sizes = [self.hidden_size, self.hidden_size, other.shape[1] - 2 * self.hidden_size]
+        key, value, vectors = nn.functional.embedding(index, other).split(sizes, dim=-1)
+        logits = key @ (query[:, None] * heads).mT
+        weights = torch.sigmoid(logits + self.radial_bias(radial)) @ heads
+        carried = None
+        if self.vector_value is not None and self.carry_gate is not None:
+            components = vectors.chunk(3, dim=-1)
+            along = [
+                part * unit[..., None] for part, unit in zip(components, harmonics[:, 1:4].unbind(1), strict=True)
+            ]
+            value = value + self.vector_value(along[0] + along[1] + along[2])
+            gate = self.carry_gate(radial)
+            carried = torch.stack([(gate * part).sum(dim=1) for part in components])
+        return harmonics @ (weights * (value * self.radial_gate(radial))), carried
 
-    def _couple(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Products of features (B, N, 9, channels) of degree 0 to 2, coupled to degree 0, 1 and 2 again."""
-        outer = (left[:, :, :, None] * right[:, :, None, :]).flatten(2, 3)
-        return (self.coupling(outer.dtype) @ outer).split(WIDTHS[:3], dim=2)
+    def _multiply(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """
+        Products of the two halves of features (9, m, 2 channels) of degree 0 to 2, by degree again: (1, m, channels),
+        (3, m, channels) and (5, m, channels).
+        """
+        left, right = _linear_in_front(self.to_points(features.dtype), features).chunk(2, dim=-1)
+        return _linear_in_front(self.from_points(features.dtype), left * right).split(WIDTHS[:3])
+
+
+def _linear_in_front(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values (n, m, channels) to (k, m, channels) by a matrix (k, n)."""
+    return (matrix @ values.flatten(1)).view(len(matrix), *values.shape[1:])
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Invariant product of features (B, N, 2 l + 1, channels) of the same degree: (B, N, channels)."""
-    return (left * right).sum(dim=2) / math.sqrt(left.shape[2])
+    """Invariant product of features (2 l + 1, m, channels) of the same degree: (m, channels)."""
+    return (left * right).sum(dim=0) * len(left) ** -0.5
+
+
+def _joined(parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+def in_parts(*of_atoms: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """
+    Tensors (M, ...) that have a row for each atom, some rows at a time: what these need stays in the cache of a
+    processor then, and the memory for their pairs is small. Elsewhere, and in a graph, all at once.
+    """
+    rows, device = len(of_atoms[0]), of_atoms[0].device
+    if device.type != "cpu" or torch.compiler.is_compiling() or rows <= ATOMS_AT_ONCE:
+        return iter([of_atoms])
+    # The gradient of what is gathered has a row for each atom, in each part: so not more parts the more atoms.
+    at_once = max(ATOMS_AT_ONCE, rows // MOST_PARTS if torch.is_grad_enabled() else 0)
+    return zip(*(tensor.split(at_once) for tensor in of_atoms), strict=True)
 
 
 class ADAPTPairwise(nn.Module):
@@ -244,9 +306,14 @@ class ADAPTPairwise(nn.Module):
         super().__init__()
         self.embeddings = ADAPTEmbeddings(config, num_coordinates=0)
         self.measure = ADAPTPairMeasure(config)
-        updates_vectors = config.predicts == "forces"
+        last = config.num_hidden_layers - 1
         self.layers = nn.ModuleList(
-            ADAPTPairwiseLayer(config, updates_vectors) for _ in range(config.num_hidden_layers)
+            ADAPTPairwiseLayer(
+                config,
+                reads_vectors=config.vector_messages and number > 0,
+                updates_vectors=config.predicts == "forces" or (config.vector_messages and number < last),
+            )
+            for number in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -270,12 +337,31 @@ class ADAPTPairwise(nn.Module):
         if neighbours is None or neighbour_shifts is None:
             neighbours, neighbour_shifts = self._search(positions, attention_mask, cell)
         with torch.autocast(device_type=features.device.type, enabled=False):
-            pairs = self.measure(positions, cell, neighbours, neighbour_shifts)
-        hidden_states, vectors = self.embeddings(positions[..., :0], descriptors, atomic_numbers), None
-        radial, harmonics = pairs.radial.to(hidden_states.dtype), pairs.harmonics.to(hidden_states.dtype)
+            index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
+        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers).flatten(0, 1)
+        radial, harmonics, vectors = radial.to(hidden_states.dtype), harmonics.to(hidden_states.dtype), None
         for layer in self.layers:
-            hidden_states, vectors = layer(hidden_states, vectors, pairs.index, radial, harmonics)
-        return self.norm(hidden_states), vectors
+            hidden_states, vectors = layer(hidden_states, vectors, index, radial, harmonics)
+        hidden_states = self.norm(hidden_states).unflatten(0, positions.shape[:2])
+        return hidden_states, None if vectors is None else vectors.unflatten(1, positions.shape[:2]).movedim(0, 2)
+
+    def _pairs(
+        self,
+        positions: torch.Tensor,
+        cell: torch.Tensor | None,
+        neighbours: torch.Tensor,
+        neighbour_shifts: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Other atoms (M, S) as rows of the flattened batch, any in empty slots, and their [`ADAPTPairMeasure`]."""
+        batch_size, num_atoms, _ = positions.shape
+        offsets = num_atoms * torch.arange(batch_size, device=positions.device)[:, None, None]
+        index = torch.where(neighbours >= 0, neighbours + offsets, -1).flatten(0, 1)
+        positions, rows = positions.flatten(0, 1), [index]
+        if cell is not None:
+            rows.append((neighbour_shifts.to(cell.dtype).flatten(1, 2) @ cell).view(*index.shape, 3))
+        parts = [self.measure(positions, *part, *(None,) * (cell is None)) for part in in_parts(positions, *rows)]
+        radial, harmonics = (_joined(of, dim=0) for of in zip(*parts, strict=True))
+        return index.clamp(min=0), radial, harmonics
 
     @torch.no_grad()
     def _search(
@@ -304,4 +390,4 @@ class ADAPTVectorForces(nn.Module):
         return (self.gate(hidden_states)[:, :, None] * vectors).sum(dim=-1)
 
 
-__all__ = ["ADAPTPairwise", "ADAPTVectorForces", "gaunt_coefficients", "spherical_harmonics"]
+__all__ = ["ADAPTPairwise", "ADAPTVectorForces", "product_grid", "spherical_harmonics"]

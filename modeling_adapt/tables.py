@@ -1,5 +1,7 @@
-"""Tables, of the commands as plain text and of the cards as Markdown."""
+"""Tables, of the commands as plain text, of the cards as Markdown and of the results as CSV."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,3 +30,10 @@ def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """The same as Markdown; what would end a cell is escaped."""
     escaped = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
     return tabulate(escaped[1:], escaped[0], tablefmt=_MARKDOWN, stralign=None, numalign=None, disable_numparse=True)
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """The text of a CSV file, its header among the rows; None is an empty cell."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

@@ -15,12 +15,12 @@ from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.data.load import augmentation
 from modeling_adapt.data.load.augmentation import (
     OCTAHEDRAL_OPERATIONS,
-    Inversion,
-    OctahedralRotations,
-    PositionNoise,
-    Rotations,
-    Translation,
     augmentation_steps,
+    inversion,
+    noise,
+    octahedral,
+    rotation,
+    translation,
 )
 from modeling_adapt.data.load.batching import StructureCollator, StructureDataset
 from modeling_adapt.data.load.importance import ImportanceWeighting
@@ -124,7 +124,7 @@ def test_octahedral_is_exact_and_draws_all_operations_alike():
     counts = np.zeros(48)
     turned = structure["forces"] @ OCTAHEDRAL_OPERATIONS.astype(np.float32)
     for _ in range(2400):
-        moved = OctahedralRotations()(structure, rng)
+        moved = octahedral(structure, rng)
         (drawn,) = np.flatnonzero((moved["forces"] == turned).all(axis=(1, 2)))  # to the bit
         counts[drawn] += 1
         difference = moved["positions"] - structure["positions"].astype(float) @ OCTAHEDRAL_OPERATIONS[drawn]
@@ -139,7 +139,7 @@ def test_wrapped_atoms_are_in_the_cell(make):
     structure, rng = labelled(make(), "float64"), np.random.default_rng(1)
     atoms = Atoms(positions=structure["positions"], cell=structure["cell"], pbc=structure["pbc"])
     for _ in range(20):
-        atoms.positions = Translation()(structure, rng)["positions"]
+        atoms.positions = translation(structure, rng)["positions"]
         periodic = atoms.cell.scaled_positions(atoms.positions)[:, structure["pbc"]]
         if structure["pbc"].all():
             assert periodic.min() > -1e-12 and periodic.max() < 1 + 1e-12
@@ -150,14 +150,12 @@ def test_wrapped_atoms_are_in_the_cell(make):
 
 def test_molecules_stay_whole():
     molecule = labelled(cubic(), "float64") | {"pbc": np.zeros(3, dtype=bool), "cell": np.zeros((3, 3))}
-    np.testing.assert_array_equal(
-        Translation()(molecule, np.random.default_rng(0))["positions"], molecule["positions"]
-    )
+    np.testing.assert_array_equal(translation(molecule, np.random.default_rng(0))["positions"], molecule["positions"])
 
 
 def test_translation_is_uniform():
     structure, rng = labelled(cubic(), "float64"), np.random.default_rng(2)
-    first = np.array([Translation()(structure, rng)["positions"][0] for _ in range(1000)]) / structure["cell"][0, 0]
+    first = np.array([translation(structure, rng)["positions"][0] for _ in range(1000)]) / structure["cell"][0, 0]
     assert all(kstest(column, "uniform").pvalue > 0.001 for column in first.T)
 
 
@@ -165,20 +163,20 @@ def test_rotations_are_uniform_on_so3_and_with_inversion_on_o3():
     """Under the Haar measure the angle has the density (1 - cos) / pi, and every image of an axis is uniform."""
     frame = {"positions": np.eye(3), "forces": np.eye(3), "cell": np.eye(3), "pbc": np.zeros(3, dtype=bool)}
     rng = np.random.default_rng(5)
-    rotations = np.array([Rotations()(frame, rng)["forces"] for _ in range(3000)])
+    rotations = np.array([rotation(frame, rng)["forces"] for _ in range(3000)])
     np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3)[None].repeat(3000, 0), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
     angles = np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1))
     assert kstest(angles, lambda angle: (angle - np.sin(angle)) / np.pi).pvalue > 0.001
     for component in rotations.reshape(-1, 9).T:
         assert kstest(component, "uniform", args=(-1, 2)).pvalue > 0.001
-    improper = np.array([Inversion()(frame, rng)["forces"] for _ in range(1000)])
+    improper = np.array([inversion(frame, rng)["forces"] for _ in range(1000)])
     assert 440 < (np.linalg.det(improper) < 0).sum() < 560
 
 
 def test_noise_moves_positions_alone():
     structure, rng = labelled(cubic(), "float64"), np.random.default_rng(0)
-    moved = [PositionNoise(0.03)(structure, rng) for _ in range(50)]
+    moved = [noise(structure, rng, 0.03) for _ in range(50)]
     steps = np.array([each["positions"] - structure["positions"] for each in moved])
     assert steps.std() == pytest.approx(0.03, rel=0.03) and abs(steps.mean()) < 1e-3
     assert moved[0]["forces"] is structure["forces"]
@@ -263,7 +261,7 @@ def test_bad_augmentation_is_an_error(folder):
     with pytest.raises(InputError, match="row 0 .*needs periodic cubic cells"):
         require_cubic_cells(read_split(folder, "slanted"))
     with pytest.raises(InputError, match="not cubic"):
-        OctahedralRotations()(labelled(slanted(), "float32"), np.random.default_rng(0))
+        octahedral(labelled(slanted(), "float32"), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("names", ["octahedral", ["octahedral", "translation"], None])

@@ -133,7 +133,7 @@ def test_fewer_rows_than_expected_are_an_error(tmp_path):
 def test_rows_go_to_shards_that_load_as_one_split(tmp_path, monkeypatch):
     from modeling_adapt.data.build import writing
 
-    monkeypatch.setattr(writing.write_shards, "__defaults__", (4,))
+    monkeypatch.setattr(writing, "ROWS_PER_SHARD", 4)
     build_dataset(tmp_path / "data", parts(3, 5, 2), make_rows, everything_in_train)
     assert [path.name for path in sorted((tmp_path / "data" / "data").iterdir())] == [
         f"train-0000{shard}-of-00003.parquet" for shard in range(3)

@@ -152,10 +152,12 @@ def test_spread_takes_ends_and_big_changes():
     assert spread([path[0]] * 20, 8)[0] == 0  # nothing changes
 
 
-def test_absurd_frames_are_dropped_and_counted():
+def test_absurd_frames_are_dropped_and_counted(monkeypatch):
     start = silicon_supercell(repeat=1)
     start.positions += 0.2 * np.sin(np.arange(24)).reshape(8, 3)
-    frames, dropped, _ = relaxation_trajectory(start, Springs(), max_steps=30, absurd_force=0.5)
+    with monkeypatch.context() as low:
+        low.setattr("modeling_adapt.data.defects.labelling.ABSURD_FORCE", 0.5)
+        frames, dropped, _ = relaxation_trajectory(start, Springs(), max_steps=30)
     assert dropped >= 1 and all(np.linalg.norm(frame.forces, axis=1).max() <= 0.5 for frame in frames)
     total = relaxation_trajectory(start, Springs(), max_steps=30, frames=1000)
     assert total.dropped == 0 and len(total.frames) >= dropped + len(frames)

@@ -6,15 +6,17 @@ import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt
+from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, pairwise_adapt
 from modeling_adapt.neighbours_adapt import Neighbours
 
 extract = ADAPTFeatureExtractor()
 
 
-@pytest.fixture
-def model(make_force_model):
-    return make_force_model(architecture="pairwise", num_vector_channels=8, pairwise_cutoff=4.0)
+@pytest.fixture(params=[False, True], ids=["states", "vectors"])
+def model(make_force_model, request):
+    """Of two layers, whose messages tell of states alone or of vectors too."""
+    fields = {"num_vector_channels": 8, "pairwise_cutoff": 4.0, "num_hidden_layers": 2}
+    return make_force_model(architecture="pairwise", vector_messages=request.param, **fields)
 
 
 def forces_of(model, structures, dtype="float32"):
@@ -183,3 +185,42 @@ def test_net_force_is_removed(make_force_model, structures, geometry):
 def test_statistics_that_would_break_equivariance_are_refused(make_force_model):
     with pytest.raises(Exception, match="needs force_mean 0 and one force_std"):
         make_force_model(architecture="pairwise", force_std=(0.1, 0.2, 0.1))
+
+
+def test_products_on_the_grid_are_couplings_by_gaunt_coefficients():
+    """Against means over the sphere by another rule: Gauss-Legendre times uniform angles."""
+    cosines, weights = np.polynomial.legendre.leggauss(8)
+    z, angle = np.meshgrid(cosines, 2 * np.pi * np.arange(16) / 16, indexing="ij")
+    radius = np.sqrt(1 - z**2)
+    unit = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=-1).reshape(-1, 3)
+    harmonics = pairwise_adapt.spherical_harmonics(torch.from_numpy(unit)).numpy()[:, :9]
+    gaunt = np.einsum("p,pa,pb,pc->abc", np.repeat(weights, 16) / 32, harmonics, harmonics, harmonics)
+    to_points, from_points = pairwise_adapt.product_grid()
+    assert np.abs(np.einsum("cp,pa,pb->abc", from_points, to_points, to_points) - gaunt).max() < 1e-14
+
+
+def test_parts_of_the_atoms_change_nothing(model, structures, skewed, monkeypatch):
+    inputs = extract([*structures, skewed])
+    model = model.double()
+    with torch.no_grad():
+        whole = model(**inputs).forces
+        monkeypatch.setattr(pairwise_adapt, "ATOMS_AT_ONCE", 7)
+        parts = model(**inputs).forces
+    gradients = []
+    for atoms_at_once in (7, 10**6):
+        monkeypatch.setattr(pairwise_adapt, "ATOMS_AT_ONCE", atoms_at_once)
+        model.zero_grad()
+        model(**inputs).forces.square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert torch.allclose(whole, parts, rtol=1e-12)
+    assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(*gradients, strict=True))
+
+
+def test_messages_tell_of_vectors(make_force_model, structures):
+    """Each new weight changes the forces, so none of them is dead."""
+    fields = {"num_vector_channels": 8, "num_hidden_layers": 2, "vector_messages": True}
+    model = make_force_model(architecture="pairwise", **fields)
+    model(**extract(structures)).forces.square().sum().backward()
+    for name in ("vector_value", "carry_gate", "carry_mixing"):
+        assert getattr(model.adapt.trunk.layers[0], name) is None
+        assert getattr(model.adapt.trunk.layers[1], name).weight.grad.abs().max() > 0

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 import modeling_adapt.cli.relax as command
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.crystal.displacement import delta_q
+from modeling_adapt.crystal.minimum_image import delta_q
 from modeling_adapt.crystal.structure_match import Surroundings, match_atoms
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator

@@ -17,7 +17,7 @@ from ase.optimize import FIRE
 
 import modeling_adapt.cli.relax as command
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.crystal.displacement import delta_q, largest_displacement
+from modeling_adapt.crystal.minimum_image import delta_q, largest_displacement
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row

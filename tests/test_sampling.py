@@ -39,6 +39,42 @@ def test_blanks_fill_up_to_a_multiple(structures):
     assert sorted(order[:16]) == list(range(16)) and order[16:] == [order[15]] * 2
 
 
+class Cells:
+    """A data set that knows sizes alone: many small crystals and a few large cells."""
+
+    epoch = 0
+
+    def __init__(self, sizes):
+        self._sizes = sizes
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def sizes(self):
+        return self._sizes
+
+
+def test_batches_by_atoms_hold_every_row_once_and_little_padding():
+    sizes = [2 + row % 15 for row in range(900)] + [60 + row % 37 for row in range(60)]
+    cells = Cells(sizes)
+    sampler = EpochSampler(cells, "random", seed=1, atoms_per_batch=160, multiple=4)
+    first = list(sampler)
+    assert len(first) == len(sampler) and len(first) % 4 == 0
+    batches = [batch for batch in first if not isinstance(batch[0], Blank)]
+    assert sorted(row for batch in batches for row in batch) == list(range(960))
+    padded = [len(batch) * max(sizes[row] for row in batch) for batch in batches]
+    assert sum(padded) < 1.1 * sum(sizes) and max(padded) < 4 * 160  # one batch has both small and large
+    assert list(sampler) == first
+    cells.epoch = 1
+    assert len(list(sampler)) == len(first) and set(list(sampler)) != set(first)
+
+
+def test_a_batch_by_atoms_is_the_structures_of_its_rows(structures):
+    one = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__([(3, 5), (7,)]))
+    other = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__([3, 5, 7]))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("target", ["forces", "energy", "energy_and_forces"])
 def test_blanks_add_nothing_to_loss_and_gradient(structures, make_force_model, make_energy_model, target):
     collator = StructureCollator(ADAPTFeatureExtractor(), target)

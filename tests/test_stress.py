@@ -365,7 +365,7 @@ class TestLearning:
     def _torch_sim(model, relaxed):
         """Its cells relax to the same place."""
         ts = pytest.importorskip("torch_sim", minversion="0.6", reason="torch-sim is an optional extra")
-        from modeling_adapt.simulation.torch_sim_model import ADAPTTorchSimModel
+        from modeling_adapt.simulation.batched import ADAPTTorchSimModel
 
         starts = [bulk("Cu", cubic=True, a=3.75), bulk("Cu", a=3.5)]
         wrapper = ADAPTTorchSimModel(copy.deepcopy(model).double())
@@ -618,7 +618,7 @@ class TestSimulation:
 
     def test_torch_sim_says_what_the_calculator_says(self, model, make_energy_model, make_force_model):
         ts = pytest.importorskip("torch_sim", minversion="0.6", reason="torch-sim is an optional extra")
-        from modeling_adapt.simulation.torch_sim_model import ADAPTTorchSimModel
+        from modeling_adapt.simulation.batched import ADAPTTorchSimModel
 
         structures = [CELLS[name] for name in ("triclinic", "cubic", "one atom")]
         wrapper = ADAPTTorchSimModel(model)

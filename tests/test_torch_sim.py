@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 
 import modeling_adapt.cli.relax as command
-from modeling_adapt.crystal.displacement import largest_displacement
+from modeling_adapt.crystal.minimum_image import largest_displacement
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
@@ -22,8 +22,7 @@ ts = pytest.importorskip("torch_sim", minversion="0.6", reason="torch-sim is an 
 
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
-from modeling_adapt.simulation.batched import relax_batched  # noqa: E402
-from modeling_adapt.simulation.torch_sim_model import ADAPTTorchSimModel  # noqa: E402
+from modeling_adapt.simulation.batched import ADAPTTorchSimModel, relax_batched  # noqa: E402
 
 
 def _structures():

@@ -1,12 +1,11 @@
 """Looks for leakage between the splits of a data set: divided trajectories, and nearly equal structures."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .command_line import CommandParser, positive_number, run_command
+from .command_line import CommandParser, positive_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,7 +74,3 @@ def _table(splits: Mapping[str, "Dataset"], pairs: list["NearDuplicate"]) -> str
         for pair in nearest
     ]
     return format_table(("split, row (source)", "is nearly", "apart in Å"), rows)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -3,7 +3,7 @@
 import sys
 
 from ..files import require_empty_folder
-from .command_line import CommandParser, run_command, whole_number
+from .command_line import CommandParser, whole_number
 
 EXAMPLE = """example:
   python -m modeling_adapt.convert_published --stats stats.json --forces force.pth adapt-si"""
@@ -37,7 +37,3 @@ def main(argv: list[str] | None = None) -> None:
         model = convert_energy_weights(read_torch_file(args.energy), statistics)
     save_verified(model, args.output_model)
     print(f"{type(model).__name__}, {model.num_parameters():,} parameters, verified: {args.output_model}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,8 +1,6 @@
 """What a data set holds: prints a summary, and writes its card (README.md and figures/) into its folder."""
 
-import sys
-
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 
 EXAMPLE = """example:
   python data_scripts/describe_dataset.py datasets/defects --license cc-by-4.0
@@ -23,7 +21,3 @@ def main(argv: list[str] | None = None) -> None:
 
     print(summary_table(write_card(arguments.dataset, name=arguments.name, license=arguments.license)))
     print(f"card written to: {arguments.dataset}/README.md")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import finished_folder, require_empty_folder
-from .command_line import CommandParser, run_command, whole_number
+from .command_line import CommandParser, whole_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -280,7 +280,3 @@ def _parser() -> argparse.ArgumentParser:
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

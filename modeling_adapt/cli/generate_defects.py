@@ -5,13 +5,12 @@ command is given again.
 """
 
 import argparse
-import sys
 from functools import partial
 
 from ..data.options import WITH_DEFECT, WITHOUT_DEFECT, GenerationPlan
 from ..data.split.splitting import divide_rows
 from ..files import require_empty_folder
-from .command_line import CommandParser, number_not_negative, positive_number, run_command, whole_number
+from .command_line import CommandParser, number_not_negative, positive_number, whole_number
 from .dataset_options import add_output, add_processes, add_split
 
 EXAMPLE = """example:
@@ -87,7 +86,3 @@ def _share(text: str) -> float:
     if share > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
     return share
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,12 +1,13 @@
 """Command: publishes a trained model on the Hugging Face Hub with all that others need, and nothing else."""
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 
 EXAMPLE = """\
 examples:
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from huggingface_hub import get_token
     from huggingface_hub.utils import enable_progress_bars
 
+    from ..files import require_empty_folder
     from ..hub import dataset, publishing, staging, stranger
     from ..hub.card import require_license
     from ..hub.privacy import local_names, require_nothing_private
@@ -41,7 +43,8 @@ def main(argv: list[str] | None = None) -> int | None:
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
     runs = open_runs([arguments.model, arguments.energy], arguments.evaluation)
-    api = None if arguments.dry_run else publishing.connect()
+    folder = None if arguments.save is None else require_empty_folder(arguments.save)
+    api = None if arguments.dry_run or folder else publishing.connect()
     data_repository = f"{arguments.repository}-data"
 
     with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
@@ -72,7 +75,13 @@ def main(argv: list[str] | None = None) -> int | None:
             f"at most {max(deviation.values()):.1e} eV/Å or eV"
         )
 
-        # It is shown, or sent.
+        # It is kept, shown, or sent.
+        if folder is not None:
+            for name, path in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / name)
+            print(f"saved to: {folder}")
+            return 0
         if api is None:
             _show({arguments.repository: files, data_repository: rows})
             print(f"\n{files['README.md'].read_text(encoding='utf-8')}")
@@ -86,7 +95,7 @@ def main(argv: list[str] | None = None) -> int | None:
         )
         data = publishing.Publication(data_repository, rows, "dataset", ours=dataset.is_of_dataset, **options)
         for done in publishing.publish(api, model, data if rows else None):
-            _say(done.url, done.commit, len(done.sent), len(done.removed))
+            _say(done.url, str(done.head), len(done.changed), len(done.gone))
     return 0
 
 
@@ -109,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--private", action="store_true", help="only members see it")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")
     parser.add_argument("--tag", help="name for this version, such as v1")
+    parser.add_argument("--save", metavar="FOLDER", help="write the repository into this new folder; no network")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and the card; no network")
     return parser
 
@@ -131,7 +141,3 @@ def _say(url: str, commit: str, sent: int, removed: int) -> None:
 def _size(path: Path) -> str:
     size = path.stat().st_size
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

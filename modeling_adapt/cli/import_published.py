@@ -5,7 +5,6 @@ again.
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from ..data.options import CELL_EDGE
 from ..data.split.splitting import divide_rows
 from ..files import require_empty_folder
-from .command_line import CommandParser, positive_number, run_command
+from .command_line import CommandParser, positive_number
 from .dataset_options import add_host, add_output, add_processes, add_split
 
 EXAMPLE = """example:
@@ -75,7 +74,3 @@ def _provenance(arguments: argparse.Namespace, notes: list[dict[str, Any]]) -> d
         "split": f"{arguments.split}, seed {arguments.seed}",
         "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

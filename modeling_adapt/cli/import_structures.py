@@ -6,7 +6,6 @@ same command is given again.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..data.options import ENERGY_KEYS, FORCE_KEYS, STRESS_KEYS, ReadingOptions
 from ..data.split.splitting import Division, RowKey, divide_rows, split_name, train_subsets
 from ..errors import InputError
 from ..files import require_empty_folder
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 from .dataset_options import add_host, add_output, add_processes, add_split
 
 if TYPE_CHECKING:
@@ -151,7 +150,3 @@ def _report(built: "Built") -> None:
     if skipped := _skipped(built.notes):
         print(f"left out because it cannot be read or has bad data: {len(skipped)}")
         print("\n".join(f"  {line}" for line in skipped[:_LISTED]))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..device import DTYPES
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
-from .command_line import CommandParser, positive_number, run_command, whole_number
+from .command_line import CommandParser, positive_number, whole_number
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
 examples:
+  python relax.py POSCAR
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
@@ -45,28 +46,19 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
 
+    from ..simulation import results
     from ..simulation.inputs import read_inputs
     from ..simulation.relaxation import relax_each
-    from ..simulation.results import (
-        SummaryFile,
-        record_of,
-        require_same_command,
-        require_writable_format,
-        summary_table,
-        trajectory_file,
-        write_record,
-        write_result,
-    )
 
     if arguments.format is not None:
-        require_writable_format(arguments.format)
+        results.require_writable_format(arguments.format)
     processes, output = _processes(), Path(arguments.output)
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
-    record = record_of(vars(arguments), structures)
-    require_same_command(output, record)
+    record = results.record_of(vars(arguments), structures)
+    results.require_same_command(output, record)
     calculator = _calculator(arguments, processes)
     host = _host(arguments, calculator)
-    summary = SummaryFile(output / "summary.csv")
+    summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
     _require_usable(structures, left, calculator, host, arguments.format)
@@ -78,26 +70,26 @@ def main(argv: list[str] | None = None) -> int | None:
                 file=sys.stderr,
             )
         output.mkdir(parents=True, exist_ok=True)
-        write_record(output, record)
+        results.write_record(output, record)
         summary.start()
     processes.wait_for_everyone()  # nobody adds a line before there is a file
     if done and processes.is_main_process:
         print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
     mine = dict(list(left.items())[processes.process_index :: processes.num_processes])
-    trajectory = partial(trajectory_file, output=output)
+    trajectory = partial(results.trajectory_file, output=output)
     limits = (arguments.fmax, arguments.steps)
     try:
         for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
-            write_result(name, result, output)
+            results.write_result(name, result, output)
             summary.append(name, result)
     finally:
         if processes.num_processes == 1:
-            print(summary_table(summary.lines()))
+            print(results.summary_table(summary.lines()))
     processes.wait_for_everyone()
     lines = summary.lines()
     if processes.is_main_process:
         if processes.num_processes > 1:
-            print(summary_table(lines))
+            print(results.summary_table(lines))
         _conclude(arguments, lines, host, output)
     return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
@@ -220,7 +212,10 @@ def _parser() -> argparse.ArgumentParser:
 
     models = parser.add_argument_group("models")
     models.add_argument(
-        "--model", required=True, nargs="+", help="checkpoint folder or Hub id of a force model; several: their mean"
+        "--model",
+        default=["adapt-si"],
+        nargs="+",
+        help="checkpoint folder or Hub id of a force model; several: their mean (default: adapt-si, in the package)",
     )
     models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     models.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")
@@ -248,7 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     results = parser.add_argument_group("results")
-    results.add_argument("--output", required=True, metavar="DIR", help="new folder for the results")
+    results.add_argument(
+        "--output", default="relaxed", metavar="DIR", help="new folder for the results (default: relaxed)"
+    )
     results.add_argument(
         "--host", metavar="FILE", help="perfect crystal in the same cell, for formation energies (of neutral defects)"
     )
@@ -288,7 +285,3 @@ def _chemical_potential(text: str) -> tuple[str, float]:
     if element not in SYMBOLS[1:] or not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no chemical potential such as Si=-5.42")
     return element, value
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

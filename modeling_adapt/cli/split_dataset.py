@@ -1,12 +1,11 @@
 """Divides an existing data set anew: all its splits together -> a new data set, with a file of the splits."""
 
-import sys
 from collections.abc import Sequence
 
 from ..data.split.splitting import HELD_OUT, Division, RowKey, divide_rows, read_split_file
 from ..errors import InputError
 from ..files import require_empty_folder
-from .command_line import CommandParser, run_command
+from .command_line import CommandParser
 from .dataset_options import add_output, add_split
 
 EXAMPLE = """examples:
@@ -58,7 +57,3 @@ def main(argv: list[str] | None = None) -> None:
 
     print(summary_table(resplit(arguments.dataset, output, divide, how)))
     print(f"data set written to: {output}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..training.options import RunArguments, help_text
-from .command_line import run_command
 
 if TYPE_CHECKING:
     import datasets
@@ -43,7 +42,7 @@ def train(argv: list[str]) -> None:
     from ..training.tasks import target_of
 
     config, data, training = parse_arguments(argv)
-    processes = describe_processes(training)
+    processes = describe_processes(training, data.atoms_per_batch)
     checkpoint = checkpoint_to_resume(training)
     data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
     rows = read_rows(data, target_of(config))
@@ -92,7 +91,3 @@ def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Datas
                 "with data_scripts/split_dataset.py"
             ) from None
     return rows
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

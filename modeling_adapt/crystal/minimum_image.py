@@ -1,6 +1,10 @@
-"""Cells that can be periodic, and in them the shortest of all periodic images of a vector."""
+"""
+Cells that can be periodic, in them the shortest of all periodic images of a vector, and by these how far atoms moved
+between two structures.
+"""
 
 import numpy as np
+from ase import Atoms
 from ase.geometry import find_mic
 
 from ..errors import InputError
@@ -32,3 +36,36 @@ def shortest_images(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> n
         return vectors - np.rint(vectors @ (lattice.T / lengths)) @ lattice
     # ASE 3.29 errs by whole cell vectors if one that is not periodic leans; zero rows become perpendicular ones there.
     return find_mic(vectors, np.where(pbc[:, None], cell, 0.0), pbc)[0]
+
+
+def displacements(start: Atoms, end: Atoms) -> np.ndarray:
+    """
+    Displacement of every atom, by the minimum image along periodic directions, so that an atom that was wrapped into
+    the cell has not moved.
+
+    Returns:
+        `np.ndarray` of shape `(N, 3)`: In Å.
+
+    Raises:
+        [`InputError`]: The structures do not hold the same elements in the same order.
+    """
+    if not np.array_equal(start.numbers, end.numbers):
+        raise InputError(
+            f"cannot compare {start.get_chemical_formula()} with {end.get_chemical_formula()}: "
+            "both structures must hold the same atoms in the same order"
+        )
+    return shortest_images(end.positions - start.positions, end.cell.array, end.pbc)
+
+
+def largest_displacement(start: Atoms, end: Atoms) -> float:
+    """Largest displacement of any atom in Å, by the minimum image."""
+    return float(np.linalg.norm(displacements(start, end), axis=1).max())
+
+
+def delta_q(start: Atoms, end: Atoms) -> float:
+    """
+    Mass-weighted displacement sqrt(sum_i m_i |dr_i|^2) in amu^1/2 Å, by the minimum image: the configuration
+    coordinate of defect physics (Alkauskas, Yan and Van de Walle, Phys. Rev. B 90, 075202 (2014)).
+    """
+    squared = np.square(displacements(start, end)).sum(axis=1)
+    return float(np.sqrt(start.get_masses() @ squared))

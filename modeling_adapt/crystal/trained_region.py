@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from ..errors import InputError
 from .alignment import SAME_HOST, TrainedAlignment, fit_alignment
 from .contacts import CONTACT_CUTOFF, closest_contacts
-from .displacement import largest_displacement
+from .minimum_image import largest_displacement
 from .symmetry import atoms_of
 
 CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in training ...
@@ -133,11 +133,9 @@ class TrainingDomain:
 
     def _check_number_of_atoms(self, atoms: Atoms) -> str | None:
         low, high = self.number_of_atoms
-        return (
-            None
-            if self.local or low <= len(atoms) <= high
-            else f"{len(atoms)} atoms; training had {_interval(low, high)}"
-        )
+        if self.local or low <= len(atoms) <= high:
+            return None
+        return f"{len(atoms)} atoms; training had {_interval(low, high)}"
 
     def _check_cell(self, atoms: Atoms) -> str | None:
         periodicity = _periodicity(atoms)

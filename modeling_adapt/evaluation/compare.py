@@ -1,7 +1,5 @@
 """Several models on the same structures in one table, ours beside those of others."""
 
-import csv
-import io
 import json
 import os
 import time
@@ -28,7 +26,7 @@ from ..files import write_whole
 from ..hub_access import HUB_DATASETS, is_local
 from ..loading import load_model, require_forces
 from ..simulation.prediction import predict
-from ..tables import format_table
+from ..tables import csv_text, format_table
 from .evaluate import describe_row, require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
 from .report import COLUMNS, error_cells
@@ -152,11 +150,9 @@ def write_comparison(folder: Path, found: Mapping[str, Mapping[str, Any]], recor
     models = [{"model": name, **metrics} for name, metrics in found.items()]
     text = json.dumps({**record, "models": models}, indent=2, ensure_ascii=False)
     write_whole(folder / "comparison.json", text + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["model", *(metric for _, metric, _ in COLUMNS["models"])], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(models)
-    write_whole(folder / "comparison.csv", table.getvalue())
+    columns = ["model", *(metric for _, metric, _ in COLUMNS["models"])]
+    rows = [[line.get(name) for name in columns] for line in models]
+    write_whole(folder / "comparison.csv", csv_text([columns, *rows]))
 
 
 def _of_calculator(name: str, calculator: Calculator) -> Contender:

@@ -72,6 +72,12 @@ def error_cells(lines: Mapping[str, Mapping[str, Any]], kind: str) -> tuple[list
     return [heading for heading, _, _ in columns], rows
 
 
+def by_config_type(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The metrics of each kind of structure, and of all."""
+    groups = metrics.get("by_config_type", {})
+    return {name or "(none)": group for name, group in groups.items()} | {"all": metrics}
+
+
 def error_tables(evaluation: Evaluation, kind: str) -> str:
     """
     Tables by config_type and, of forces, by element where there are several, and by distance to the defect.
@@ -80,8 +86,7 @@ def error_tables(evaluation: Evaluation, kind: str) -> str:
         kind (`str`): `"forces"`, `"energy"` or `"stress"`.
     """
     metrics = evaluation.metrics
-    groups = {name or "(none)": group for name, group in metrics["by_config_type"].items()} | {"all": metrics}
-    parts = [_table("config_type", groups, kind)]
+    parts = [_table("config_type", by_config_type(metrics), kind)]
     if len(elements := metrics.get("by_element", {})) > 1:
         parts.append(_table("element", elements, kind))
     if shells := metrics.get("by_defect_distance"):

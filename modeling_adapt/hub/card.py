@@ -7,7 +7,7 @@ The sentences are in `templates/model_card.md.jinja`.
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from ..evaluation.physical_checks import CHECKS
-from ..evaluation.report import error_cells
-from ..markdown import TEMPLATES, number, render
+from ..evaluation.report import by_config_type, error_cells
+from ..markdown import TEMPLATES, render
 from ..training.arguments import MODEL_FIELDS, RunArguments
 from .records import checks_of, read_record
 from .run_folder import ENERGY
@@ -118,6 +118,7 @@ def write_model_card(
         format_version=FORMAT_VERSION,
         paper=yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"],
         error_cells=error_cells,
+        by_config_type=by_config_type,
     )
     text = f"---\n{header.to_yaml()}\n---\n\n{body}\n"
     _require_readable(text, results)
@@ -172,11 +173,6 @@ class PublishedModel:
         role = "test" if any(name.startswith("test_") for name in self.training_metrics) else "validation"
         return self.training_metrics, _ROLES[role], self.split(role)
 
-    @property
-    def chose_a_checkpoint(self) -> bool:
-        """Whether errors on the validation split decided which weights these are."""
-        return bool(self.recipe.get("load_best_model_at_end"))
-
     def split(self, role: str) -> str:
         return str(self.recipe.get(f"{role}_split") or role)
 
@@ -187,12 +183,6 @@ class PublishedModel:
             return None
         split = self.metrics.get("split")
         return next((role for role in ("train", "validation") if split == self.split(role)), None)
-
-    @property
-    def evaluated_lines(self) -> dict[str, Mapping[str, Any]]:
-        """Errors by kind of structure, and of all."""
-        kinds = self.metrics.get("by_config_type", {})
-        return {name or "(none)": group for name, group in kinds.items()} | {"all": self.metrics}
 
     @property
     def measured_in_training(self) -> dict[str, dict[str, Any]]:
@@ -207,15 +197,6 @@ class PublishedModel:
     @property
     def trained_lines(self) -> dict[str, dict[str, Any]]:
         return {self.split(role): values for role, values in self.measured_in_training.items()}
-
-    @property
-    def periodicity(self) -> list[str]:
-        return [axes or "nothing" for axes in self.config["training_domain"]["periodicity"]]
-
-    @property
-    def closest_distances(self) -> list[str]:
-        pairs = self.config["training_domain"]["closest_distances"]
-        return [f"{pair} {number(value)}" for pair, value in pairs.items()]
 
     @property
     def physical_checks(self) -> list[Check]:
@@ -242,7 +223,7 @@ class PublishedModel:
     @property
     def training_settings(self) -> dict[str, str]:
         """What the recipe has beside the model, where it is not the default."""
-        defaults = {field.name: _default(field) for field in fields(RunArguments)}
+        defaults = asdict(RunArguments(dataset=""))
         no_settings = {*MODEL_FIELDS, *_NO_SETTINGS}
         return _settings(
             {
@@ -251,16 +232,6 @@ class PublishedModel:
                 if name not in no_settings and value != defaults.get(name)
             }
         )
-
-    @property
-    def fingerprints(self) -> Mapping[str, Any]:
-        """Split -> hash of its rows."""
-        data = self.run.get("data") or self.run.get("data_sha256") or {}
-        return data if isinstance(data, Mapping) else {"all": data}
-
-    @property
-    def training_hours(self) -> str | None:
-        return f"{self.run['training_seconds'] / 3600:.2f}" if "training_seconds" in self.run else None
 
 
 def _published(folder: Path, name: str = "") -> PublishedModel:
@@ -316,10 +287,6 @@ def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _require_readable(text: str, results: list[EvalResult]) -> None:

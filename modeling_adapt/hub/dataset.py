@@ -7,12 +7,13 @@ import re
 import sys
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import HfApi
 
 from ..configuration_adapt import ADAPTConfig
+from ..data.build.dataset_card import read_card
 from ..data.load.reading import parquet_splits, read_split, select_subset
 from ..data.load.survey import content_hash
-from ..errors import InputError, one_line
+from ..errors import InputError
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of
 from .privacy import publishable, publishable_text, require_png, require_publishable_rows
@@ -88,10 +89,7 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def _card(path: Path, files: list[Path], repository: str) -> str:
-    try:
-        card = DatasetCard.load(path, ignore_metadata_errors=False)
-    except Exception as error:  # the YAML library raises many types
-        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+    card = read_card(path)
     described = card.data.to_dict().get("dataset_info") or {}
     size = described.get("download_size") if isinstance(described, dict) else -1
     if size is not None and size != sum(file.stat().st_size for file in files):

@@ -81,23 +81,6 @@ class State:
         return self.exists and not (self.makes_branch or self.tags or self.changed or self.gone)
 
 
-@dataclass(frozen=True)
-class Upload:
-    """
-    What an upload did.
-
-    Args:
-        url (`str`): Of the repository.
-        commit (`str`): Hash of what is there now.
-        sent, removed (`list[str]`): Files that were, and those of an earlier upload that are no longer part of it.
-    """
-
-    url: str
-    commit: str
-    sent: list[str]
-    removed: list[str]
-
-
 def connect() -> HfApi:
     """
     The Hub, with the token of whoever is logged in; nothing is asked yet.
@@ -115,7 +98,7 @@ def connect() -> HfApi:
     return HfApi(token=token)
 
 
-def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterator[Upload]:
+def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterator[State]:
     """
     Brings the repository of a model up to date, and that of its data set. What can be refused is asked of both before
     anything goes up; then the data set is first, so that no card names one that is not there.
@@ -176,8 +159,10 @@ def make(api: HfApi, what: Publication, state: State) -> State:
     return state
 
 
-def send(api: HfApi, what: Publication, state: State, message: str) -> Upload:
-    """Brings a repository that is there to hold the files, in one commit or in none, and tags it.
+def send(api: HfApi, what: Publication, state: State, message: str) -> State:
+    """
+    Brings a repository that is there to hold the files, in one commit or in none, and tags it. Returns what was done,
+    with the commit that is there now as its head.
 
     Large files go up before the commit, and those that are there are not sent again; so an upload that broke off goes
     on, and nobody sees half of it.
@@ -193,7 +178,7 @@ def send(api: HfApi, what: Publication, state: State, message: str) -> Upload:
         left = f"the files are there, but the tag {what.tag} may be missing: run the same command again"
         with answers(what.repository, what.kind, left):
             api.create_tag(**what.where, tag=str(what.tag), revision=head)
-    return Upload(state.url, str(head), state.changed, state.gone)
+    return replace(state, head=head)
 
 
 def _differences(api: HfApi, what: Publication, url: str, private: bool) -> State:

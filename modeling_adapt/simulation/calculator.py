@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 from transformers import PreTrainedModel
 
+from ..configuration_adapt import DEFAULT_MODEL
 from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
@@ -55,7 +56,7 @@ class ADAPTCalculator(Calculator):
     Args:
         model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`):
             Model of the forces, or a pooled one of the energy, or several of one kind; it is moved to `device` and put
-            into evaluation mode.
+            into evaluation mode. `None`: the silicon model that comes with the package.
         energy_model ([`ADAPTForEnergy`], *optional*): Energy model, treated likewise.
         energy_feature_extractor ([`ADAPTFeatureExtractor`], *optional*):
             The one that `energy_model` was saved with; it may have an order of atoms of its own.
@@ -76,7 +77,7 @@ class ADAPTCalculator(Calculator):
 
     def __init__(
         self,
-        model: PreTrainedModel | Sequence[PreTrainedModel],
+        model: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
         energy_model: PreTrainedModel | None = None,
         device: str | torch.device | None = None,
         energy_feature_extractor: ADAPTFeatureExtractor | None = None,
@@ -93,6 +94,8 @@ class ADAPTCalculator(Calculator):
         except ValueError as error:
             raise InputError(str(error)) from error
         self.device = available_device(None if device is None else str(device))
+        if model is None:
+            model, _ = load_model(DEFAULT_MODEL)
         models = [model] if isinstance(model, PreTrainedModel) else list(model)
         if not models:
             raise InputError("there is no model; give at least one")
@@ -124,7 +127,7 @@ class ADAPTCalculator(Calculator):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | Sequence[str | Path],
+        model: str | Path | Sequence[str | Path] = DEFAULT_MODEL,
         energy_model: str | Path | None = None,
         device: str | torch.device | None = None,
         outside_domain: OutsideDomain = "warn",

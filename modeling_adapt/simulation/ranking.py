@@ -1,7 +1,5 @@
 """Candidates ranked: which relaxed structures are the same minimum, which is lowest, and what the defect costs."""
 
-import csv
-import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ..crystal.displacement import delta_q
+from ..crystal.minimum_image import delta_q
 from ..crystal.structure_match import Surroundings, match_atoms
 from ..data.read.frames import read_frames
 from ..errors import InputError
 from ..files import write_whole
-from ..tables import format_table
+from ..tables import csv_text, format_table
 from .results import Line, result_file
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
@@ -189,10 +187,8 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
 
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
     """Writes a CSV file with `RANKING_COLUMNS`; what is not known stays empty."""
-    text = io.StringIO(newline="")
     rows = [[getattr(one, name) for name in RANKING_COLUMNS.values()] for one in ranked]
-    csv.writer(text).writerows([RANKING_COLUMNS, *rows])
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text([RANKING_COLUMNS, *rows]))
 
 
 def ranking_table(ranked: Sequence[Candidate]) -> str:

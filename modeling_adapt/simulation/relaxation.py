@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE
 from tqdm import tqdm
 
-from ..crystal.displacement import delta_q, displacements, largest_displacement
+from ..crystal.minimum_image import delta_q, displacements, largest_displacement
 from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
 from .calculator import ADAPTCalculator

@@ -1,7 +1,6 @@
 """The results of `relax.py` as one page that opens in any browser without a network: `templates/report.html.jinja`."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,13 @@ from ase import Atoms
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..crystal.defect_sites import DefectSite, find_defects
-from ..crystal.displacement import displacements
-from ..crystal.minimum_image import shortest_images
+from ..crystal.minimum_image import displacements, shortest_images
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
 from .relaxation import DISPLACED
-from .report_drawings import NEAR, chart, view
-from .results import BETWEEN, RECORD, Line, SummaryFile, trajectory_file
+from .report_drawings import FRAME, NEAR, chart, view
+from .results import BETWEEN, Line, SummaryFile, read_record, trajectory_file
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PAGES = Environment(
@@ -99,7 +97,7 @@ def write_report(output: Path, title: str | None = None) -> Path:
         [`InputError`]: The folder has no summary, or one that cannot be read.
     """
     try:
-        lines, record = _summary(output), _record(output)
+        lines, record = _summary(output), read_record(output)
         models = " + ".join(map(str, record.get("model", [])))
         expected = record.get("structures")
         columns = _columns(lines)
@@ -115,7 +113,7 @@ def write_report(output: Path, title: str | None = None) -> Path:
         raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
     path = output / "report.html"
     template = _PAGES.get_template("report.html.jinja")
-    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}") + "\n")
+    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME) + "\n")
     return path
 
 
@@ -142,19 +140,6 @@ def _ranks(path: Path) -> dict[str, Line]:
         if row.get("same_as") == row["name"]:
             row["same_as"] = ""  # each is the same as itself
     return {row["name"]: row for row in rows}
-
-
-def _record(output: Path) -> Mapping[str, Any]:
-    path = output / RECORD
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is no record of relax.py")
-    return record
 
 
 def _facts(record: Mapping[str, Any], models: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ase.io.formats import ioformats
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
-from ..tables import format_table
+from ..tables import csv_text, format_table
 from .exchange import as_structure
 from .relaxation import RelaxationResult
 
@@ -63,18 +63,27 @@ def record_of(options: Mapping[str, Any], structures: Mapping[str, Atoms]) -> di
     return recorded | {"structures": len(structures), "sha256": digest.hexdigest()}
 
 
-def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
-    """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
+def read_record(output: Path) -> dict[str, Any]:
+    """What `relax.json` holds; nothing where there is none. Raises [`InputError`] where it is damaged."""
     path = output / RECORD
     if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; relax into a new folder") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is no record of relax.py; relax into a new folder")
+    return record
+
+
+def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
+    """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
+    there = read_record(output)
+    if not there:
         require_empty_folder(output)
         return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        compared = (name for name in record if name not in _OF_THE_RANKING)
-        different = [name for name in compared if there.get(name) != record[name]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read: {error}; name a new folder") from error
+    different = [name for name in record if name not in _OF_THE_RANKING and there.get(name) != record[name]]
     if different:
         name = different[0]
         what = f"{name} {there.get(name)}, not {record[name]}"
@@ -100,7 +109,7 @@ class SummaryFile:
     def start(self) -> None:
         """Writes the header; of a file that exists, keeps the lines that are whole."""
         lines = self.lines() if self.path.is_file() else []
-        write_whole(self.path, _csv([CSV_COLUMNS, *(tuple(line[name] for name in CSV_COLUMNS) for line in lines)]))
+        write_whole(self.path, csv_text([CSV_COLUMNS, *([line[name] for name in CSV_COLUMNS] for line in lines)]))
 
     def names(self) -> set[str]:
         """The structures whose relaxation has ended; none where there is no file yet."""
@@ -114,7 +123,7 @@ class SummaryFile:
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
         try:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(_csv([cells]))
+                file.write(csv_text([cells]))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -126,12 +135,6 @@ class SummaryFile:
         if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
             raise InputError(f"{self.path} is no summary of relax.py")
         return [row for row in rows if None not in row and None not in row.values()]
-
-
-def _csv(rows: Iterable[tuple]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
 
 
 def summary_table(lines: Iterable[Line]) -> str:

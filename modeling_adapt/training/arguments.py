@@ -181,6 +181,7 @@ def _without_effect(
         (logged != "steps", ["logging_steps"], "logging_strategy", f"is {logged}, not steps"),
         (schedule == "constant", ["warmup_steps"], "lr_scheduler_type", "is constant, not constant_with_warmup"),
         (not chooses, of_the_best, "load_best_model_at_end", "is false"),
+        (run.atoms_per_batch is not None, ["per_device_train_batch_size"], "atoms_per_batch", "takes its place"),
         (config.force_loss == "mse", weights, "force_loss", "is mse, which has no weights"),
     ]
     return {name: (cause, f"{cause} {why}") for applies, names, cause, why in rules if applies for name in names}
@@ -283,7 +284,7 @@ def _allow_processes_without_gpu() -> None:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
-def describe_processes(training: ADAPTTrainingArguments) -> str:
+def describe_processes(training: ADAPTTrainingArguments, atoms_per_batch: int | None = None) -> str:
     """
     One line on the processes and the batch.
 
@@ -296,10 +297,11 @@ def describe_processes(training: ADAPTTrainingArguments) -> str:
             f"{launched} processes were launched, but each would train alone; launch with "
             "--config_file configuration/accelerate/cpu.yaml, or with a GPU for each process"
         )
-    each, steps = training.train_batch_size, training.gradient_accumulation_steps
+    each = training.train_batch_size if atoms_per_batch is None else atoms_per_batch
+    what, steps = "structures" if atoms_per_batch is None else "atoms", training.gradient_accumulation_steps
     total = each * training.world_size * steps
     line = f"training in {training.world_size} process{'es' if training.world_size > 1 else ''} on "
-    line += f"{training.device.type}; {total} structures a step"
+    line += f"{training.device.type}; {total} {what} a step"
     if total != each:
         line += f" ({each} x {training.world_size} processes x {steps} accumulated)"
     return line

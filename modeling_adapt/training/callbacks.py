@@ -94,31 +94,25 @@ class EpochToDataset(TrainerCallback):
         kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
+# What is said of an evaluation: in words, the metric and how it is written, and its trivial baseline.
+_SAID = (
+    ("energy MAE", "energy_mae_mev_per_atom", ".2f", "composition only", "composition_baseline_mae_mev_per_atom"),
+    ("stress MAE", "stress_mae_gpa", ".3f", "zero stress", "zero_stress_mae_gpa"),
+    ("force MAE", "force_mae_mev_per_ang", ".1f", "zero force", "zero_force_mae_mev_per_ang"),
+    ("RMSE", "force_rmse_mev_per_ang", ".1f", "", ""),
+    ("near defect", "near_defect_mae_mev_per_ang", ".1f", "zero force", "zero_force_near_defect_mae_mev_per_ang"),
+    ("cosine", "force_cosine", ".3f", "", ""),
+)
+
+
 def describe(metrics: dict[str, Any], prefix: str = "eval_") -> str:
     """The metrics of one evaluation in words; keys as in `evaluation.metrics`, with `prefix`."""
-
-    def value(name: str, digits: int = 1) -> str:
-        return f"{metrics[prefix + name]:.{digits}f}"
-
-    text = ""
-    if prefix + "energy_mae_mev_per_atom" in metrics:
-        text = f"energy MAE {value('energy_mae_mev_per_atom', 2)} meV/atom"
-        if prefix + "composition_baseline_mae_mev_per_atom" in metrics:
-            text += f" (composition only {value('composition_baseline_mae_mev_per_atom', 2)})"
-        if prefix + "stress_mae_gpa" in metrics:
-            text += f"  stress MAE {value('stress_mae_gpa', 3)} GPa (zero stress {value('zero_stress_mae_gpa', 3)})"
-        if prefix + "force_mae_mev_per_ang" not in metrics:
-            return text
-        text += "  "
-    text += (
-        f"force MAE {value('force_mae_mev_per_ang')} (zero force {value('zero_force_mae_mev_per_ang')})"
-        f"  RMSE {value('force_rmse_mev_per_ang')}"
-    )
-    if prefix + "near_defect_mae_mev_per_ang" in metrics:
-        text += (
-            f"  near defect {value('near_defect_mae_mev_per_ang')}"
-            f" (zero force {value('zero_force_near_defect_mae_mev_per_ang')})"
-        )
-    if prefix + "force_cosine" in metrics:
-        text += f"  cosine {value('force_cosine', 3)}"
-    return text + "  [meV/Å]"
+    parts = []
+    for words, metric, style, trivial, baseline in _SAID:
+        if prefix + metric in metrics:
+            unit = {"energy MAE": " meV/atom", "stress MAE": " GPa"}.get(words, "")
+            part = f"{words} {metrics[prefix + metric]:{style}}{unit}"
+            if prefix + baseline in metrics:
+                part += f" ({trivial} {metrics[prefix + baseline]:{style}})"
+            parts.append(part)
+    return "  ".join(parts) + ("  [meV/Å]" if prefix + "force_mae_mev_per_ang" in metrics else "")

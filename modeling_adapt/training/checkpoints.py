@@ -30,6 +30,7 @@ _SIGNS_OF_A_FULL_DISK = ("enforce fail", "StreamWriter", "iostream")  # in the R
 _MUST_AGREE = {
     "data": "was trained on other structures than the data set has now",
     "structures_per_step": "took another number of structures a step (processes x batch x accumulation)",
+    "atoms_per_batch": "took another number of atoms a batch",
     "ema_decay": "has another ema_decay",
 }
 

@@ -81,65 +81,55 @@ def findings(log_history: Sequence[Mapping[str, Any]], headline: str) -> list[st
         if f"eval_{headline}" in entry:
             steps.setdefault(entry["step"], entry)
     history, lines = list(steps.values()), []
-    for sign, say in ((_trivial, _say_trivial), (_overfitted, _say_overfitted), (_not_rotated, _say_not_rotated)):
-        signs = [sign(history[: index + 1], headline) for index in range(len(history))]
-        row = next((length for length, value in enumerate(reversed(signs)) if not value), len(signs))
+    for sign in (_trivial, _overfitted, _not_rotated):
+        said = [sign(history[: index + 1], headline) for index in range(len(history))]
+        row = next((length for length, line in enumerate(reversed(said)) if line is None), len(said))
         if row == PERSISTS:
-            lines.append(say(history[-1], headline))
+            lines.append(str(said[-1]))
     return lines
 
 
-def _trivial(history: Sequence[Mapping[str, Any]], headline: str) -> bool:
+def _trivial(history: Sequence[Mapping[str, Any]], headline: str) -> str | None:
     last = history[-1]
-    baseline = last.get(f"eval_{_BASELINES[headline]}")
-    too_short = last.get("eval_force_norm_ratio", 0.0) < _TRIVIAL_RATIO
-    return baseline is not None and too_short and last[f"eval_{headline}"] > _TRIVIAL_ERROR * baseline
-
-
-def _say_trivial(last: Mapping[str, Any], headline: str) -> str:
-    if "eval_force_norm_ratio" not in last:
+    baseline, ratio = last.get(f"eval_{_BASELINES[headline]}"), last.get("eval_force_norm_ratio")
+    too_short = (ratio or 0.0) < _TRIVIAL_RATIO
+    if not (baseline is not None and too_short and last[f"eval_{headline}"] > _TRIVIAL_ERROR * baseline):
+        return None
+    if ratio is None:
         return (
             "trivial prediction: the energies are no better than from the composition alone; raise learning_rate, "
             "train longer, or use model: pairwise-energy"
         )
     return (
-        f"trivial prediction: forces are {last['eval_force_norm_ratio']:.0%} as long as they should be and no better "
+        f"trivial prediction: forces are {ratio:.0%} as long as they should be and no better "
         "than zero; raise learning_rate, use architecture: pairwise, or force_loss: weighted_l2"
     )
 
 
-def _overfitted(history: Sequence[Mapping[str, Any]], headline: str) -> bool:
+def _overfitted(history: Sequence[Mapping[str, Any]], headline: str) -> str | None:
     errors = [entry[f"eval_{headline}"] for entry in history]
     train = history[-1].get(f"eval_train_{headline}")
     best = int(np.argmin(errors))
-    falling = train is not None and train <= history[best].get(f"eval_train_{headline}", train)
-    return train is not None and falling and errors[-1] > _RISE * errors[best] and errors[-1] > _GAP * train
-
-
-def _say_overfitted(last: Mapping[str, Any], headline: str) -> str:
-    ratio = last[f"eval_{headline}"] / last[f"eval_train_{headline}"]
+    if train is None or not train <= history[best].get(f"eval_train_{headline}", train):
+        return None
+    if not (errors[-1] > _RISE * errors[best] and errors[-1] > _GAP * train):
+        return None
     return (
-        f"overfitting: the validation error is {ratio:.1f} times the training error and rises while that falls; use "
-        "more data, hidden_dropout_prob: 0.1, weight_decay: 0.01, or early_stopping_patience"
+        f"overfitting: the validation error is {errors[-1] / train:.1f} times the training error and rises while that "
+        "falls; use more data, hidden_dropout_prob: 0.1, weight_decay: 0.01, or early_stopping_patience"
     )
 
 
-def _not_rotated(history: Sequence[Mapping[str, Any]], headline: str) -> bool:
-    return max(_rotations(history[-1]), default=0.0) > _ROTATION
-
-
-def _say_not_rotated(last: Mapping[str, Any], headline: str) -> str:
-    worst = max(_rotations(last))
+def _not_rotated(history: Sequence[Mapping[str, Any]], headline: str) -> str | None:
+    """In a cubic cell, its own symmetry counts: a model for one cell need not know turned ones."""
+    last = history[-1]
+    error = last.get("eval_octahedral_error", last.get("eval_rotation_error", 0.0))
+    if not error > _ROTATION:
+        return None
     return (
-        f"rotation: predictions miss the symmetry of a turned structure by {worst:.0%} of their size; use "
+        f"rotation: predictions miss the symmetry of a turned structure by {error:.0%} of their size; use "
         "augmentation: [octahedral, translation] in a cubic cell, or architecture: pairwise"
     )
-
-
-def _rotations(entry: Mapping[str, Any]) -> list[float]:
-    """In a cubic cell, its own symmetry counts: a model for one cell need not know turned ones."""
-    names = ("eval_octahedral_error",) if "eval_octahedral_error" in entry else ("eval_rotation_error",)
-    return [entry[name] for name in names if name in entry]
 
 
 _BASELINES = {

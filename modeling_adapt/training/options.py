@@ -62,6 +62,9 @@ class RunArguments:
         default_factory=list,
     )
     position_noise: float = _field("standard deviation in Å of noise on the training positions", 0.0)
+    atoms_per_batch: int | None = _field(
+        "atoms of a batch of structures of similar size, in place of per_device_train_batch_size", None
+    )
     ema_decay: float | None = _field(
         "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none",
         None,
@@ -78,6 +81,8 @@ class RunArguments:
             raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and less than 1, not {self.ema_decay}")
+        if self.atoms_per_batch is not None and self.atoms_per_batch < 1:
+            raise ValueError(f"atoms_per_batch must be at least 1, not {self.atoms_per_batch}")
         self.ema_decay = self.ema_decay or None  # an average that keeps nothing is the weights themselves
         if not isinstance(self.augmentation, list):  # YAML: one name, or null
             self.augmentation = [self.augmentation] if self.augmentation is not None else []
@@ -89,7 +94,7 @@ _GROUPS = {
     "model": "model",
     "weight_amplitude": "loss and weights",
     "augmentation": "augmentation",
-    "ema_decay": "optimisation",
+    "atoms_per_batch": "optimisation",
 }
 
 
@@ -122,6 +127,7 @@ MODEL_OPTIONS = {
     "pairwise_cutoff": Option("of pairwise: distance in Å where a pair ends"),
     "num_radial_basis": Option("of pairwise: functions of the distance"),
     "num_vector_channels": Option("of pairwise: width of the vector stream"),
+    "vector_messages": Option("of pairwise: messages also tell of the vectors of their sender"),
     "attention_radius": Option("atoms attend to atoms within this distance in Å; null: to all"),
     "remove_net_force": Option("subtract the mean force"),
     "rescale_factor": Option("of the normalisation"),

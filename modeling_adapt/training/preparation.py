@@ -88,6 +88,7 @@ def build_trainer(
             checkpoints=Checkpoints(_identity(run, training, rows)),
             ema=None if run.ema_decay is None else ExponentialMovingAverage(model, run.ema_decay),
             diagnosis=diagnosis,
+            atoms_per_batch=run.atoms_per_batch,
             callbacks=callbacks,
         )
     except (ValueError, RuntimeError) as error:  # arguments that contradict each other, or name what is not installed
@@ -102,6 +103,10 @@ def _require_consistent(
 ) -> None:
     if training.train_sampling_strategy == "batch_rebalance":
         raise InputError("train_sampling_strategy: batch_rebalance cannot read structures; use group_by_length")
+    if run.atoms_per_batch is not None and training.train_sampling_strategy != "random":
+        raise InputError(
+            f"atoms_per_batch draws batches, train_sampling_strategy {training.train_sampling_strategy} too"
+        )
     if training.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise InputError("early_stopping_patience needs load_best_model_at_end: true, to end with the best model")
     if validation_rows is None and training.load_best_model_at_end:
@@ -134,6 +139,7 @@ def _identity(
         "data": {split: content_hash(table) for split, table in rows.items() if split != "test"},
         "processes": training.world_size,
         "structures_per_step": at_once * training.gradient_accumulation_steps,
+        "atoms_per_batch": run.atoms_per_batch,
         "ema_decay": run.ema_decay,
         "seed": training.seed,
         "data_seed": data_seed(training),

@@ -1,7 +1,5 @@
 """What a run folder tells: the recipe, what it was run with, and how it went, as table and as curve."""
 
-import csv
-import io
 import json
 import platform
 import subprocess
@@ -22,6 +20,7 @@ from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
 from ..evaluation.plots import training_curve
 from ..files import write_whole
+from ..tables import csv_text
 from .arguments import MODEL_FIELDS, ADAPTTrainingArguments
 from .options import RunArguments
 from .trainer import ADAPTTrainer
@@ -65,11 +64,7 @@ def write_log(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:
     for entry in log_history:
         columns += [name for name in entry if name not in columns]
         lines[entry["step"]] = {**entry, **lines.get(entry["step"], {})}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(lines.values())
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text([columns, *([line.get(name) for name in columns] for line in lines.values())]))
 
 
 def write_recipe(output: Path, config: ADAPTConfig, data: RunArguments, training: ADAPTTrainingArguments) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .sampling import EpochSampler, Strategy
 
 # What a batch holds for metrics and messages; the models do not take it.
 _NOT_FOR_THE_MODEL = ("nearest_defect", "rows")
+_SIZE = "per_device_train_batch_size"
 
 # The methods of `Trainer` that are overridden, and the parameters that are counted on. All of them are public.
 HOOKS = {
@@ -49,6 +50,7 @@ class ADAPTTrainer(Trainer):
         checkpoints ([`Checkpoints`]): Seals those that are written.
         ema ([`ExponentialMovingAverage`], *optional*): Evaluated and saved in place of the weights that train on.
         diagnosis ([`Diagnosis`], *optional*): Measured at every evaluation.
+        atoms_per_batch (`int`, *optional*): See [`EpochSampler`]; in place of a number of structures.
         callbacks (`list[TrainerCallback]`): Further ones.
     """
 
@@ -58,10 +60,12 @@ class ADAPTTrainer(Trainer):
         checkpoints: Checkpoints,
         ema: ExponentialMovingAverage | None = None,
         diagnosis: Diagnosis | None = None,
+        atoms_per_batch: int | None = None,
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
         self.checkpoints, self.ema, self.diagnosis = checkpoints, ema, diagnosis
+        self.atoms_per_batch = atoms_per_batch
         own = [callback for callback in (checkpoints, ema, diagnosis, *callbacks) if callback is not None]
         require_hooks(own)
         super().__init__(*args, callbacks=own, **kwargs)
@@ -104,20 +108,14 @@ class ADAPTTrainer(Trainer):
         return result
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        try:
+        if self.args.auto_find_batch_size:
             return super().training_step(model, inputs, *args, **kwargs)
-        except RuntimeError as error:  # torch.OutOfMemoryError derives from it
-            if self.args.auto_find_batch_size or not _out_of_memory(error):
-                raise
-            raise InputError(_does_not_fit(inputs, "per_device_train_batch_size")) from error
+        with _fitting_into_memory(inputs, _SIZE if self.atoms_per_batch is None else "atoms_per_batch"):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        try:
+        with _fitting_into_memory(inputs, "per_device_eval_batch_size"):
             return super().prediction_step(model, inputs, *args, **kwargs)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            raise InputError(_does_not_fit(inputs, "per_device_eval_batch_size")) from error
 
     def _culprits(self, batch: dict[str, torch.Tensor], rows: list[int]) -> str:
         """Which structures of a batch, of these rows of the training split, have a loss that is not finite."""
@@ -134,7 +132,7 @@ class ADAPTTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        processes, batch_size = self.args.world_size, self._train_batch_size
+        processes, batch_size = self.args.world_size, self._train_batch_size if self.atoms_per_batch is None else 1
         at_once = batch_size * processes
         sampler = EpochSampler(
             self.train_dataset,
@@ -142,6 +140,7 @@ class ADAPTTrainer(Trainer):
             data_seed(self.args),
             group_size=at_once * self.args.gradient_accumulation_steps,
             multiple=at_once if processes > 1 and not self.args.dataloader_drop_last else 1,
+            atoms_per_batch=self.atoms_per_batch,
         )
         return self._loader(sampler, batch_size)
 
@@ -184,13 +183,8 @@ class ADAPTTrainer(Trainer):
         self.remove_callback(EarlyStoppingCallback)
         return self.evaluate(StructureDataset(rows, self.train_dataset.weighting), metric_key_prefix="test")
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        if self.ema is None:
-            yield
-        else:
-            with self.ema.in_model():
-                yield
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.ema is None else self.ema.in_model()
 
     # Checkpoints
 
@@ -238,13 +232,18 @@ def data_seed(training: Any) -> int:
     return training.seed if training.data_seed is None else training.data_seed
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _does_not_fit(inputs: dict[str, torch.Tensor], field: str) -> str:
-    structures, atoms = inputs["input_features"].shape[:2]
-    remedy = f"lower {field}"
-    if field == "per_device_train_batch_size":
-        remedy += " and raise gradient_accumulation_steps by the same factor, which changes nothing else"
-    return f"a batch of {structures} structures of up to {atoms} atoms does not fit into memory; {remedy}"
+@contextmanager
+def _fitting_into_memory(inputs: dict[str, torch.Tensor], field: str) -> Iterator[None]:
+    """Where memory is short, the line says which `field` decides how much is needed."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError derives from it
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        structures, atoms = inputs["input_features"].shape[:2]
+        remedy = f"lower {field}"
+        if field != "per_device_eval_batch_size":
+            remedy += " and raise gradient_accumulation_steps by the same factor, which changes nothing else"
+        raise InputError(
+            f"a batch of {structures} structures of up to {atoms} atoms does not fit into memory; {remedy}"
+        ) from error

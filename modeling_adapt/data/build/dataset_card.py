@@ -5,21 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...elements_adapt import SYMBOLS
 from ...errors import InputError, one_line
 from ...files import write_whole
 from ...markdown import render
 from ..load.reading import parquet_splits, parquet_tables
 from ..split.splitting import SUBSETS
 from .card_figures import ForceFigures, draw_kinds
-from .summary import DatasetSummary, Tally
+from .summary import DatasetSummary
 
 _NOTES = "<!-- Your own notes: what is below this line stays when the card is written again. -->"
+_TAGS = ("chemistry", "physics", "materials-science", "force-field", "interatomic-potential")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -72,7 +71,7 @@ def write_card(
     metadata = metadata | {
         "license": license or metadata.get("license", "unknown"),
         "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
-        "tags": metadata.get("tags") or _tags(contents.summary.total),
+        "tags": metadata.get("tags") or [*_TAGS, *contents.summary.total.symbols],
         "task_categories": metadata.get("task_categories") or ["other"],
         "size_categories": [_size_category(contents.summary.total.structures)],
         # No "configs": with them `datasets` would know its cached copy by the header alone, and take that of another
@@ -93,27 +92,32 @@ def _earlier_card(folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "README.md"
     if not path.exists():
         return {}, ""
-    try:
-        card = DatasetCard.load(path, ignore_metadata_errors=False)
-    except Exception as error:  # the YAML library raises many types
-        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+    card = read_card(path)
     if not isinstance(card.data.to_dict().get("provenance") or {}, dict):
         raise InputError(f"{path}: provenance in its header must be a mapping; correct or remove it")
     body, mark, notes = card.text.partition(_NOTES)
     return card.data.to_dict(), (notes if mark else body).strip()
 
 
+def read_card(path: Path) -> DatasetCard:
+    """Raises [`InputError`] where the header of a card is no YAML."""
+    try:
+        return DatasetCard.load(path, ignore_metadata_errors=False)
+    except Exception as error:  # the YAML library raises many types
+        raise InputError(f"{path}: its header cannot be read; correct or remove it: {one_line(error)}") from error
+
+
 def _read(folder: Path, checked: bool) -> _Contents:
     files = parquet_splits(folder)
     paths = sum(files.values(), [])
-    summary = DatasetSummary()
-    forces = ForceFigures(sum(pq.read_metadata(path).num_rows for path in paths))
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    if rows == 0:
+        raise InputError(f"{folder} holds no structures")
+    summary, forces = DatasetSummary(), ForceFigures(rows)
     for split in files:
         for table in parquet_tables(files[split], checked):
             summary.add(split, table)
             forces.add(split, table)
-    if not summary.tallies:
-        raise InputError(f"{folder} holds no structures")
     return _Contents(summary, forces, Features.from_arrow_schema(pq.read_schema(paths[0])), files)
 
 
@@ -142,10 +146,7 @@ def _body(contents: _Contents, metadata: Mapping[str, Any], figures: Mapping[str
         kinds=dict(sorted(kinds.items(), key=lambda item: (-item[1].structures, item[0]))),
         subsets=counts if summary.subsets else {},
         defect_kinds=summary.defect_kinds.most_common(),
-        elements=[
-            (SYMBOLS[number], total.element_atoms[number], total.element_structures[number])
-            for number in np.flatnonzero(total.element_atoms)
-        ],
+        elements=summary.elements,
         figures=figures,
         columns={name: _type(feature) for name, feature in contents.features.items()},
         provenance=metadata.get("provenance"),
@@ -163,10 +164,6 @@ def _type(feature: Any) -> str:
 
 def _size_category(structures: int) -> str:
     return next((name for limit, name in _SIZES if structures < limit), "1M<n<10M")
-
-
-def _tags(total: Tally) -> list[str]:
-    return ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential", *total.symbols]
 
 
 def _draw(contents: _Contents, folder: Path) -> dict[str, str]:

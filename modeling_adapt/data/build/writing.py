@@ -140,13 +140,8 @@ def _rows_with(rows: datasets.Dataset, numbers: np.ndarray) -> Iterator[pa.Table
         yield rows[numbers[start : start + ROWS_PER_GROUP]]
 
 
-def write_shards(
-    folder: Path,
-    division: Division,
-    read: Callable[[np.ndarray], Iterable[pa.Table]],
-    rows_per_shard: int = ROWS_PER_SHARD,
-) -> dict[str, int]:
-    """Writes the rows of each split to files of at most `rows_per_shard` rows; memory is for a row group.
+def write_shards(folder: Path, division: Division, read: Callable[[np.ndarray], Iterable[pa.Table]]) -> dict[str, int]:
+    """Writes the rows of each split to files of at most `ROWS_PER_SHARD` rows; memory is for a row group.
 
     Args:
         folder (`Path`): Gets `data/<split>-00000-of-0000n.parquet`.
@@ -161,9 +156,9 @@ def write_shards(
     counts: dict[str, int] = {}
     for split, members in splits.items():
         wanted = np.sort(np.asarray(members, dtype=np.int64))
-        shards = -(-len(wanted) // rows_per_shard)
+        shards = -(-len(wanted) // ROWS_PER_SHARD)
         for shard in range(shards):
-            numbers = wanted[shard * rows_per_shard : (shard + 1) * rows_per_shard]
+            numbers = wanted[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD]
             with RowWriter(shard_path(folder, split, shard, shards)) as writer:
                 for table in _row_groups(read(numbers)):
                     writer.write_group(_with_subsets(table, subsets[numbers[: len(table)]]))

@@ -101,18 +101,16 @@ def relaxation_trajectory(
     frames: int = 10,
     max_steps: int = 60,
     fmax: float = 0.02,
-    absurd_force: float = ABSURD_FORCE,
 ) -> Trajectory:
     """A short FIRE relaxation, of which well-spread frames are kept.
 
-    Absurd frames (the force on an atom above `absurd_force`) are dropped first; [`spread`] chooses among the others.
+    Absurd frames (the force on an atom above `ABSURD_FORCE`) are dropped first; [`spread`] chooses among the others.
 
     Args:
         atoms (`Atoms`): Start; not modified.
         frames (`int`, defaults to `10`): Number to keep at most.
         max_steps (`int`, defaults to `60`): FIRE steps at most.
         fmax (`float`, defaults to `0.02`): Convergence in eV/Å.
-        absurd_force (`float`, defaults to `ABSURD_FORCE`): In eV/Å.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:
@@ -120,7 +118,7 @@ def relaxation_trajectory(
         optimizer.attach(keep)
         optimizer.run(fmax=fmax, steps=max_steps)
 
-    return _labelled(atoms, calculator, run, frames, absurd_force)
+    return _labelled(atoms, calculator, run, frames)
 
 
 def dynamics_trajectory(
@@ -131,7 +129,6 @@ def dynamics_trajectory(
     temperature: float,
     frames: int = 10,
     steps: int = 60,
-    absurd_force: float = ABSURD_FORCE,
 ) -> Trajectory:
     """Short Langevin dynamics at constant volume, of which well-spread frames are kept as of a relaxation.
 
@@ -142,7 +139,6 @@ def dynamics_trajectory(
         temperature (`float`): In K.
         frames (`int`, defaults to `10`): Number to keep at most.
         steps (`int`, defaults to `60`): Of 2 fs.
-        absurd_force (`float`, defaults to `ABSURD_FORCE`): In eV/Å.
     """
 
     def run(atoms: Atoms, keep: Callable[[], None]) -> None:
@@ -155,7 +151,7 @@ def dynamics_trajectory(
         dynamics.attach(keep)
         dynamics.run(steps)
 
-    return _labelled(atoms, calculator, run, frames, absurd_force)
+    return _labelled(atoms, calculator, run, frames)
 
 
 class _StoredPrecision(Atoms):
@@ -171,7 +167,6 @@ def _labelled(
     calculator: Calculator,
     run: Callable[[Atoms, Callable[[], None]], None],
     frames: int,
-    absurd_force: float,
 ) -> Trajectory:
     """Lets `run` move a copy of `atoms` and keeps well-spread frames of what it calls back for."""
     moving = _StoredPrecision(atoms.numbers, atoms.positions.astype(np.float32), cell=atoms.cell, pbc=atoms.pbc)
@@ -185,7 +180,7 @@ def _labelled(
         energy = float(moving.get_potential_energy())
         if not (np.isfinite(forces).all() and np.isfinite(energy)):
             raise FloatingPointError("forces or energy are not finite numbers")
-        if np.linalg.norm(forces, axis=1).max() > absurd_force:
+        if np.linalg.norm(forces, axis=1).max() > ABSURD_FORCE:
             dropped += 1
             return
         still = Atoms(moving.numbers, moving.positions, cell=moving.cell, pbc=moving.pbc)

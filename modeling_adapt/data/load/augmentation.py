@@ -8,7 +8,7 @@ less than 2e-6 Å in a cell of 16 Å. The forces of `octahedral` and `inversion`
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,73 +20,56 @@ from ...errors import InputError
 AugmentationStep = Callable[[Any, np.random.Generator], Any]
 
 
-@dataclass(frozen=True)
-class OctahedralRotations:
+def octahedral(structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """One of the 48 operations of Oh about the origin, then wrapping: exact, as a cubic cell is mapped onto itself.
 
     Raises:
         [`InputError`]: The cell is no cube along x, y, z that is periodic in all three directions.
     """
-
-    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if not is_cubic(structure["cell"], structure["pbc"]):
-            raise InputError("octahedral augmentation of a cell that is not cubic")
-        operation = OCTAHEDRAL_OPERATIONS[rng.integers(len(OCTAHEDRAL_OPERATIONS))]
-        return _moved(structure, wrapped(structure["positions"] @ operation, structure), operation)
+    if not is_cubic(structure["cell"], structure["pbc"]):
+        raise InputError("octahedral augmentation of a cell that is not cubic")
+    operation = OCTAHEDRAL_OPERATIONS[rng.integers(len(OCTAHEDRAL_OPERATIONS))]
+    return _moved(structure, wrapped(structure["positions"] @ operation, structure), operation)
 
 
-@dataclass(frozen=True)
-class Rotations:
+def rotation(structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """A rotation about the origin, uniform on SO(3), of the cell, positions, forces and stress together."""
-
-    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        rotation = Rotation.random(None, rng).as_matrix()
-        moved = _moved(structure, structure["positions"] @ rotation, rotation)
-        return moved | {"cell": structure["cell"] @ rotation}
+    operation = Rotation.random(None, rng).as_matrix()
+    moved = _moved(structure, structure["positions"] @ operation, operation)
+    return moved | {"cell": structure["cell"] @ operation}
 
 
-@dataclass(frozen=True)
-class Inversion:
-    """Every second time, inversion at the origin and wrapping; after [`Rotations`], uniform on O(3).
+def inversion(structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Every second time, inversion at the origin and wrapping; after [`rotation`], uniform on O(3).
 
     The cell stays: a lattice is its own inverse.
     """
-
-    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if rng.random() < 0.5:
-            return structure
-        return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -np.eye(3))
+    if rng.random() < 0.5:
+        return structure
+    return _moved(structure, wrapped(-structure["positions"].astype(np.float64), structure), -np.eye(3))
 
 
-@dataclass(frozen=True)
-class Translation:
+def translation(structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """A translation, uniform in the cell along its periodic directions, then wrapping."""
-
-    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        shift = np.where(structure["pbc"], rng.random(3), 0.0) @ structure["cell"]
-        return _moved(structure, wrapped(structure["positions"] + shift, structure))
+    shift = np.where(structure["pbc"], rng.random(3), 0.0) @ structure["cell"]
+    return _moved(structure, wrapped(structure["positions"] + shift, structure))
 
 
-@dataclass(frozen=True)
-class PositionNoise:
+def noise(structure: dict[str, Any], rng: np.random.Generator, sigma: float) -> dict[str, Any]:
     """Gaussian noise of standard deviation `sigma` Å on each coordinate.
 
     The labels stay, so they are wrong by the change of the forces, in silicon about 0.3 eV/Å per component for
     0.01 Å: this is regularisation, not a symmetry.
     """
-
-    sigma: float
-
-    def __call__(self, structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        noise = rng.normal(scale=self.sigma, size=structure["positions"].shape)
-        return _moved(structure, structure["positions"] + noise)
+    shift = rng.normal(scale=sigma, size=structure["positions"].shape)
+    return _moved(structure, structure["positions"] + shift)
 
 
-STEPS: dict[str, Callable[[], AugmentationStep]] = {
-    "octahedral": OctahedralRotations,
-    "rotation": Rotations,
-    "inversion": Inversion,
-    "translation": Translation,
+STEPS: dict[str, AugmentationStep] = {
+    "octahedral": octahedral,
+    "rotation": rotation,
+    "inversion": inversion,
+    "translation": translation,
 }
 
 
@@ -103,7 +86,7 @@ def augmentation_steps(names: Sequence[str], position_noise: float = 0.0) -> lis
         raise InputError("augmentation: octahedral goes before rotation, which turns the cell away from x, y, z")
     if not 0 <= position_noise < np.inf:
         raise InputError(f"position_noise must be a distance in Å, not {position_noise}")
-    return [STEPS[name]() for name in names] + ([PositionNoise(position_noise)] if position_noise else [])
+    return [STEPS[name] for name in names] + ([partial(noise, sigma=position_noise)] if position_noise else [])
 
 
 def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:

@@ -88,13 +88,14 @@ class StructureDataset(Dataset):
     def __getitem__(self, index: int) -> Structure:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Structure]:
-        """Many items at once; `torch.utils.data.DataLoader` asks for whole batches here."""
-        rows = [range(len(self))[index] for index in indices]
+    def __getitems__(self, indices: Sequence[int | tuple[int, ...]]) -> list[Structure]:
+        """Many items at once, as `torch.utils.data.DataLoader` asks for batches; a tuple stands for all its rows."""
+        single = [row for index in indices for row in (index if isinstance(index, tuple) else (index,))]
+        rows = [range(len(self))[index] for index in single]
         structures = read_structures(self.rows[rows])
         self._derive(structures, rows)
         epoch = self.epoch
-        for place, (index, row) in enumerate(zip(indices, rows, strict=True)):
+        for place, (index, row) in enumerate(zip(single, rows, strict=True)):
             if self.augmentation:
                 rng = np.random.default_rng((self.seed, epoch, row))
                 for step in self.augmentation:

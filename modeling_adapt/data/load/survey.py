@@ -149,7 +149,7 @@ class _Walk:
         self._forces.add(values["forces"].reshape(-1, 3))
         self._energies.add(energies[~np.isnan(energies), None])
         for name, column in (
-            ("counts", _counts(values["atomic_numbers"], lengths["atomic_numbers"])),
+            ("counts", element_counts(values["atomic_numbers"], lengths["atomic_numbers"])),
             ("energies", energies),
             ("cubic", is_cubic(values["cell"].reshape(-1, 3, 3), values["pbc"].reshape(-1, 3))),
             ("defective", lengths["defect_sites"] > 0),
@@ -186,7 +186,7 @@ class _Walk:
         )
 
 
-def _counts(numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def element_counts(numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B, 87) atoms of each element in rows of so many atoms."""
     width = len(DESCRIPTORS)
     codes = np.repeat(np.arange(len(lengths)) * width, lengths) + numbers

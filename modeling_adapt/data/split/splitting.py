@@ -61,12 +61,9 @@ def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory")
     found = [_group(name, members, keys) for name, members in trajectories.items()]
     if by == "trajectory":
         return found
-    kinds: dict[str, list[Group]] = {}
-    for group in found:
-        kinds.setdefault(group.config_type, []).append(group)
     return [
         Group(kind, kind, any(part.has_forces for part in parts), [row for part in parts for row in part.rows])
-        for kind, parts in kinds.items()
+        for kind, parts in _by_type(found).items()
     ]
 
 
@@ -76,12 +73,12 @@ def _group(name: str, rows: list[int], keys: Sequence[RowKey]) -> Group:
     return Group(name, kind, any(keys[row].has_forces for row in rows), rows)
 
 
-def strata(found: Iterable[Group]) -> list[list[Group]]:
-    """Groups of one config type each, the types in alphabetical order."""
+def _by_type(found: Iterable[Group]) -> dict[str, list[Group]]:
+    """Groups of each config type, the types in alphabetical order."""
     by_type: dict[str, list[Group]] = {}
     for group in found:
         by_type.setdefault(group.config_type, []).append(group)
-    return [by_type[kind] for kind in sorted(by_type)]
+    return dict(sorted(by_type.items()))
 
 
 def shuffled(found: Iterable[Group], seed: int) -> list[Group]:
@@ -163,10 +160,10 @@ def _stratified(found: list[Group], fractions: np.ndarray, seed: int) -> list[li
     chosen: list[list[Group]] = [[] for _ in SPLITS]
     enough = round(1 / fractions[fractions > 0].min())  # so many equal groups give every split one
     for has_forces in (True, False):
-        by_type = strata(group for group in found if group.has_forces == has_forces)
-        rare = [group for stratum in by_type if len(stratum) < enough for group in stratum]
+        strata = _by_type(group for group in found if group.has_forces == has_forces).values()
+        rare = [group for stratum in strata if len(stratum) < enough for group in stratum]
         missing = np.zeros(len(SPLITS))
-        for stratum in [*(stratum for stratum in by_type if len(stratum) >= enough), *([rare] if rare else [])]:
+        for stratum in [*(stratum for stratum in strata if len(stratum) >= enough), *([rare] if rare else [])]:
             rows = sum(len(group.rows) for group in stratum)
             # What rounding withheld from a split is made up for, by about one trajectory at most.
             wanted = fractions * rows + np.clip(missing, -rows / len(stratum), rows / len(stratum))
@@ -205,17 +202,11 @@ def split_fractions(split: str) -> list[float] | None:
         return None
     try:
         fractions = [float(part) for part in split.split(",")]
-        _require_fractions(fractions)
-    except ValueError as error:
-        raise InputError(
-            f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1"
-        ) from error
-    return fractions
-
-
-def _require_fractions(fractions: Sequence[float]) -> None:
+    except ValueError:
+        fractions = []
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:  # not: NaN too
-        raise ValueError(f"fractions must be {len(SPLITS)} numbers >= 0 that add up to 1, not {tuple(fractions)}")
+        raise InputError(f"--split {split}: give one name, or three fractions of {', '.join(SPLITS)} that add up to 1")
+    return fractions
 
 
 def split_name(name: str) -> str:
