@@ -54,7 +54,7 @@ class ADAPTCalculator(Calculator):
     spread of each atom in eV/Å; see [`predict`].
 
     Args:
-        model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`):
+        model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`, *optional*):
             Model of the forces, or a pooled one of the energy, or several of one kind; it is moved to `device` and put
             into evaluation mode. `None`: the silicon model that comes with the package.
         energy_model ([`ADAPTForEnergy`], *optional*): Energy model, treated likewise.
@@ -147,7 +147,7 @@ class ADAPTCalculator(Calculator):
         ```
 
         Args:
-            model (`str`, `Path` or `Sequence[str | Path]`):
+            model (`str`, `Path` or `Sequence[str | Path]`, defaults to `DEFAULT_MODEL`):
                 Folder or Hub id of a force checkpoint, or of a pooled energy; or several.
             energy_model (`str` or `Path`, *optional*): Folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
