@@ -29,7 +29,7 @@ from .diagnosis import Diagnosis
 from .ema import ExponentialMovingAverage
 from .options import RunArguments
 from .record import RunRecord
-from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, target_of
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, WithStress, learns_stress, target_of
 from .trainer import ADAPTTrainer, data_seed
 
 
@@ -75,14 +75,14 @@ def build_trainer(
     diagnosis = validation = None
     if validation_rows is not None:
         validation = StructureDataset(validation_rows, weighting, cutoff=config.cutoff)
-        diagnosis = Diagnosis(task, train_rows, feature_extractor, training.eval_batch_size)
+        diagnosis = Diagnosis(getattr(task, "task", task), train_rows, feature_extractor, training.eval_batch_size)
     try:
         trainer = ADAPTTrainer(
             model=model,
             args=training,
             train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training), config.cutoff),
             eval_dataset=validation,
-            data_collator=StructureCollator(feature_extractor, task.target),
+            data_collator=StructureCollator(feature_extractor, task.target, stress=learns_stress(config)),
             processing_class=feature_extractor,
             compute_metrics=task,
             checkpoints=Checkpoints(_identity(run, training, rows)),
@@ -160,7 +160,8 @@ def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
         return ForceTask()
     found = survey(train_rows)
     baseline = CompositionBaseline.fit(found.compositions, found.energies)
-    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(baseline)
+    task = (EnergyTask if target == "energy" else EnergyAndForcesTask)(baseline)
+    return WithStress(task) if learns_stress(config) else task
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
@@ -235,6 +236,10 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         require_cubic_cells(train_rows)
     if "rotation" in run.augmentation and config.traits.needs_cell:
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
+    if learns_stress(config) and not survey(train_rows).stressed.any():
+        raise InputError(
+            "stress_weight: no structure of the training split has a stress; leave it out, or set it to 0"
+        )
     if target_of(config) != "energy" and config.force_loss != "mse":
         found = survey(train_rows)
         if not (found.defective.any() or found.weighted.any()):

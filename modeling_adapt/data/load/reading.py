@@ -79,7 +79,9 @@ def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
     table = rows.select_columns(names).with_format("arrow")[:]
     valid = np.logical_and.reduce([table[name].is_valid().to_numpy() for name in names])
     if not valid.any():
-        wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
+        wanted = {"forces": "forces", "energy": "an energy", "stress": "a stress"}.get(
+            target, "both an energy and forces"
+        )
         raise InputError(f"{where}: no structure has {wanted}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 

@@ -13,7 +13,13 @@ from ...elements_adapt import DESCRIPTORS
 from ...errors import InputError
 from ..columns import flat_values, list_lengths, tables
 
-_HASHED = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")  # then cell, pbc and energy
+_HASHED = (
+    "atomic_numbers",
+    "positions",
+    "forces",
+    "importance_weights",
+    "defect_sites",
+)  # then cell, pbc, energy and stress
 _FIXED = ("cell", "pbc")
 _surveys: "WeakKeyDictionary[datasets.Dataset, Survey]" = WeakKeyDictionary()
 
@@ -48,6 +54,7 @@ class Survey:
         cubic (`np.ndarray` of shape `(B,)`): Which cells are periodic cubes along x, y, z.
         defective (`np.ndarray` of shape `(B,)`): Which rows have a defect site.
         weighted (`np.ndarray` of shape `(B,)`): Which rows have published weights.
+        stressed (`np.ndarray` of shape `(B,)`): Which rows have a stress, and are periodic in all three directions.
         statistics ([`DatasetStatistics`], *optional*): None of no rows.
     """
 
@@ -58,6 +65,7 @@ class Survey:
     cubic: np.ndarray
     defective: np.ndarray
     weighted: np.ndarray
+    stressed: np.ndarray
     statistics: DatasetStatistics | None
 
     @property
@@ -118,9 +126,9 @@ class _Walk:
         self._digest = hashlib.sha256(str(len(rows)).encode())
         self._positions, self._forces, self._energies = _Moments(3), _Moments(3), _Moments(1)
         none = np.zeros(0, dtype=bool)
-        self._columns = {name: [none] for name in ("cubic", "defective", "weighted")}
+        self._columns = {name: [none] for name in ("cubic", "defective", "weighted", "stressed")}
         self._columns |= {"energies": [np.zeros(0)], "counts": [np.zeros((0, len(DESCRIPTORS)), dtype=np.int32)]}
-        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy"])):
+        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "stress"])):
             self._look_at(table)
 
     def _look_at(self, table: pa.Table) -> None:
@@ -132,6 +140,10 @@ class _Walk:
             self._digest.update(np.ascontiguousarray(values[name]).tobytes())
         for array in (values["cell"], values["pbc"], energies):
             self._digest.update(np.ascontiguousarray(array).tobytes())
+        stressed = list_lengths(table, "stress") > 0
+        if stressed.any():  # without any the hash is that of earlier versions, which knew no stress
+            self._digest.update(stressed.tobytes())
+            self._digest.update(np.ascontiguousarray(flat_values(table, "stress")).tobytes())
 
         self._positions.add(values["positions"].reshape(-1, 3))
         self._forces.add(values["forces"].reshape(-1, 3))
@@ -142,6 +154,7 @@ class _Walk:
             ("cubic", is_cubic(values["cell"].reshape(-1, 3, 3), values["pbc"].reshape(-1, 3))),
             ("defective", lengths["defect_sites"] > 0),
             ("weighted", lengths["importance_weights"] > 0),
+            ("stressed", stressed & values["pbc"].reshape(-1, 3).all(axis=1)),
         ):
             self._columns[name].append(column)
 
