@@ -70,7 +70,7 @@ def write_card(
         metadata.pop("configs", None)  # they name the files of the other data set
     contents = _read(folder, checked)
     metadata = metadata | {
-        "license": license or metadata.get("license", "unknown"),
+        "license": license or metadata.get("license") or _common_license(provenance or {}),
         "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
         "tags": metadata.get("tags") or _tags(contents.summary.total),
         "task_categories": metadata.get("task_categories") or ["other"],
@@ -148,8 +148,24 @@ def _body(contents: _Contents, metadata: Mapping[str, Any], figures: Mapping[str
         ],
         figures=figures,
         columns={name: _type(feature) for name, feature in contents.features.items()},
+        sources=_sources(summary, metadata),
         provenance=metadata.get("provenance"),
     )
+
+
+def _sources(summary: DatasetSummary, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the provenance tells of each source, and how many structures are in the files, by split."""
+    told = (metadata.get("provenance") or {}).get("sources") or []
+    counts: dict[str, dict[str, int]] = {}
+    for (name, split), number in summary.sources.items():
+        counts.setdefault(name, {})[split] = number
+    return [dict(source) | {"structures": counts.get(source["name"], {})} for source in told]
+
+
+def _common_license(provenance: Mapping[str, Any]) -> str:
+    """The licence of all sources; of several, no identifier of the Hub tells."""
+    licenses = {source["license"] for source in provenance.get("sources") or []}
+    return licenses.pop() if len(licenses) == 1 else "other" if licenses else "unknown"
 
 
 def _type(feature: Any) -> str:

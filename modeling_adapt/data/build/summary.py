@@ -123,6 +123,7 @@ class DatasetSummary:
     files: set[str] = field(default_factory=set)
     defect_kinds: Counter[str] = field(default_factory=Counter)
     subsets: Counter[float] = field(default_factory=Counter)  # structures by the smallest subset, in percent
+    sources: Counter[tuple[str, str]] = field(default_factory=Counter)  # structures by name of the source, and split
     bytes_by_split: Counter[str] = field(default_factory=Counter)  # in Arrow's memory
 
     def add(self, split: str, table: pa.Table) -> None:
@@ -138,6 +139,8 @@ class DatasetSummary:
             if name in table.column_names:  # data sets of earlier versions lack them
                 values = flat_values(table, name)
                 counter.update(values[values == values].tolist())  # without NaN, which null becomes
+        if "source_name" in table.column_names:
+            self.sources.update((name, split) for name in table["source_name"].to_pylist() if name)
         self.bytes_by_split[split] += table.nbytes
 
     def _file(self, name: str) -> str:
