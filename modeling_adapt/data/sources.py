@@ -33,7 +33,7 @@ class Source:
     Args:
         name (`str`): What rows, card and messages call it; letters, digits, `_`, `-` and `.`.
         files (`list[str]`): Below the root; a folder is searched for VASP runs.
-        license (`str`): An identifier of the Hub where there is one, such as mit.
+        license (`str`): As the Hub calls it where it knows it, such as mit; any words.
         level (`str`): The level of theory, in any words; energies of sources of one level are of one zero.
         citation (`str`, defaults to `""`): Whom to cite.
         url (`str`, defaults to `""`): Where it is from.

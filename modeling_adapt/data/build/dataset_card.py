@@ -1,5 +1,6 @@
 """The README.md of a data set: what the Hub and `datasets` read in its header, and what people want to know."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,9 +164,11 @@ def _sources(summary: DatasetSummary, metadata: Mapping[str, Any]) -> list[dict[
 
 
 def _common_license(provenance: Mapping[str, Any]) -> str:
-    """The licence of all sources; of several, no identifier of the Hub tells."""
+    """The licence of all sources where the Hub may have an identifier for it; of several, none tells."""
     licenses = {source["license"] for source in provenance.get("sources") or []}
-    return licenses.pop() if len(licenses) == 1 else "other" if licenses else "unknown"
+    if len(licenses) != 1:
+        return "other" if licenses else "unknown"
+    return name if re.fullmatch(r"[a-z0-9.+-]+", name := licenses.pop()) else "other"
 
 
 def _type(feature: Any) -> str:

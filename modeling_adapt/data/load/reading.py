@@ -31,7 +31,9 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
             A folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
             `hf://datasets/organisation/name` always does.
         split (`str`): Such as `"train"`.
-        target (`Target`, *optional*): Keep only the rows that carry this label, or both. None keeps all.
+        target (`Target`, *optional*):
+            Keep only the rows that carry this label. `"energy_and_forces"` keeps those with forces, some of which must
+            have an energy too. None keeps all.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
 
     Raises:
@@ -74,11 +76,12 @@ def read_splits(dataset: str | Path) -> dict[str, Dataset]:
 
 
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
-    """The rows in which no label that `target` names is null."""
+    """The rows with the label that `target` names; of both, those with forces, if any of them has an energy."""
     names = target.split("_and_")
     table = rows.select_columns(names).with_format("arrow")[:]
-    valid = np.logical_and.reduce([table[name].is_valid().to_numpy() for name in names])
-    if not valid.any():
+    present = [table[name].is_valid().to_numpy() for name in names]
+    valid = present[-1]
+    if not np.logical_and.reduce(present).any():
         wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
         raise InputError(f"{where}: no structure has {wanted}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))

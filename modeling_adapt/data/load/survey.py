@@ -40,7 +40,7 @@ class Survey:
 
     Args:
         content_hash (`str`):
-            Short SHA-256 over structures and labels, in order: two runs that name the same one have learned from the
+            Short SHA-256 over structures, labels and weights of structures, in order: two runs that name the same one have learned from the
             same rows, wherever these are stored.
         elements (`np.ndarray` of shape `(E,)`): Atomic numbers that occur, sorted.
         counts (`np.ndarray` of shape `(B, E)`): Atoms of each of them.
@@ -64,6 +64,11 @@ class Survey:
     def sizes(self) -> np.ndarray:
         """(B,) number of atoms."""
         return self.counts.sum(axis=1)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """The rows that have an energy."""
+        return np.flatnonzero(~np.isnan(self.energies))
 
     @property
     def compositions(self) -> np.ndarray:
@@ -120,7 +125,7 @@ class _Walk:
         none = np.zeros(0, dtype=bool)
         self._columns = {name: [none] for name in ("cubic", "defective", "weighted")}
         self._columns |= {"energies": [np.zeros(0)], "counts": [np.zeros((0, len(DESCRIPTORS)), dtype=np.int32)]}
-        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy"])):
+        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "source_weight"])):
             self._look_at(table)
 
     def _look_at(self, table: pa.Table) -> None:
@@ -132,6 +137,9 @@ class _Walk:
             self._digest.update(np.ascontiguousarray(values[name]).tobytes())
         for array in (values["cell"], values["pbc"], energies):
             self._digest.update(np.ascontiguousarray(array).tobytes())
+        weights = table["source_weight"].fill_null(1.0).to_numpy()
+        if (weights != 1).any():  # without them rows have the hash of the time before there were weights
+            self._digest.update(np.ascontiguousarray(weights).tobytes())
 
         self._positions.add(values["positions"].reshape(-1, 3))
         self._forces.add(values["forces"].reshape(-1, 3))
