@@ -1,9 +1,9 @@
 """Several sources of labelled structures -> one parquet data set with weights, licences and energies of one level.
 
-A YAML file lists the sources; those in configuration/datasets/ are examples. Energies of another level of theory than
-the one that is kept become null: of these structures the forces alone are learned. Structures that two sources have, or
-of which another split has nearly the same, are left out once. A run that was interrupted goes on when the same command
-is given again.
+A YAML file lists the sources; those in configuration/datasets/ are examples. Energies of another level of theory
+than the one that is kept become null: of these structures the forces alone are learned. Of structures that two
+sources have, or two splits nearly, one is left out. A build that was interrupted goes on when the same command is
+given again.
 """
 
 import sys
@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     built = build_dataset(
         output,
         source_files(listed.sources, root),
-        partial(
-            source_rows, sources={one.name: one for one in listed.sources}, skip_broken=arguments.skip_broken
-        ),
+        partial(source_rows, sources={one.name: one for one in listed.sources}, skip_broken=arguments.skip_broken),
         mixture.divide,
         revise=mixture.revise,
         plan=[[asdict(one), host_state(one.host)] for one in listed.sources] + [arguments.skip_broken],

@@ -192,7 +192,7 @@ class EnergyMetrics:
                 sums[f"{name}_structures"] = np.isfinite(trivial_error)
                 sums[f"{name}_error_per_atom"] = np.nan_to_num(trivial_error)
         known = np.flatnonzero(~np.isnan(labels))
-        names = None if config_types is None else [config_types[row] for row in known]
+        names = None if config_types is None else [config_types[row] for row in known.tolist()]
         self._groups.add({name: values[known] for name, values in sums.items()}, names)
 
     def compute(self) -> dict[str, Any]:

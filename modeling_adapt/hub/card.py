@@ -259,6 +259,12 @@ class PublishedModel:
         return data if isinstance(data, Mapping) else {"all": data}
 
     @property
+    def sources(self) -> list[list[Any]]:
+        """Cells of a line for each source that its data set was built from; none where it tells of none."""
+        columns = ("name", "license", "structures", "citation", "url")
+        return [[source.get(name, "-") for name in columns] for source in self.run.get("sources") or []]
+
+    @property
     def training_hours(self) -> str | None:
         return f"{self.run['training_seconds'] / 3600:.2f}" if "training_seconds" in self.run else None
 

@@ -257,5 +257,6 @@ def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: 
     for number in found.elements:
         if known and SYMBOLS[number] not in known:
             raise InputError(
-                f"{where} has {SYMBOLS[number]}, of which the training split has {lacking}: there is no reference energy"
+                f"{where} has {SYMBOLS[number]}, of which the training split has {lacking}: there is no reference "
+                "energy"
             )

@@ -112,10 +112,8 @@ def build_dataset(
         batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(columns=KEY_COLUMNS))
         sources, keys = sources_and_keys(batches)
         sources, keys = sources[:rows], keys[:rows]
-        division, change = divide(sources, keys), _unchanged
-        if revise is not None:
-            division, change = revise(paths, notes, division)
-            rows = sum(map(len, division[0].values()))
+        division, change = (revise or _as_it_is)(paths, notes, divide(sources, keys))
+        rows = rows if revise is None else sum(map(len, division[0].values()))
         unfinished = workshop / "dataset"
         unfinished.mkdir()
         counts, summary = write_divided(
@@ -135,8 +133,10 @@ def build_dataset(
     return Built(counts, summary, notes)
 
 
-def _unchanged(table: pa.Table) -> pa.Table:
-    return table
+def _as_it_is(
+    paths: list[Path], notes: list[Notes], division: Division
+) -> tuple[Division, Callable[[pa.Table], pa.Table]]:
+    return division, lambda table: table
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Energies of two levels differ by eV per atom, so they can never be labels togeth
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..split.duplicates import near_duplicates
 from ..split.splitting import SPLITS, Division, RowKey, assign_rows, train_subsets
 from .building import Notes
 
+Change = Callable[[pa.Table], pa.Table]
 _GEOMETRY = ["atomic_numbers", "positions", "cell", "pbc", "source_name"]
 
 
@@ -89,7 +90,7 @@ class Mixture:
         splits = {split: sorted(splits[split]) for split in sorted(splits, key=_rank)}
         return splits, train_subsets(keys, splits, self.listed.seed)
 
-    def revise(self, paths: list[Path], notes: list[Notes], division: Division) -> tuple[Division, Any]:
+    def revise(self, paths: list[Path], notes: list[Notes], division: Division) -> tuple[Division, Change]:
         """Chooses the level of the energies, and leaves out what is there twice."""
         energies: Counter[str] = Counter()
         levels = {source.name: source.level for source in self.listed.sources}
@@ -108,7 +109,7 @@ class Mixture:
         return ({split: members for split, members in splits.items() if members}, division[1]), self._of_one_level
 
     def _without_duplicates(self, rows: datasets.Dataset) -> np.ndarray:
-        """(rows,) which are left: of structures of two sources the one whose energy is kept, or that is named first."""
+        """(rows,) which are left: of two sources' structure the one whose energy is kept, or that is named first."""
         names = np.array(rows["source_name"])
         order = sorted(self.listed.sources, key=lambda source: source.level != self.level)
         members = {source.name: np.flatnonzero(names == source.name) for source in order}

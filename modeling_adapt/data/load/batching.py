@@ -48,8 +48,8 @@ class StructureDataset(Dataset):
 
     An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
     (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
-    `source_weight` float, `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
-    defect site, inf if there is none, and `row`, its index.
+    `source_weight` float, `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in
+    Å to the nearest defect site, inf if there is none, and `row`, its index.
 
     At a [`Blank`] index, the labels are -100, which no loss counts.
 

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
-from huggingface_hub import snapshot_download
+from huggingface_hub import DatasetCard, snapshot_download
 
 from ...errors import InputError, one_line
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
@@ -107,6 +108,20 @@ def select_subset(rows: Dataset, percent: float) -> Dataset:
             "the rows have no nested subsets; data_scripts/split_dataset.py writes them for the train split"
         )
     return rows.select(np.flatnonzero(pc.less_equal(column, percent).to_numpy()))
+
+
+def told_sources(dataset: str | Path, revision: str | None = None) -> list[dict[str, Any]]:
+    """What the card of a data set tells of the sources it was built from: name, license, level and more of each.
+
+    Empty where it tells of none, or cannot be read, which keeps nobody from reading the rows.
+    """
+    card = _folder_of(str(dataset), revision) / "README.md"
+    try:
+        provenance = DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("provenance")
+        sources = provenance.get("sources") if isinstance(provenance, dict) else None
+        return [source for source in sources or [] if isinstance(source, dict)]
+    except Exception:  # the YAML library raises many types
+        return []
 
 
 def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:

@@ -40,8 +40,8 @@ class Survey:
 
     Args:
         content_hash (`str`):
-            Short SHA-256 over structures, labels and weights of structures, in order: two runs that name the same one have learned from the
-            same rows, wherever these are stored.
+            Short SHA-256 over structures, labels and weights of structures, in order: two runs that name the same one
+            have learned from the same rows, wherever these are stored.
         elements (`np.ndarray` of shape `(E,)`): Atomic numbers that occur, sorted.
         counts (`np.ndarray` of shape `(B, E)`): Atoms of each of them.
         energies (`np.ndarray` of shape `(B,)`): In eV, NaN where there is none.
