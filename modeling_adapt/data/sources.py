@@ -15,7 +15,7 @@ sources:
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ class Source:
             Where all of it goes, or fractions of train, validation and test, into which whole trajectories go.
         max_energy_per_atom (`float`, *optional*): In eV; structures above it are left out.
         max_force (`float`, *optional*): In eV/Å; structures with a longer force on an atom are left out.
-        forces_key, energy_key, group_key, group_pattern, host: Of [`ReadingOptions`].
+        forces_key (`str`, *optional*): Of [`ReadingOptions`], as are the following.
+        energy_key (`str`, *optional*): Likewise.
+        group_key (`str`, *optional*): Likewise.
+        group_pattern (`str`, *optional*): Likewise.
+        host (`str`, defaults to `"auto"`): Likewise; a file is below the root.
     """
 
     name: str
@@ -78,7 +82,7 @@ class SourceList:
         seed (`int`, defaults to `0`): Of splits by fractions.
     """
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source]
     energies: str | None = None
     seed: int = 0
 
