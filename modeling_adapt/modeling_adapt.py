@@ -46,7 +46,7 @@ logger = logging.get_logger(__name__)
 IGNORE_INDEX = -100
 
 # Columns of a data set that the collator of this project makes its inputs of.
-_COLUMNS = ("positions", "pbc", "forces", "energy", "stress", "defect_sites")
+_COLUMNS = ("positions", "pbc", "forces", "energy", "stress", "defect_sites", "source_weight")
 
 
 def _keeps_columns(forward: Callable) -> Callable:
@@ -384,6 +384,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         neighbour_shifts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
+        structure_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTForcesOutput:
@@ -395,6 +396,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
                 Reference forces in eV/Å, -100 on padding.
             importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weights of the atoms in the weighted losses. `None`: 1.
+            structure_weights (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                By which the loss of each structure is multiplied. `None`: 1.
             num_items_in_batch (`int`, *optional*):
                 Force components over which the loss is averaged; `Trainer` counts them over the whole accumulation
                 window and all processes. `None`: those of this batch.
@@ -412,6 +415,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         if labels is not None:
             scale = self.normalizer.scale(forces.dtype)
             losses, is_atom = force_losses(self.config.force_loss, forces, labels, importance_weights, scale)
+            losses = losses if structure_weights is None else losses * structure_weights[:, None]
             loss = losses.sum() / (3 * is_atom.sum() if num_items_in_batch is None else num_items_in_batch)
         return ADAPTForcesOutput(
             loss=loss, forces=forces, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -453,6 +457,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         labels: torch.Tensor | None = None,
         reference_forces: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
+        structure_weights: torch.Tensor | None = None,
         compute_forces: bool | None = None,
         reference_stress: torch.Tensor | None = None,
         compute_stress: bool | None = None,
@@ -466,11 +471,14 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
                 For the reference energies of `config.element_energies`; 0 on padding.
             labels (`torch.FloatTensor` of shape `(B,)`, *optional*):
-                Reference total energies in eV; -100 counts for nothing.
+                Reference total energies in eV. -100: the structure counts for nothing. NaN: its energy does not, as it
+                is not known, and its forces do.
             reference_forces (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
                 Reference forces in eV/Å, -100 on padding, which are learned with the gradient of the energy.
             importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weights of the atoms in the weighted losses of forces. `None`: 1.
+            structure_weights (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                By which the loss of each structure is multiplied, energy and forces. `None`: 1.
             compute_forces (`bool`, *optional*):
                 Whether to return conservative forces -dE/dR, under `torch.no_grad` and `torch.inference_mode` too.
                 `None`: where there are `reference_forces`.
@@ -506,13 +514,15 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         loss = None
         if labels is not None:
             atoms = input_features.shape[1] if attention_mask is None else attention_mask.sum(dim=1)
-            error = (energy - labels).to(torch.promote_types(input_features.dtype, torch.float32))
+            known = torch.where(labels.isnan(), energy.detach(), labels)
+            error = (energy - known).to(torch.promote_types(input_features.dtype, torch.float32))
             error = error if self.config.traits.reads_order else error / atoms
             losses = (error / self.energy_normalizer.scale(error.dtype)).square()
             if forces is not None and reference_forces is not None:
                 losses = losses + self._force_losses(forces, reference_forces, importance_weights)
             if strain_gradient is not None and reference_stress is not None and learns_stress:
                 losses = losses + self._stress_losses(strain_gradient, reference_stress, volumes, atoms)
+            losses = losses if structure_weights is None else losses * structure_weights
             is_labelled = labels != IGNORE_INDEX
             count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch
             loss = (losses * is_labelled).sum() / count

@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     from ..data.read.site_search import SiteSearch, host_state
     from ..data.read.structure_files import find_files, structure_rows
 
-    options = ReadingOptions(**{name: getattr(arguments, name) for name in ReadingOptions._fields})
+    told = vars(arguments)  # a pattern of groups is only for lists of sources
+    options = ReadingOptions(**{name: told[name] for name in ReadingOptions._fields if name in told})
     SiteSearch(options.host)  # a host that cannot be read is an error now, and not when the work begins
     files = find_files(inputs)
     divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)

@@ -30,6 +30,8 @@ class ReadingOptions(NamedTuple):
         group_key (`str`, *optional*):
             Key in `info` whose value names the trajectory; by default consecutive frames with the same atoms, moved by
             little, are one trajectory ([`same_trajectory`]).
+        group_pattern (`str`, *optional*):
+            Regular expression; what it matches of that value, or the first group in it, names the trajectory instead.
         host (`str`, defaults to `"auto"`):
             Of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
         skip_broken (`bool`, defaults to `False`):
@@ -41,6 +43,7 @@ class ReadingOptions(NamedTuple):
     energy_key: str | None = None
     stress_key: str | None = None
     group_key: str | None = None
+    group_pattern: str | None = None
     host: str = "auto"
     skip_broken: bool = False
 

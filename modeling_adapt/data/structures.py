@@ -20,7 +20,10 @@ Target = Literal["forces", "energy", "energy_and_forces", "stress"]  # which lab
 
 
 # What is read where data sets of earlier versions lack a column.
-LATER_COLUMNS: dict[str, Any] = {"defect_kinds": [], "subset": None, "stress": None}
+LATER_COLUMNS: dict[str, Any] = {
+    **{"defect_kinds": [], "subset": None, "stress": None},
+    **{"source_name": "", "source_weight": 1.0},
+}
 
 
 def _vectors(dtype: str) -> List:
@@ -43,6 +46,8 @@ STRUCTURE_FEATURES = Features(
         "trajectory": Value("string"),
         "subset": Value("float32"),
         "source": Value("string"),
+        "source_name": Value("string"),
+        "source_weight": Value("float32"),
     }
 )
 
@@ -103,6 +108,8 @@ def structure_row(
         "trajectory": trajectory,
         "subset": None,
         "source": source,
+        "source_name": "",
+        "source_weight": 1.0,
     }
     if importance_weights is not None:
         row["importance_weights"] = _per_atom(importance_weights, "importance_weights", atoms, where)

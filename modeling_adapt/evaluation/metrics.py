@@ -168,7 +168,8 @@ class EnergyMetrics:
         """
         Args:
             energies (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Predicted total energies in eV.
-            labels (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Reference energies in eV.
+            labels (`torch.Tensor` or `np.ndarray` of shape `(B,)`):
+                Reference energies in eV; NaN is of a structure whose energy is not known, which does not count.
             num_atoms (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Number of atoms of each structure.
             baseline (`torch.Tensor` or `np.ndarray` of shape `(B,)`, *optional*):
                 Energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
@@ -191,7 +192,9 @@ class EnergyMetrics:
                 trivial_error = np.abs(as_float64(trivial) - labels) / num_atoms
                 sums[f"{name}_structures"] = np.isfinite(trivial_error)
                 sums[f"{name}_error_per_atom"] = np.nan_to_num(trivial_error)
-        self._groups.add(sums, config_types)
+        known = np.flatnonzero(~np.isnan(labels))
+        names = None if config_types is None else [config_types[row] for row in known.tolist()]
+        self._groups.add({name: values[known] for name, values in sums.items()}, names)
 
     def compute(self) -> dict[str, Any]:
         """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""

@@ -158,10 +158,14 @@ def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
     target: Any = target_of(config)
     if target == "forces":
         return ForceTask()
-    found = survey(train_rows)
-    baseline = CompositionBaseline.fit(found.compositions, found.energies)
-    task = (EnergyTask if target == "energy" else EnergyAndForcesTask)(baseline)
+    task = (EnergyTask if target == "energy" else EnergyAndForcesTask)(_baseline(train_rows))
     return WithStress(task) if learns_stress(config) else task
+
+
+def _baseline(train_rows: datasets.Dataset) -> CompositionBaseline:
+    """Of the rows that have an energy."""
+    found = survey(train_rows)
+    return CompositionBaseline.fit(found.compositions[found.labelled], found.energies[found.labelled])
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
@@ -183,7 +187,8 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
         _fit_force_scale(config, fit_statistics(train_rows))
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
-            _require_readable(config, table, f"the {split} split")
+            lacking = "no structure with an energy" if split == "train" else "none"
+            _require_readable(config, table, f"the {split} split", lacking)
     # Every augmentation moves the crystal about, so no alignment is left that the model knows.
     domain = fit_domain(
         ArrayRows(train_rows),
@@ -216,17 +221,18 @@ def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None
 def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
     """
     Fits one energy per element by least squares, which is all that the composition tells, and the mean of what is left
-    over: per atom for a sum of atomic energies, per structure for the published network.
+    over: per atom for a sum of atomic energies, per structure for the published network. Rows without an energy do not
+    count.
 
     Returns:
         `float`: Standard deviation of what is left over in eV.
     """
-    found = survey(train_rows)
-    baseline = CompositionBaseline.fit(found.compositions, found.energies)
+    found, baseline = survey(train_rows), _baseline(train_rows)
     config.element_energies = baseline.element_energies()
     left_over = found.energies - baseline.predict(found.compositions)
     if not config.traits.reads_order:
         left_over = left_over / found.sizes
+    left_over = left_over[found.labelled]
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
 
@@ -249,7 +255,7 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
             )
 
 
-def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str) -> None:
+def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str, lacking: str) -> None:
     """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
     found = survey(rows)
     largest = int(found.sizes.max())
@@ -262,5 +268,6 @@ def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: 
     for number in found.elements:
         if known and SYMBOLS[number] not in known:
             raise InputError(
-                f"{where} has {SYMBOLS[number]}, of which the training split has none: there is no reference energy"
+                f"{where} has {SYMBOLS[number]}, of which the training split has {lacking}: there is no reference "
+                "energy"
             )

@@ -35,6 +35,7 @@ class Structure(UserDict):
 CACHE_SIZE = 2**29
 
 _LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites", "stress")
+_SCALARS = {"energy": np.nan, "source_weight": 1.0}  # what is read where they are null
 _GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
 
 
@@ -47,9 +48,8 @@ class StructureDataset(Dataset):
 
     An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
     (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
-    `stress` (3, 3) float64 eV/Å³ or None,
-    `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
-    defect site, inf if there is none, and `row`, its index.
+    `stress` (3, 3) float64 eV/Å³ or None, `source_weight` float, `importance_weights` (N,) float32, `nearest_defect`
+    (N,) float32: minimum-image distance in Å to the nearest defect site, inf if there is none, and `row`, its index.
 
     At a [`Blank`] index, the labels are -100, which no loss counts.
 
@@ -73,7 +73,7 @@ class StructureDataset(Dataset):
         seed: int = 0,
         cutoff: float | None = None,
     ):
-        self.rows = dataset.select_columns([*_LIST_COLUMNS, "cell", "pbc", "energy"]).with_format("arrow")
+        self.rows = dataset.select_columns([*_LIST_COLUMNS, *_SCALARS, "cell", "pbc"]).with_format("arrow")
         self.weighting = weighting
         self.augmentation = augmentation
         self.seed = seed
@@ -150,7 +150,8 @@ def read_structures(table: pa.Table) -> list[Structure]:
     columns |= {name: list_column(table, name) for name in found}
     columns["cell"] = list(flat_values(table, "cell").reshape(-1, 3, 3))
     columns["pbc"] = list(flat_values(table, "pbc").reshape(-1, 3))
-    columns["energy"] = table["energy"].to_numpy().astype(np.float64).tolist()  # null becomes NaN
+    for name, missing in _SCALARS.items():
+        columns[name] = table[name].fill_null(missing).to_numpy().astype(np.float64).tolist()
     structures = [Structure(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for item in structures:
         item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
@@ -166,7 +167,8 @@ def _from_row(row: Mapping[str, Any]) -> Structure:
         item[name] = None if value is None else np.asarray(value, dtype=types.get(name, np.float32))
         if item[name] is not None and name in ("positions", "forces", "defect_sites", "stress", "cell"):
             item[name] = item[name].reshape(-1, 3)
-    item["energy"] = np.nan if row.get("energy") is None else float(row["energy"])
+    for name, missing in _SCALARS.items():
+        item[name] = missing if row.get(name) is None else float(row[name])
     return item
 
 
@@ -239,8 +241,10 @@ class StructureCollator:
             `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded with 0
             and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
             `"energy_and_forces"` adds these, `reference_forces` (B, N, 3) padded with -100, and the weights and
-            distances too; `"stress"` adds `labels` (B, 3, 3) eV/Å³, -100 where there is none. `rows` (B,) holds the
-            index of each structure in its data set, where it has one.
+            distances too; `"stress"` adds `labels` (B, 3, 3) eV/Å³, -100 where there is none. With
+            `"energy_and_forces"`, NaN is the label of a structure whose energy is not known and whose forces are. All
+            add `structure_weights` (B,), by which the loss of each structure is multiplied, unless they are all 1.
+            `rows` (B,) holds the index of each structure in its data set, where it has one.
         weighting ([`ImportanceWeighting`], *optional*): For rows; as for [`StructureDataset`], which weighs its own.
         stress (`bool`, defaults to `False`):
             Adds `reference_stress` (B, 3, 3) eV/Å³, -100 where there is none, beside other labels.
@@ -276,9 +280,12 @@ class StructureCollator:
             batch["importance_weights"] = _pad(structures, "importance_weights", size, 0.0)
             batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
         if self.target in ("energy", "energy_and_forces"):
-            batch["labels"] = _energies(structures)
+            batch["labels"] = _energies(structures, required=self.target == "energy")
         for name in ("labels",) * (self.target == "stress") + ("reference_stress",) * self.stress:
             batch[name] = _stresses(structures)
+        weights = torch.tensor([item["source_weight"] for item in structures], dtype=torch.float32)
+        if (weights != 1).any():
+            batch["structure_weights"] = weights
         return batch
 
     def _structures(self, structures: Sequence[Any]) -> list[Structure]:
@@ -293,10 +300,10 @@ class StructureCollator:
         return rows
 
 
-def _energies(structures: list[Structure]) -> torch.Tensor:
-    """Energies (B,) in eV, -100 for blanks."""
+def _energies(structures: list[Structure], required: bool) -> torch.Tensor:
+    """Energies (B,) in eV, -100 for blanks; NaN where there is none, unless it is required."""
     energies = np.array([item["energy"] for item in structures], dtype=np.float64)
-    if np.isnan(energies).any():
+    if required and np.isnan(energies).any():
         raise InputError("the data set has structures without energy; read it with target='energy'")
     energies[energies == IGNORE_INDEX] = np.nextafter(IGNORE_INDEX, 0.0)  # an energy may happen to be the mark
     energies[["blank" in item for item in structures]] = IGNORE_INDEX

@@ -46,8 +46,8 @@ class Survey:
 
     Args:
         content_hash (`str`):
-            Short SHA-256 over structures and labels, in order: two runs that name the same one have learned from the
-            same rows, wherever these are stored.
+            Short SHA-256 over structures, labels and weights of structures, in order: two runs that name the same one
+            have learned from the same rows, wherever these are stored.
         elements (`np.ndarray` of shape `(E,)`): Atomic numbers that occur, sorted.
         counts (`np.ndarray` of shape `(B, E)`): Atoms of each of them.
         energies (`np.ndarray` of shape `(B,)`): In eV, NaN where there is none.
@@ -72,6 +72,11 @@ class Survey:
     def sizes(self) -> np.ndarray:
         """(B,) number of atoms."""
         return self.counts.sum(axis=1)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """The rows that have an energy."""
+        return np.flatnonzero(~np.isnan(self.energies))
 
     @property
     def compositions(self) -> np.ndarray:
@@ -128,7 +133,7 @@ class _Walk:
         none = np.zeros(0, dtype=bool)
         self._columns = {name: [none] for name in ("cubic", "defective", "weighted", "stressed")}
         self._columns |= {"energies": [np.zeros(0)], "counts": [np.zeros((0, len(DESCRIPTORS)), dtype=np.int32)]}
-        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "stress"])):
+        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "stress", "source_weight"])):
             self._look_at(table)
 
     def _look_at(self, table: pa.Table) -> None:
@@ -144,6 +149,9 @@ class _Walk:
         if stressed.any():  # without any the hash is that of earlier versions, which knew no stress
             self._digest.update(stressed.tobytes())
             self._digest.update(np.ascontiguousarray(flat_values(table, "stress")).tobytes())
+        weights = table["source_weight"].fill_null(1.0).to_numpy()
+        if (weights != 1).any():  # without them rows have the hash of the time before there were weights
+            self._digest.update(np.ascontiguousarray(weights).tobytes())
 
         self._positions.add(values["positions"].reshape(-1, 3))
         self._forces.add(values["forces"].reshape(-1, 3))

@@ -1,5 +1,6 @@
 """Labelled structures out of any file that ASE reads, and out of folders of VASP runs."""
 
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from os.path import abspath, commonpath, realpath
@@ -28,8 +29,8 @@ class StructureFile(NamedTuple):
         path (`str`): Of the file.
         name (`str`): What rows call it in `source` and `trajectory`.
         split (`str`):
-            Where all of it goes; empty where that is not decided yet. Part of the names of its trajectories, which in
-            two splits are two.
+            Where all of it goes, or of which source it is; empty where that is not decided yet. Part of the names of
+            its trajectories, which in two splits are two.
         one_trajectory (`bool`): Whether the file is one, which bears the name of its folder.
         state (`tuple[int, int]`): See [`file_state`].
     """
@@ -101,7 +102,7 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
             new_trajectory = before is None or not same_trajectory(before, atoms)
             if "defect_sites" not in atoms.info:
                 row |= search.columns(atoms, new_trajectory, where)
-            group = None if options.group_key is None else _group(atoms, options.group_key, group_sizes, where)
+            group = None if options.group_key is None else _group(atoms, options, group_sizes, where)
         except InputError as error:
             if not options.skip_broken:
                 raise
@@ -186,11 +187,16 @@ def _stress(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
     return (stress + stress.T) / 2
 
 
-def _group(atoms: Atoms, key: str, sizes: dict[str, int], where: str) -> str:
+def _group(atoms: Atoms, options: ReadingOptions, sizes: dict[str, int], where: str) -> str:
     """The name of the trajectory; `sizes` remembers how many atoms each has."""
+    key = options.group_key
     if key not in atoms.info:
         raise InputError(f"{where}: no {key!r} to group by; it has {', '.join(sorted(atoms.info)) or 'no info'}")
     name = str(atoms.info[key])
+    if options.group_pattern is not None:
+        if (found := re.search(options.group_pattern, name)) is None:
+            raise InputError(f"{where}: {key}={name} has nothing that the pattern {options.group_pattern!r} matches")
+        name = found.group(1) if found.re.groups else found.group()
     if (size := sizes.setdefault(name, len(atoms))) != len(atoms):
         raise InputError(
             f"{where}: {len(atoms)} atoms, but trajectory {key}={name} began with {size}; "
