@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from ase.calculators.calculator import BaseCalculator
 from tqdm import tqdm
 
+from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
 from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from ..files import write_whole
@@ -178,6 +178,7 @@ KINDS = {
         lambda crystal, options: crystal.migration_barrier(options["remove"], options["hop"], options["images"]),
     ),
 }
+_DIGITS = {"eV": 2, "Å": 3, "GPa": 0, "J/m²": 2, "THz": 2}
 _ONCE = ("lattice constant", "bulk modulus", "elastic", "phonon", "surface")  # a larger supercell is the same crystal
 
 
@@ -200,9 +201,7 @@ def read_questions(host: str) -> Questions:
         raise InputError(f"{path} is no YAML: {error}") from error
     values = _checked(content, _TOP | _OPTIONAL, str(path), required=[*_TOP, "answers"])
     cells, sources = _whole(values["cells"], f"{path}: cells"), values.get("sources", {})
-    answers = {
-        str(name): _question(one, cells, sources, f"{path}: {name}") for name, one in values["answers"].items()
-    }
+    answers = {str(name): _question(one, cells, sources, f"{path}: {name}") for name, one in values["answers"].items()}
     quick = tuple(map(str, values.get("quick", answers)))
     for name in quick:
         if name not in answers:
@@ -233,8 +232,9 @@ def _question(content: Any, cells: tuple[int, ...], sources: Mapping[str, Any], 
 
 def _require_options(kind: str, options: Mapping[str, Any], where: str) -> None:
     """Raises [`InputError`] for what would fail after minutes of measuring."""
-    places = {"q": [options.get("q")], "hop": [options.get("hop")], "miller": [options.get("miller")]}
-    places |= {"remove": [options["remove"]] if kind == "barrier" else options.get("remove"), "add": options.get("add")}
+    places: dict[str, Any] = {"q": [options.get("q")], "hop": [options.get("hop")], "miller": [options.get("miller")]}
+    removed = options.get("remove")
+    places |= {"remove": [removed] if kind == "barrier" else removed, "add": options.get("add")}
     for name, found in places.items():
         for place in found if name in options and isinstance(found, Sequence) else ():
             numbers = place[1:] if name == "add" and place and isinstance(place[0], str) else place
@@ -289,24 +289,25 @@ def answering_calculator(name: str, questions: Questions, device: Any, revision:
             raise InputError(f"{name} gives no energies, of which answers are made")
         return others
     model, _ = load_model(name, None, subfolder, revision)
-    return calculator_of(model, questions, name, device)
+    require_answers(model.config, questions, name)
+    # Findings of the trained region are notes of the answers.
+    return ADAPTCalculator(model, device=device, outside_domain="ignore", dtype="float64")
 
 
-def calculator_of(model: Any, questions: Questions, name: str, device: Any = "cpu") -> ADAPTCalculator:
-    """That of a model of ours, in double precision, as the strains are finite differences; errors as above."""
-    if model.config.predicts != "energy" or not model.config.gives_forces:
+def require_answers(config: ADAPTConfig, questions: Questions, name: str) -> None:
+    """Raises [`InputError`] for the configuration of a model, called `name`, that cannot answer."""
+    if config.predicts != "energy" or not config.gives_forces:
         raise InputError(
-            f"{name} gives {'forces and no energy' if model.config.gives_forces else 'no forces'}, and answers are "
+            f"{name} gives {'forces and no energy' if config.gives_forces else 'no forces'}, and answers are "
             "differences of energies along relaxations: name a pooled energy model"
         )
-    domain = model.config.training_domain
     elements = set(_crystal(questions, None, 1).supercell(questions.lattice_constant).symbols)
+    domain = config.training_domain
     if domain is not None and (unknown := sorted(elements - set(domain["elements"]))):
         raise InputError(
-            f"{name} was trained on {', '.join(domain['elements'])} only, and these answers are of {', '.join(unknown)}; "
-            "name a model that knows the element"
+            f"{name} was trained on {', '.join(domain['elements'])} only, and these answers are of "
+            f"{', '.join(unknown)}; name a model that knows the element"
         )
-    return ADAPTCalculator(model, device=device, outside_domain="ignore", dtype="float64")  # notes say it
 
 
 def answer(questions: Questions, calculator: BaseCalculator, progress: bool = True) -> dict[str, Answer]:
@@ -391,9 +392,6 @@ def answer_cells(answers: Mapping[str, Answer]) -> tuple[list[str], list[list[st
         lines.append(cells + [shown(references.get(method)) for method in others])
     kept = [place for place in range(len(header)) if place < 3 or any(line[place] != "-" for line in lines)]
     return [header[place] for place in kept], [[line[place] for place in kept] for line in lines]
-
-
-_DIGITS = {"eV": 2, "Å": 3, "GPa": 0, "J/m²": 2, "THz": 2}
 
 
 def answer_notes(answers: Mapping[str, Answer]) -> list[str]:

@@ -335,4 +335,5 @@ class Crystal:
         found = relax(atoms, self.calculator, fmax=self.fmax, steps=_STEPS)
         if found.status == "converged":
             return found.atoms, ()
-        return found.atoms, (f"{what} of {len(atoms)} atoms not converged: {found.fmax:.2f} eV/Å after {found.steps} steps",)
+        note = f"{what} of {len(atoms)} atoms not converged: {found.fmax:.2f} eV/Å after {found.steps} steps"
+        return found.atoms, (note,)
