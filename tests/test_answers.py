@@ -1,7 +1,6 @@
-"""Answers: measured on potentials whose own are published, and what a file of questions, a model and a card make of them."""
+"""Answers: measured on potentials whose own are published, and what a model and a card make of them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from ase import units
 from ase.calculators.emt import EMT
 from matscipy.calculators.manybody import Manybody
 from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
-    StillingerWeber,
     Stillinger_Weber_PRB_31_5262_Si,
+    StillingerWeber,
 )
 
 from modeling_adapt.cli.command_line import run_command
@@ -43,7 +42,14 @@ COPPER = {
     "answers": {
         "bulk modulus": {"kind": "bulk modulus", "references": {"DFT": [140, "book"], "other": [130, "book"]}},
         "vacancy": {"kind": "defect", "remove": [[0, 0, 0]], "references": {"DFT": [1.0, "book"]}},
-        "hop": {"kind": "barrier", "remove": [0, 0, 0], "hop": [0.5, 0.5, 0], "cells": [2], "images": 1},
+        "hop": {
+            "kind": "barrier",
+            "remove": [0, 0, 0],
+            "hop": [0.5, 0.5, 0],
+            "cells": [2],
+            "images": 1,
+            "references": {"DFT": [0.7, "book"]},
+        },
         "split": {"kind": "defect", "remove": [[0, 0, 0]], "add": [[0.2, 0, 0], ["Cu", -0.2, 0, 0]], "cells": [2]},
     },
 }
@@ -79,7 +85,7 @@ def questions(tmp_path):
 @pytest.fixture(scope="module")
 def copper(tmp_path_factory) -> dict[str, Answer]:
     path = tmp_path_factory.mktemp("copper") / "copper.yaml"
-    path.write_text(yaml.safe_dump(COPPER))
+    path.write_text(yaml.safe_dump(COPPER, sort_keys=False))
     return answer(read_questions(str(path)), EMT())
 
 
@@ -162,7 +168,7 @@ def test_another_host_and_another_calculator(copper):
     """Of EMT (Jacobsen, Stoltze and Norskov, Surf. Sci. 366, 394 (1996)) for copper."""
     assert list(copper) == ["bulk modulus", "vacancy", "hop", "split"]
     assert list(copper["bulk modulus"].values) == [4] and list(copper["vacancy"].values) == [4, 32]
-    assert copper["bulk modulus"].value == pytest.approx(134, abs=2) and copper["bulk modulus"].unit == "GPa"
+    assert copper["bulk modulus"].value == pytest.approx(134.8, abs=0.5) and copper["bulk modulus"].unit == "GPa"
     assert 0.9 < copper["vacancy"].value < 1.3 and 0.4 < copper["hop"].value < 1.0
     assert copper["split"].value > copper["vacancy"].value
     assert copper["vacancy"].error == pytest.approx(copper["vacancy"].value - 1.0)
@@ -179,13 +185,13 @@ def test_both_ends_of_a_path_are_the_same_structure(copper):
     end = crystal._hopped(start, site, moving)
     assert crystal.energy(end) == pytest.approx(crystal.energy(start), abs=1e-9)
     moved = np.linalg.norm(end.positions - start.positions, axis=1)
-    assert (moved > 1).sum() == 1 and moved.max() == pytest.approx(crystal.lattice_constant / 2**0.5, abs=0.3)
+    assert (moved > 1).sum() == 1  # the atom that hops
 
 
 def test_the_table_shows_what_there_is(copper):
     header, rows = answer_cells(copper)
     assert header == ["answer", "unit", "this model", "4 to 32 atoms", "DFT", "error", "other"]
-    assert rows[0][2:] == ["134", "-", "140", "-6", "130"] and rows[2][-3:] == ["-", "-", "-"]
+    assert rows[0][2:] == ["135", "-", "140", "-5", "130"] and rows[3][-3:] == ["-", "-", "-"]
     doubted = {"vacancy": Answer("eV", {32: 1.234}, {"DFT": Reference(1.0, "of a book")}, 0.05, ("a note",))}
     header, rows = answer_cells(doubted)
     assert header == ["answer", "unit", "this model", "±", "DFT", "error"]
@@ -196,7 +202,7 @@ def test_the_table_shows_what_there_is(copper):
 def test_what_is_written_is_read_again(copper, tmp_path):
     write_answers(tmp_path, copper, {"model": "m"})
     record = json.loads((tmp_path / "answers.json").read_text())
-    assert record["model"] == "m" and (tmp_path / "answers.png").stat().st_size > 10_000 or len(copper) < 2
+    assert record["model"] == "m" and (tmp_path / "answers.png").stat().st_size > 10_000
     assert {name: Answer.of_record(one) for name, one in record["answers"].items()} == copper
     assert record["answers"]["vacancy"]["uncertainty"] is None
 
@@ -298,4 +304,4 @@ def test_a_recipe_that_cannot_answer_is_refused_before_it_trains(tmp_path, capsy
 
 def test_questions_are_shipped_with_the_package():
     configured = Path(__file__).parents[1] / "configuration" / "answers"
-    assert HOSTS.resolve() == configured.resolve() and shutil.which("true")
+    assert HOSTS.resolve() == configured.resolve()

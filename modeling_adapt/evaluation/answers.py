@@ -397,13 +397,16 @@ def answer_cells(answers: Mapping[str, Answer]) -> tuple[list[str], list[list[st
 def answer_notes(answers: Mapping[str, Answer]) -> list[str]:
     """What to know of single answers, and where the references are from, one line each."""
     lines = [f"{name}: {note}" for name, one in answers.items() for note in one.notes]
-    sources: dict[str, list[str]] = {}
-    for one in answers.values():
+    cited: dict[str, dict[str, list[str]]] = {}  # method -> source -> answers
+    for name, one in answers.items():
         for method, found in one.references.items():
-            methods = sources.setdefault(found.source, [])
-            if method not in methods:
-                methods.append(method)
-    return lines + [f"{', '.join(methods)}: {source}" for source, methods in sources.items()]
+            cited.setdefault(method, {}).setdefault(found.source, []).append(name)
+    by_source: dict[str, list[str]] = {}
+    for method, sources in cited.items():
+        for source, names in sources.items():
+            which = f"{method} of {', '.join(names)}" if len(sources) > 1 else method
+            by_source.setdefault(source, []).append(which)
+    return lines + [f"{', '.join(methods)}: {source}" for source, methods in by_source.items()]
 
 
 def answers_text(answers: Mapping[str, Answer]) -> str:
