@@ -85,7 +85,7 @@ class Answer:
     Args:
         unit (`str`): Of all its numbers.
         values (`Mapping[int, float]`): By the number of atoms of the supercell, ascending.
-        references (`Mapping[str, Reference]`): By method.
+        references (`Mapping[str, Reference]`, defaults to `{}`): By method.
         uncertainty (`float`, *optional*): Standard deviation, where the model gives one.
         notes (`tuple[str, ...]`, defaults to `()`): What to know of it, one line each.
     """
