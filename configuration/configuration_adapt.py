@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from .architectures_adapt import ARCHITECTURES, FORCE_LOSSES, Architecture
+from .pretrained_adapt import in_the_box
 from .versions_adapt import ADAPT_VERSION, FORMAT_VERSION, UNITS, require_our_units, require_readable, upgraded
 
 logger = logging.get_logger(__name__)
@@ -35,21 +35,10 @@ PIPELINES = {
     "atom-forces": {"impl": "pipeline_adapt.AtomForcesPipeline", "pt": ["AutoModel"], "type": "multimodal"},
 }
 
-DEFAULT_MODEL = "adapt-si"  # what commands, the calculator and the pipeline use where no model is named
-
 _EARLIER_NAMES = {"geometry": "architecture", "num_descriptors": "descriptors"}
 
 # One or more numbers as a person, a JSON file or numpy says them.
 Numbers = list[float | int] | tuple[float | int, ...]
-
-
-def in_the_box(name: Any) -> Any:
-    """
-    The folder of a model that comes with the package, for its bare name; every other name as it is. A folder of that
-    name is meant by its path (`./adapt-si`), a repository with its organisation.
-    """
-    folder = Path(__file__).parents[1] / "pretrained" / str(name)
-    return str(folder) if Path(str(name)).name == str(name) and (folder / "config.json").is_file() else name
 
 
 def _refuses_unread_fields(config_class: Any) -> Any:
@@ -385,4 +374,4 @@ class ADAPTEnergyConfig(ADAPTConfig):
 
 ADAPTConfig.register_for_auto_class()  # so that `save_pretrained` puts this file into the checkpoint
 
-__all__ = ["DEFAULT_MODEL", "ADAPTConfig", "ADAPTEnergyConfig", "in_the_box"]
+__all__ = ["ADAPTConfig", "ADAPTEnergyConfig"]

@@ -1,6 +1,7 @@
 """
-The main job from start to end at a small size: data, training, evaluation, and the relaxation of a vacancy that the
-model has not seen. Prints each command as a user would type it, then what the outcome is worth. Run by `make demo`.
+First the main job with the model that comes along: a vacancy of silicon and its formation energy. Then the same for a
+model of one's own, from start to end at a small size: data, training, evaluation, and the relaxation of a vacancy that
+it has not seen. Prints each command as a user would type it, then what the outcome is worth. Run by `make demo`.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+from ase.build import bulk
 from ase.optimize import FIRE
 
 from modeling_adapt.cli.command_line import run_command
@@ -25,6 +27,9 @@ def main() -> int:
     if FOLDER.exists():
         raise InputError(f"{FOLDER} exists; remove it to run the demo again")
     began = time.monotonic()
+    write_silicon(FOLDER / "silicon")
+    silicon = "runs/demo/silicon"
+    command(f"relax.py {silicon}/vacancy.extxyz --host {silicon}/host.extxyz --output {silicon}/relaxed")
     data, model, relaxed = FOLDER / "data", FOLDER / "model", FOLDER / "relaxed"
     kinds = "vacancy,interstitial_tetrahedral,interstitial_hexagonal,interstitial_split_110"
     command(
@@ -41,6 +46,17 @@ def main() -> int:
     print(f"\nfigures: {FOLDER / 'evaluation' / 'parity.png'}, {model / 'training_curve.png'}")
     print(f"the demo took {(time.monotonic() - began) / 60:.1f} minutes")
     return status
+
+
+def write_silicon(folder: Path) -> None:
+    """A crystal of 64 atoms, and the same without one of them, its neighbours a little off their sites."""
+    folder.mkdir(parents=True)
+    host = bulk("Si", cubic=True, a=5.468).repeat(2)
+    vacancy = host.copy()
+    del vacancy[0]
+    vacancy.rattle(0.05, seed=0)
+    ase.io.write(folder / "host.extxyz", host)
+    ase.io.write(folder / "vacancy.extxyz", vacancy)
 
 
 def command(line: str, allowed: tuple[int, ...] = (0,)) -> int:

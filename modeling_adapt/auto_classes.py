@@ -35,7 +35,7 @@ def _register_feature_extractor(theirs: Any, ours: Any) -> None:
 def _register_pipeline(theirs: Any, ours: Any) -> None:
     from transformers import AutoModel
 
-    from .configuration_adapt import DEFAULT_MODEL, in_the_box
+    from .pretrained_adapt import DEFAULT_MODEL, in_the_box
 
     default = {"model": (in_the_box(DEFAULT_MODEL), None)}
     register = theirs.PIPELINE_REGISTRY.register_pipeline

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .configuration_adapt import in_the_box
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 from .neighbours_adapt import Neighbours, find_neighbours, wrap
+from .pretrained_adapt import in_the_box
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
 THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom

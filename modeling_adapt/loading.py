@@ -14,11 +14,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
 
 from .configuration.versions_adapt import upgraded
-from .configuration_adapt import ADAPTConfig, in_the_box
+from .configuration_adapt import ADAPTConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub_access import hub_problem, is_local
 from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .pretrained_adapt import in_the_box
 
 # What libraries raise over files that are damaged, or do not fit each other.
 BAD_CHECKPOINT = (

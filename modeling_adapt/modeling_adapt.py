@@ -25,7 +25,7 @@ from transformers.utils import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig, in_the_box
+from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from .elements_adapt import SYMBOLS
 from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear, ADAPTNormalizer, float32_or_better
 from .encoder_adapt import (
@@ -38,6 +38,7 @@ from .encoder_adapt import (
 from .mlp_adapt import ADAPTResidualBlock, ADAPTResidualMLP, ADAPTTotalEnergy
 from .neighbours_adapt import find_neighbours  # noqa: F401  transformers 5.4 copies only what this file names
 from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
+from .pretrained_adapt import in_the_box
 from .versions_adapt import FORMAT_VERSION, upgraded_weights
 
 logger = logging.get_logger(__name__)

@@ -31,7 +31,7 @@ def _run(*command: str | Path, folder: Path, status: int = 0, **environment: str
 def source(tmp_path_factory) -> Path:
     """A copy of what a wheel is made of: building writes beside its sources."""
     copy = tmp_path_factory.mktemp("build") / "source"
-    for name in ("configuration", "data_scripts", "modeling_adapt"):
+    for name in ("configuration", "data_scripts", "modeling_adapt", "pretrained"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "train.py"):
         shutil.copy(ROOT / name, copy)
@@ -60,7 +60,10 @@ def test_one_top_level_name_with_all_files_that_are_read(wheel):
     assert len(tops) == 2 and "modeling_adapt" in tops and any(top.endswith(".dist-info") for top in tops)
     there = {
         path.relative_to(ROOT).as_posix()
-        for folder in (ROOT / "modeling_adapt", ROOT / "modeling_adapt" / "configuration")
+        for folder in (
+            ROOT / "modeling_adapt",
+            *(ROOT / "modeling_adapt" / name for name in ("configuration", "pretrained")),
+        )
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -105,6 +108,25 @@ def test_commands_run_outside_the_checkout(installed, make_force_model, tmp_path
     arguments = ("atoms.extxyz", "--model", "model", "--steps", "1", "--report", "--output", "relaxed")
     said = _run(installed / "bin" / "adapt-relax", *arguments, status=1, **outside)  # a step is not enough
     assert re.search("structures saved to: relaxed", said) and (tmp_path / "relaxed" / "report.html").is_file()
+
+
+def test_the_model_in_the_box_is_there_by_name(installed, tmp_path):
+    """Without the checkout on the path, without the Hub: the forces of its example."""
+    program = """if True:
+        import json, numpy as np
+        from pathlib import Path
+        import modeling_adapt
+        from modeling_adapt import ADAPTFeatureExtractor, ADAPTForEnergy
+        box = Path(modeling_adapt.__file__).parent / "pretrained" / "adapt-si"
+        example = json.loads((box / "example.json").read_text())
+        model = ADAPTForEnergy.from_pretrained("adapt-si").eval()
+        inputs = ADAPTFeatureExtractor.from_pretrained("adapt-si")(example)
+        forces = model(**inputs, compute_forces=True).forces[0].detach().numpy()
+        print(modeling_adapt.__file__, np.abs(forces - example["forces"]).max())
+    """
+    said = _run(sys.executable, "-c", program, folder=tmp_path, PYTHONPATH=str(installed), HF_HUB_OFFLINE="1")
+    place, deviation = said.split()[-2:]
+    assert Path(place).is_relative_to(installed) and float(deviation) < 1e-5
 
 
 HELP = """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..device import DTYPES
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
+from ..pretrained_adapt import DEFAULT_MODEL
 from .command_line import CommandParser, positive_number, whole_number
 
 if TYPE_CHECKING:
@@ -213,9 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     models = parser.add_argument_group("models")
     models.add_argument(
         "--model",
-        default=["adapt-si"],
+        default=[DEFAULT_MODEL],
         nargs="+",
-        help="checkpoint folder or Hub id of a force model; several: their mean (default: adapt-si, in the package)",
+        help=f"checkpoint folder or Hub id of a model; several: their mean (default: {DEFAULT_MODEL}, in the package)",
     )
     models.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     models.add_argument("--energy-model", help="checkpoint folder or Hub id of an energy model, for energy changes")

@@ -12,7 +12,6 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 from transformers import PreTrainedModel
 
-from ..configuration_adapt import DEFAULT_MODEL
 from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
@@ -21,6 +20,7 @@ from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..hub_access import is_local
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
+from ..pretrained_adapt import DEFAULT_MODEL
 from .prediction import input_dtype, octahedral_operations, predict, structure_of
 
 OutsideDomain = Literal["raise", "warn", "ignore"]

@@ -1,0 +1,1 @@
+../modeling_adapt/pretrained_adapt.py
