@@ -16,6 +16,7 @@ from ..training.options import RunArguments, help_text
 
 if TYPE_CHECKING:
     import datasets
+    from transformers import TrainingArguments
 
     from ..data.structures import Target
 
@@ -70,7 +71,21 @@ def train(argv: list[str]) -> None:
     if trainer.is_world_process_zero():
         write_metrics(output, metrics)
         print(trainer.saved_weights())
+        if config.predicts == "energy" and "validation" in rows:
+            add_doubt(output, rows, training)
         print(f"model saved to: {output}")
+
+
+def add_doubt(output: Path, rows: "dict[str, datasets.Dataset]", training: "TrainingArguments") -> None:
+    """Beside the weights, how uncertain their energies are; a line where that is not found."""
+    from ..evaluation.rigidity import write_doubt
+
+    try:
+        batch_size = training.per_device_eval_batch_size
+        found = write_doubt(output, rows["train"], rows["validation"], training.device, batch_size)
+        print(found.summary())
+    except InputError as error:
+        print(f"energies have no uncertainty: {error}", file=sys.stderr)
 
 
 def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Dataset]":
