@@ -16,6 +16,7 @@ _ENCODER = (*_TOKENS, "attention_probs_dropout_prob", "norm_position", "attentio
 _OF_FORCES = ("force_loss", "remove_net_force", "force_mean", "force_std")
 _OF_ENERGIES = ("energy_mean", "energy_std", "element_energies")
 _OF_GRADIENTS = ("force_loss", "force_weight", "force_std")
+_OF_STRESS = ("stress_weight",)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Architecture:
         attends (`bool`, defaults to `False`): It runs the attention functions of transformers.
         has_forces (`bool`, defaults to `True`): It has a read-out for forces.
         has_gradient (`bool`, defaults to `True`): The gradient of its energy is a usable force.
+        has_stress (`bool`, defaults to `True`):
+            Its energy is one of the lattice, so its derivative by strain is a stress. Not of coordinates as they are,
+            which change with the image that an atom is written in, nor of fractional ones, which no strain changes.
     """
 
     reads: tuple[str, ...]
@@ -46,19 +50,23 @@ class Architecture:
     attends: bool = False
     has_forces: bool = True
     has_gradient: bool = True
+    has_stress: bool = True
 
     def fields(self, predicts: str) -> frozenset[str]:
         """All fields of the configuration that a model of `"forces"` or `"energy"` reads."""
         if predicts == "forces":
             return frozenset((*self.reads, *_OF_FORCES))
-        return frozenset((*self.reads, *_OF_ENERGIES, *(_OF_GRADIENTS if self.has_gradient else ())))
+        of_gradients = (*_OF_GRADIENTS, *(_OF_STRESS if self.has_stress else ())) if self.has_gradient else ()
+        return frozenset((*self.reads, *_OF_ENERGIES, *of_gradients))
 
 
 ARCHITECTURES = {
     # The published encoder over normalised Cartesian coordinates.
-    "cartesian": Architecture(reads=_ENCODER, attends=True),
+    "cartesian": Architecture(reads=_ENCODER, attends=True, has_stress=False),
     # The same encoder over sines and cosines of fractional coordinates.
-    "fourier": Architecture(reads=(*_ENCODER, "fourier_wave_numbers"), needs_cell=True, attends=True),
+    "fourier": Architecture(
+        reads=(*_ENCODER, "fourier_wave_numbers"), needs_cell=True, attends=True, has_stress=False
+    ),
     # Attention through displacements.
     "pairwise": Architecture(
         reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "vector_messages"),
@@ -75,6 +83,7 @@ ARCHITECTURES = {
         reads_order=True,
         has_forces=False,
         has_gradient=False,
+        has_stress=False,
     ),
 }
 

@@ -243,6 +243,11 @@ class ADAPTConfig(PreTrainedConfig):
         return None if field is None else float(getattr(self, field))
 
     @property
+    def gives_stress(self) -> bool:
+        """Whether the model has a stress, the derivative of its energy by strain."""
+        return self.predicts == "energy" and self.traits.has_stress
+
+    @property
     def gives_forces(self) -> bool:
         """Whether the model has forces: its own, or the gradient of its energy."""
         return self.predicts == "forces" or self.traits.has_gradient
@@ -343,10 +348,15 @@ class ADAPTEnergyConfig(ADAPTConfig):
             What that loss counts, as for [`ADAPTConfig`].
         force_std (`tuple[float, ...]` of shape `(3,)`, *optional*):
             The scale of that loss in eV/Å, the mean of the three.
+        stress_weight (`float`, defaults to `0.0`):
+            Weight of the stress in the loss where there is a `reference_stress`: the mean over the nine components of
+            (Δσ V / N)², the error in eV per atom, in units of the normalised energy squared. So a vacuum beside a slab
+            changes nothing. 0: no stress is learned, and none is computed for it.
     """
 
     model_type = "adapt_energy"
     predicts = "energy"
+    keys_to_ignore_at_inference = ["energies"]  # what `Trainer` measures is of structures
 
     architecture: str = "mlp"
     force_loss: str = "mse"
@@ -357,6 +367,7 @@ class ADAPTEnergyConfig(ADAPTConfig):
     energy_std: float | int | None = None
     element_energies: dict | None = None
     force_weight: float | int = 1.0
+    stress_weight: float | int = 0.0
 
     def validate_energy(self):
         if self.max_atoms < 1:
@@ -367,8 +378,9 @@ class ADAPTEnergyConfig(ADAPTConfig):
             raise ValueError(f"energy_dropout_prob must be at least 0 and below 1, not {self.energy_dropout_prob}")
         if (self.energy_mean is None) != (self.energy_std is None):
             raise ValueError("energy_mean and energy_std must be given together")
-        if self.force_weight < 0:
-            raise ValueError(f"force_weight must not be negative, not {self.force_weight}")
+        for field in ("force_weight", "stress_weight"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} must not be negative, not {getattr(self, field)}")
 
 
 ADAPTConfig.register_for_auto_class()  # so that `save_pretrained` puts this file into the checkpoint

@@ -46,7 +46,7 @@ logger = logging.get_logger(__name__)
 IGNORE_INDEX = -100
 
 # Columns of a data set that the collator of this project makes its inputs of.
-_COLUMNS = ("positions", "pbc", "forces", "energy", "defect_sites")
+_COLUMNS = ("positions", "pbc", "forces", "energy", "stress", "defect_sites", "source_weight")
 
 
 def _keeps_columns(forward: Callable) -> Callable:
@@ -132,6 +132,23 @@ def force_losses(
     return LOSS_FUNCTIONS[kind](error, weights), is_atom
 
 
+def volumes_of(cell: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """(B,) in Å³, in the type of `like` (B, ...); exactly 0 of structures that are not periodic in all directions."""
+    if cell is None:
+        return like.new_zeros(len(like))
+    first, second, third = cell.to(like.dtype).unbind(dim=1)
+    return (first * torch.linalg.cross(second, third)).sum(dim=-1).abs()
+
+
+def strained(vectors: torch.Tensor, strain: torch.Tensor) -> torch.Tensor:
+    """
+    Vectors (B, K, 3) in a space that is strained by the symmetric part of `strain` (B, 3, 3). No matrix product, which
+    may be rounded to TF32, so that vectors stay what they are where the strain is zero.
+    """
+    symmetric = (strain + strain.transpose(1, 2)) / 2
+    return vectors + (vectors[:, :, None, :] * symmetric[:, None]).sum(dim=-1)
+
+
 def _read_out(head: nn.Module, hidden_states: torch.Tensor, *vectors: torch.Tensor | None) -> torch.Tensor:
     """What `head` makes of states and vectors, in float32 or better also under autocast."""
     with torch.autocast(device_type=hidden_states.device.type, enabled=False):
@@ -165,6 +182,14 @@ class ADAPTModelOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+class EnergyParts(NamedTuple):
+    """Energies of structures (B,) and of atoms (B, N) in eV, where the network has these, and what it said."""
+
+    energy: torch.Tensor
+    energies: torch.Tensor | None
+    outputs: ADAPTModelOutput
+
+
 @dataclass
 class ADAPTForcesOutput(ModelOutput):
     """
@@ -189,15 +214,22 @@ class ADAPTEnergyOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            Mean squared error in units of the normalised energy, plus that of the forces.
+            Mean squared error in units of the normalised energy, plus that of the forces and of the stress.
         energy (`torch.DoubleTensor` of shape `(B,)`): Total energies in eV (float32 on devices without float64).
         forces (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*): Conservative forces -dE/dR in eV/Å.
+        stress (`torch.FloatTensor` of shape `(B, 3, 3)`, *optional*):
+            The derivative by strain per volume in eV/Å³, positive under tension as in ASE; NaN of structures that are
+            not periodic in all three directions.
+        energies (`torch.DoubleTensor` of shape `(B, N)`, *optional*):
+            Of the atoms, whose sum is the energy, in eV; 0 on padding. `None` of `"mlp"`.
         hidden_states, attentions: As everywhere in transformers.
     """
 
     loss: torch.Tensor | None = None
     energy: torch.Tensor | None = None
     forces: torch.Tensor | None = None
+    stress: torch.Tensor | None = None
+    energies: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -352,6 +384,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         neighbour_shifts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
+        structure_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTForcesOutput:
@@ -363,6 +396,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
                 Reference forces in eV/Å, -100 on padding.
             importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weights of the atoms in the weighted losses. `None`: 1.
+            structure_weights (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                By which the loss of each structure is multiplied. `None`: 1.
             num_items_in_batch (`int`, *optional*):
                 Force components over which the loss is averaged; `Trainer` counts them over the whole accumulation
                 window and all processes. `None`: those of this batch.
@@ -380,6 +415,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         if labels is not None:
             scale = self.normalizer.scale(forces.dtype)
             losses, is_atom = force_losses(self.config.force_loss, forces, labels, importance_weights, scale)
+            losses = losses if structure_weights is None else losses * structure_weights[:, None]
             loss = losses.sum() / (3 * is_atom.sum() if num_items_in_batch is None else num_items_in_batch)
         return ADAPTForcesOutput(
             loss=loss, forces=forces, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -421,7 +457,10 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         labels: torch.Tensor | None = None,
         reference_forces: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
+        structure_weights: torch.Tensor | None = None,
         compute_forces: bool | None = None,
+        reference_stress: torch.Tensor | None = None,
+        compute_stress: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTEnergyOutput:
@@ -432,82 +471,127 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
                 For the reference energies of `config.element_energies`; 0 on padding.
             labels (`torch.FloatTensor` of shape `(B,)`, *optional*):
-                Reference total energies in eV; -100 counts for nothing.
+                Reference total energies in eV. -100: the structure counts for nothing. NaN: its energy does not, as it
+                is not known, and its forces do.
             reference_forces (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
                 Reference forces in eV/Å, -100 on padding, which are learned with the gradient of the energy.
             importance_weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weights of the atoms in the weighted losses of forces. `None`: 1.
+            structure_weights (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                By which the loss of each structure is multiplied, energy and forces. `None`: 1.
             compute_forces (`bool`, *optional*):
                 Whether to return conservative forces -dE/dR, under `torch.no_grad` and `torch.inference_mode` too.
                 `None`: where there are `reference_forces`.
+            reference_stress (`torch.FloatTensor` of shape `(B, 3, 3)`, *optional*):
+                Reference stress in eV/Å³, -100 where there is none, which is learned if `config.stress_weight` is not
+                0.
+            compute_stress (`bool`, *optional*):
+                Whether to return the stress, likewise. `None`: where it is learned.
             num_items_in_batch (`int`, *optional*):
                 Structures over which the loss is averaged. `None`: those of this batch.
 
         Returns:
-            [`ADAPTEnergyOutput`]: `energy` (B,) in eV and, if asked for, `forces` (B, N, 3) in eV/Å.
+            [`ADAPTEnergyOutput`]: `energy` (B,) and `energies` (B, N) in eV and, if asked for, `forces` (B, N, 3) in
+            eV/Å and `stress` (B, 3, 3) in eV/Å³.
 
         Raises:
-            `ValueError`: A structure has more than `config.max_atoms` atoms (`"mlp"`), forces are asked of a model
-                whose gradient is none, or an element has no reference energy.
+            `ValueError`: A structure has more than `config.max_atoms` atoms (`"mlp"`), forces or a stress are asked
+                of a model that has none, or an element has no reference energy.
         """
         compute_forces = reference_forces is not None if compute_forces is None else compute_forces
+        learns_stress = reference_stress is not None and self.config.gives_stress and self.config.stress_weight > 0
+        compute_stress = learns_stress if compute_stress is None else compute_stress
         inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
-        if compute_forces:
-            energy, outputs, forces = self._energy_and_gradient(*inputs, **kwargs)
+        forces = strain_gradient = stress = None
+        if compute_forces or compute_stress:
+            found, forces, strain_gradient = self._energy_and_gradient(*inputs, strain=compute_stress, **kwargs)
         else:
-            (energy, outputs), forces = self._energy(*inputs, **kwargs), None
+            found = self._energy(*inputs, **kwargs)
+        energy, energies, outputs = found
+        if strain_gradient is not None:
+            volumes = volumes_of(cell, strain_gradient)
+            stress = strain_gradient / torch.where(volumes > 0, volumes, math.nan)[:, None, None]
         loss = None
         if labels is not None:
             atoms = input_features.shape[1] if attention_mask is None else attention_mask.sum(dim=1)
-            error = (energy - labels).to(torch.promote_types(input_features.dtype, torch.float32))
+            known = torch.where(labels.isnan(), energy.detach(), labels)
+            error = (energy - known).to(torch.promote_types(input_features.dtype, torch.float32))
             error = error if self.config.traits.reads_order else error / atoms
             losses = (error / self.energy_normalizer.scale(error.dtype)).square()
             if forces is not None and reference_forces is not None:
                 losses = losses + self._force_losses(forces, reference_forces, importance_weights)
+            if strain_gradient is not None and reference_stress is not None and learns_stress:
+                losses = losses + self._stress_losses(strain_gradient, reference_stress, volumes, atoms)
+            losses = losses if structure_weights is None else losses * structure_weights
             is_labelled = labels != IGNORE_INDEX
             count = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch
             loss = (losses * is_labelled).sum() / count
         return ADAPTEnergyOutput(
             loss=loss,
             energy=energy,
-            forces=forces,
+            forces=forces if compute_forces else None,
+            stress=stress,
+            energies=energies,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
     def _energy_and_gradient(
-        self, input_features: torch.Tensor, *inputs: torch.Tensor | None, **kwargs: Any
-    ) -> tuple[torch.Tensor, ADAPTModelOutput, torch.Tensor]:
-        """Energies (B,), what the network said, and forces (B, N, 3), which have a gradient where one is asked for."""
+        self, input_features: torch.Tensor, *inputs: torch.Tensor | None, strain: bool, **kwargs: Any
+    ) -> tuple[EnergyParts, torch.Tensor, torch.Tensor | None]:
+        """
+        Energies, forces (B, N, 3), which have a gradient where one is asked for, and with `strain` likewise the
+        derivative by strain (B, 3, 3) in eV.
+        """
         if not self.config.traits.has_gradient:
             raise ValueError(
                 f"the energy of architecture '{self.config.architecture}' has no usable gradient; forces need another"
+            )
+        if strain and not self.config.traits.has_stress:
+            raise ValueError(
+                f"the energy of architecture '{self.config.architecture}' knows no strain; a stress needs another"
             )
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             # Where nothing may have a gradient; a copy made outside may.
             with torch.inference_mode(False), torch.no_grad():
                 copies = [tensor if tensor is None else tensor.clone() for tensor in inputs]
-                return self._energy_and_gradient(input_features.clone(), *copies, **kwargs)
+                return self._energy_and_gradient(input_features.clone(), *copies, strain=strain, **kwargs)
         positions, descriptors = input_features.split([3, input_features.shape[-1] - 3], dim=-1)
+        mask, cell, *others = inputs
+
+        def energy_at(positions: torch.Tensor, deformation: torch.Tensor | None) -> EnergyParts:
+            lattice = cell
+            if deformation is not None:
+                positions = strained(positions, deformation)
+                lattice = None if cell is None else strained(cell, deformation.to(cell.dtype))
+            features = torch.cat([positions, descriptors], dim=-1)
+            return self._energy(features, mask, lattice, *others, **kwargs)
+
+        deformation = positions.new_zeros(len(positions), 3, 3) if strain else None
         if (
             torch.compiler.is_compiling()
         ):  # a graph cannot hold autograd.grad, and this cannot hold checkpoints of layers
 
-            def total(positions: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ADAPTModelOutput]]:
-                energy, outputs = self._energy(torch.cat([positions, descriptors], dim=-1), *inputs, **kwargs)
-                return energy.sum(), (energy, outputs)
+            def total(*variables: torch.Tensor) -> tuple[torch.Tensor, EnergyParts]:
+                found = energy_at(variables[0], variables[1] if strain else None)
+                return found.energy.sum(), found
 
-            gradient, (energy, outputs) = torch.func.grad(total, has_aux=True)(positions)
-            return energy, outputs, -gradient
+            variables = (positions,) if deformation is None else (positions, deformation)
+            derivatives = torch.func.grad(total, argnums=tuple(range(len(variables))), has_aux=True)
+            (gradient, *of_strain), found = derivatives(*variables)
+            return found, -gradient, of_strain[0] if strain else None
         differentiable = torch.is_grad_enabled()
         # The fused kernels of attention have no second derivative; their plain form has.
         plain = sdpa_kernel(SDPBackend.MATH) if differentiable and self.config.traits.attends else nullcontext()
         with torch.enable_grad(), plain:
             if not positions.requires_grad:
                 positions = positions.detach().requires_grad_()
-            energy, outputs = self._energy(torch.cat([positions, descriptors], dim=-1), *inputs, **kwargs)
-            (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=differentiable)
-        return (energy if differentiable else energy.detach()), outputs, -gradient
+            variables = (positions,) if deformation is None else (positions, deformation.requires_grad_())
+            energy, energies, outputs = energy_at(positions, deformation)
+            gradient, *of_strain = torch.autograd.grad(energy.sum(), variables, create_graph=differentiable)
+        if not differentiable:
+            energy, energies = energy.detach(), None if energies is None else energies.detach()
+        return EnergyParts(energy, energies, outputs), -gradient, of_strain[0] if strain else None
 
     def _energy(
         self,
@@ -518,8 +602,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, ADAPTModelOutput]:
-        """Energies (B,) in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
+    ) -> EnergyParts:
+        """Energies in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
         inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
         outputs = self.adapt(*inputs, **kwargs)
         parts = _read_out(self.energy_head, outputs.last_hidden_state)[..., 0]
@@ -528,10 +612,11 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         )
         if parts.ndim == 2 and attention_mask is not None:  # of atoms, not of structures
             parts = parts * attention_mask
-        energy = parts.sum(dim=1) if parts.ndim == 2 else parts
+        energy, energies = (parts.sum(dim=1), parts) if parts.ndim == 2 else (parts, None)
         if self.references is not None:
-            energy = energy + self._reference_energies(atomic_numbers, self.references(energy.dtype)).sum(dim=1)
-        return energy, outputs
+            references = self._reference_energies(atomic_numbers, self.references(energy.dtype))
+            energy, energies = energy + references.sum(dim=1), None if energies is None else energies + references
+        return EnergyParts(energy, energies, outputs)
 
     def _reference_energies(self, atomic_numbers: torch.Tensor | None, known: torch.Tensor) -> torch.Tensor:
         """Those of the atoms (B, N), from those of the elements by their atomic number."""
@@ -553,10 +638,23 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         losses, is_atom = force_losses(self.config.force_loss, forces, reference_forces, importance_weights, scale)
         return self.config.force_weight * losses.sum(dim=1) / (3 * is_atom.sum(dim=1)).clamp(min=1)
 
+    def _stress_losses(
+        self, strain_gradient: torch.Tensor, reference: torch.Tensor, volumes: torch.Tensor, atoms: torch.Tensor | int
+    ) -> torch.Tensor:
+        """Loss of the stress of each structure (B,): of its error in eV per atom, a mean over components."""
+        known = (reference != IGNORE_INDEX).all(dim=2).all(dim=1) & (volumes > 0)
+        error = (strain_gradient - reference * volumes[:, None, None]) * known[:, None, None]
+        error = error.flatten(1) / (atoms if isinstance(atoms, int) else atoms[:, None])
+        return self.config.stress_weight * (error / self.energy_normalizer.scale(error.dtype)).square().mean(dim=1)
 
-def forces_of(model: PreTrainedModel, **inputs: torch.Tensor) -> Any:
-    """What `model` says, with `forces` (B, N, 3) in eV/Å: its own, or the negative gradient of its energy."""
+
+def forces_of(model: PreTrainedModel, compute_stress: bool = False, **inputs: torch.Tensor) -> Any:
+    """
+    What `model` says, with `forces` (B, N, 3) in eV/Å: its own, or the negative gradient of its energy. With
+    `compute_stress` its `stress` (B, 3, 3) in eV/Å³ too, which only some have, see `config.gives_stress`.
+    """
     asked = {"compute_forces": True} if model.config.predicts == "energy" else {}
+    asked |= {"compute_stress": True} if compute_stress else {}
     with torch.no_grad():
         return model(**inputs, **asked)
 

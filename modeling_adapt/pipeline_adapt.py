@@ -1,4 +1,4 @@
-"""The `atom-forces` pipeline: structures in, forces out."""
+"""The `atom-forces` pipeline: structures in, forces out, and what else the model tells."""
 
 import os
 import warnings
@@ -27,7 +27,10 @@ class AtomForcesPipeline(Pipeline):
     a generator or a data set of structures is read as the results are asked for:
 
         - `forces` (`np.ndarray` of shape `(N, 3)`): eV/Å, float64;
-        - `energy` (`float`): eV, where the model gives one.
+        - `energy` (`float`): eV, where the model gives one;
+        - `energies` (`np.ndarray` of shape `(N,)`): of the atoms, eV, where it gives these;
+        - `stress` (`np.ndarray` of shape `(3, 3)`): eV/Å³, where it gives one, of structures that are periodic in all
+          three directions.
 
     `batch_size` structures go through the model at once. Where this package is installed, a structure unlike all that
     the model was trained on is treated as `outside_domain` says: `"raise"` a `ValueError`, `"warn"` (the default), or
@@ -73,11 +76,11 @@ class AtomForcesPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         rotations = model_inputs.pop("rotations")
-        options = {}
+        options: dict[str, bool] = {}
         if not self.model.config.gives_forces:
             raise ValueError("this checkpoint gives energies only; forces need a force model or another energy")
         if self.model.config.predicts == "energy":
-            options["compute_forces"] = True
+            options |= {"compute_forces": True, "compute_stress": self.model.config.gives_stress}
         output = self.model(**model_inputs, **options)
         return {"output": output, "counts": model_inputs["attention_mask"].sum(dim=1), "rotations": rotations}
 
@@ -91,6 +94,14 @@ class AtomForcesPipeline(Pipeline):
         if getattr(output, "energy", None) is not None:
             for result, energy in zip(results, output.energy.double().tolist(), strict=True):
                 result["energy"] = energy
+        if getattr(output, "energies", None) is not None:
+            for result, energies in zip(results, output.energies.double().numpy(), strict=True):
+                result["energies"] = energies[: len(result["forces"])].copy()
+        if getattr(output, "stress", None) is not None:
+            stresses = zip(results, output.stress.double().numpy(), model_outputs["rotations"], strict=True)
+            for result, stress, rotation in stresses:
+                if np.isfinite(stress).all():
+                    result["stress"] = rotation.T @ stress @ rotation
         return results
 
     def _aligned(self, group: list[Any]) -> tuple[list[Any], np.ndarray]:

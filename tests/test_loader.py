@@ -112,6 +112,8 @@ def test_energy_batch_is_double(rows, dataset):
     assert "importance_weights" not in batch
     with pytest.raises(InputError, match="without energy"):
         collator(structures.__getitems__([0, 1]))
+    labels = StructureCollator(ADAPTFeatureExtractor(), "energy_and_forces")(structures.__getitems__([0, 1]))["labels"]
+    assert labels[0] == rows[0]["energy"] and labels[1].isnan()  # of the second, the forces are learned
 
 
 def test_missing_forces_are_an_error(rows, tmp_path):

@@ -120,6 +120,19 @@ def require_table(table: list[list[str]], key: str, lines: dict) -> None:
         assert row[1:] == [format(line[name], style) if name in line else "-" for _, name, style in columns]
 
 
+def test_sources_and_their_licences_are_named(make_run, stage):
+    folder = make_run("forces")
+    record = json.loads((folder / "run.json").read_text())
+    told = {"name": "si-dft", "license": "bsd-3-clause", "structures": 305, "citation": "Zuo 2020"}
+    record["parts"][-1]["sources"] = [told]
+    (folder / "run.json").write_text(json.dumps(record))
+    table = tables(stage(folder)[1], "What it was trained on")[0]
+    assert table == [
+        ["source", "licence", "structures", "cite", "from"],
+        ["si-dft", "bsd-3-clause", "305", "Zuo 2020", "-"],
+    ]
+
+
 @pytest.mark.parametrize("kind", ["forces", "pooled", "mlp"])
 def test_errors_are_those_of_the_evaluation(make_run, stage, kind):
     folder = make_run(kind)

@@ -22,6 +22,7 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.simulation import inputs
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.relaxation import relax
@@ -218,6 +219,23 @@ def test_command_writes_structures_and_a_summary(tmp_path, as_model, capsys):
     printed = capsys.readouterr()
     assert "vacancy" in printed.out and "converged" in printed.out
     assert "does not say what it was trained on" in printed.err
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "CONTCAR", "my_POSCAR.vasp", "CENTCAR"])
+def test_names_of_which_ase_guesses_a_format(tmp_path, as_model, name):
+    """Results of `relax.py POSCAR` were read back as a POSCAR; they have names now that anybody's ASE opens."""
+    ase.io.write(tmp_path / name, _vacancy(), format="vasp")
+    options = ("--model", "m", "--report", "--format", "cif", "--output", tmp_path / "out")
+    assert _run(tmp_path / name, *options) == 0
+    (relaxed,) = (tmp_path / "out").glob("*.relaxed.extxyz")
+    assert len(ase.io.read(relaxed)) == 31
+    assert len(ase.io.read(str(relaxed).replace("relaxed", "traj"), ":")) > 1
+
+
+def test_names_in_which_ase_sees_another_format():
+    for name in ("POSCAR", "a-CONTCAR-b", "OUTCAR", "XDATCAR", "CENTCAR", "CONFIG"):
+        assert ase.io.formats.filetype(f"{inputs._openable(name)}.relaxed.extxyz", read=False) == "extxyz"
+    assert inputs._openable("vacancy_O+2") == "vacancy_O+2"
 
 
 def test_command_exits_with_1_unless_all_converge(tmp_path, as_model, capsys):

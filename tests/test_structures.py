@@ -132,7 +132,10 @@ def test_reading_keeps_the_rows_with_the_label(tmp_path):
     with pytest.raises(InputError, match="no structure has both an energy and forces"):
         read_split(tmp_path / "set", "train", "energy_and_forces")
     write_dataset({"train": [*rows, structure_row(atoms, forces, -1.0, source="a#2")]}, tmp_path / "both")
-    assert read_split(tmp_path / "both", "train", "energy_and_forces")["source"][:] == ["a#2"]
+    assert read_split(tmp_path / "both", "train", "energy_and_forces")["source"][:] == [
+        "a#0",
+        "a#2",
+    ]  # forces alone too
     write_dataset({"train": rows[:1]}, tmp_path / "forces")
     with pytest.raises(InputError, match="no structure has an energy"):
         read_split(tmp_path / "forces", "train", "energy")

@@ -122,7 +122,7 @@ class TestBatchedRelaxation:
             one = relax(atoms, ADAPTCalculator(model), fmax=1e-4, steps=300)
             assert ends[name].status == one.status == "converged"
             assert largest_displacement(one.atoms, ends[name].atoms) < 0.01
-            assert ends[name].energy_change == pytest.approx(one.energy_change, abs=1e-6)
+            assert ends[name].energy_change == pytest.approx(one.energy_change, abs=3e-6)
             frames = ase.io.read(tmp_path / f"{name}.extxyz", ":")
             assert len(frames) == ends[name].steps + 1
 

@@ -11,6 +11,7 @@ def _command(module: str) -> Callable[[], int]:
     return lambda: run_command(import_module(f".{module}", __package__).main)
 
 
+build = _command("build_dataset")
 check_splits = _command("check_splits")
 convert = _command("convert_published")
 describe = _command("describe_dataset")

@@ -28,6 +28,7 @@ Prints tables by config_type, element and distance to the defect, and what physi
 it also writes
   metrics.json            every figure of the tables, with the unit in its name, and the hash of the weights
   parity.png              predictions against references (energy_parity.png where a model gives forces and energies)
+  stress_parity.png       of the stress, where data and model have one
   error_by_distance.png   errors of the forces against the distance to the defect
   error_by_force.png      and against the reference force
   calibration.png         with --ensemble or --num-images: error against the spread of the predictions
@@ -59,6 +60,8 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     found = Assessment()
     if isinstance(model, ADAPTForEnergy):
         _assess_energies(found, arguments, model, feature_extractor)
+    if model.config.gives_stress:
+        _assess_stress(found, arguments, model, feature_extractor)
     if model.config.gives_forces:
         _assess_forces(found, arguments, model, feature_extractor)
     elif arguments.energy_model:
@@ -117,6 +120,24 @@ def _assess_energies(
     )
     if (doubt := load_doubt(arguments.model, arguments.subfolder, arguments.revision)) is not None:
         found.doubt = check_doubt(model, extractor, doubt, rows, arguments.batch_size)
+
+
+def _assess_stress(
+    found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
+) -> None:
+    """Errors on the structures of the split that have a stress, if any."""
+    import numpy as np
+
+    from ..data.load.reading import read_split
+    from ..data.load.survey import survey
+    from ..evaluation.evaluate import evaluate_stress
+
+    rows = read_split(arguments.dataset, arguments.split, None, arguments.dataset_revision)
+    labelled = np.flatnonzero(survey(rows).stressed)
+    if labelled.size:
+        rows = rows.select(labelled)
+        model = _ready(arguments, model, arguments.model, rows)
+        found.evaluations["stress"] = evaluate_stress(model, extractor, rows, arguments.batch_size)
 
 
 def _assess_forces(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.options import ENERGY_KEYS, FORCE_KEYS, ReadingOptions
+from ..data.options import ENERGY_KEYS, FORCE_KEYS, STRESS_KEYS, ReadingOptions
 from ..data.split.splitting import Division, RowKey, divide_rows, split_name, train_subsets
 from ..errors import InputError
 from ..files import require_empty_folder
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     from ..data.read.site_search import SiteSearch, host_state
     from ..data.read.structure_files import find_files, structure_rows
 
-    options = ReadingOptions(**{name: getattr(arguments, name) for name in ReadingOptions._fields})
+    told = vars(arguments)  # a pattern of groups is only for lists of sources
+    options = ReadingOptions(**{name: told[name] for name in ReadingOptions._fields if name in told})
     SiteSearch(options.host)  # a host that cannot be read is an error now, and not when the work begins
     files = find_files(inputs)
     divide = partial(divide_rows, split=arguments.split, seed=arguments.seed)
@@ -72,7 +73,8 @@ def _provenance(arguments: argparse.Namespace, files: "list[StructureFile]", not
         "number of files": len(files),
         "split": "as given" if files[0].split else f"{arguments.split}, seed {arguments.seed}",
         "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
-        "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, trajectory {arguments.group_key}",
+        "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, stress {arguments.stress_key}, "
+        f"trajectory {arguments.group_key}",
         "VASP runs that were cut off": _cut_off(notes),
         "left out": "; ".join(line.rpartition("/")[2] for line in _skipped(notes)) or "none",  # without the folders
     }
@@ -97,6 +99,12 @@ def _parser() -> CommandParser:
         "--energy-key",
         metavar="KEY",
         help=f"info key of the energy in eV (default: of VASP runs the free energy, or {_first(ENERGY_KEYS)})",
+    )
+    parser.add_argument(
+        "--stress-key",
+        metavar="KEY",
+        help="info key of the stress in eV/Å³, positive under tension; with virial in its name, of the virial in eV; "
+        f"none: leave it out (default: {_first(STRESS_KEYS)})",
     )
     parser.add_argument(
         "--group-key",

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(argv: list[str]) -> None:
     """Everything that takes seconds to import is imported here, so that help does not wait for it."""
-    from ..data.load.reading import pinned_revision
+    from ..data.load.reading import pinned_revision, told_sources
     from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
     from ..training.checkpoints import checkpoint_to_resume, require_same_run
     from ..training.preparation import build_trainer
@@ -60,7 +60,7 @@ def train(argv: list[str]) -> None:
             print(f"note: {note}", file=sys.stderr)
         print(processes)
         output.mkdir(parents=True, exist_ok=True)
-        write_surroundings(trainer, rows, checkpoint)
+        write_surroundings(trainer, rows, checkpoint, told_sources(data.dataset, data.dataset_revision))
         write_recipe(output, config, data, training)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after

@@ -8,6 +8,10 @@ CELL_EDGE = 16.406184  # Å; the cubic 216-atom silicon cell of the published da
 FORCE_KEYS = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force")
 RUN_ENERGY_KEYS = ("free_energy", "energy")  # VASP's forces are the gradient of the first; "energy" is E(sigma -> 0)
 ENERGY_KEYS = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy")
+STRESS_KEYS = (
+    *("REF_stress", "ref_stress", "DFT_stress", "dft_stress", "stress"),
+    *("REF_virial", "ref_virial", "DFT_virial", "dft_virial", "virial", "REF_virials", "virials"),
+)
 
 
 class ReadingOptions(NamedTuple):
@@ -19,9 +23,15 @@ class ReadingOptions(NamedTuple):
         energy_key (`str`, *optional*):
             Likewise for the energy (eV), which may be missing unless the key is given; of VASP runs the free energy,
             of which the forces are the gradient.
+        stress_key (`str`, *optional*):
+            Likewise for the stress, as a matrix or in Voigt's order (xx, yy, zz, yz, xz, xy): in eV/Å³, positive under
+            tension as in ASE, or, where "virial" is in its name, the virial in eV, which is minus the stress times
+            the volume. It may be missing unless the key is given; `"none"` leaves it out.
         group_key (`str`, *optional*):
             Key in `info` whose value names the trajectory; by default consecutive frames with the same atoms, moved by
             little, are one trajectory ([`same_trajectory`]).
+        group_pattern (`str`, *optional*):
+            Regular expression; what it matches of that value, or the first group in it, names the trajectory instead.
         host (`str`, defaults to `"auto"`):
             Of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
         skip_broken (`bool`, defaults to `False`):
@@ -31,7 +41,9 @@ class ReadingOptions(NamedTuple):
 
     forces_key: str | None = None
     energy_key: str | None = None
+    stress_key: str | None = None
     group_key: str | None = None
+    group_pattern: str | None = None
     host: str = "auto"
     skip_broken: bool = False
 

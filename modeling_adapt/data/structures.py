@@ -1,7 +1,7 @@
 """One row of the data set: its columns, its validation, and the way back to `ase.Atoms`.
 
-Units everywhere: Å, eV, eV/Å. A row carries forces, an energy, or both; a label that the source lacks is null, never
-zero.
+Units everywhere: Å, eV, eV/Å, eV/Å³. A row carries forces, an energy, or both, and perhaps a stress; a label that the
+source lacks is null, never zero.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,14 @@ from ..crystal.symmetry import atoms_of
 from ..errors import InputError
 from .validation import PER_ATOM, FlatRows, first_fault
 
-Target = Literal["forces", "energy", "energy_and_forces"]  # which labels of a row are read
+Target = Literal["forces", "energy", "energy_and_forces", "stress"]  # which labels of a row are read
 
 
 # What is read where data sets of earlier versions lack a column.
-LATER_COLUMNS: dict[str, Any] = {"defect_kinds": [], "subset": None}
+LATER_COLUMNS: dict[str, Any] = {
+    **{"defect_kinds": [], "subset": None, "stress": None},
+    **{"source_name": "", "source_weight": 1.0},
+}
 
 
 def _vectors(dtype: str) -> List:
@@ -35,6 +38,7 @@ STRUCTURE_FEATURES = Features(
         "pbc": List(Value("bool"), length=3),
         "forces": _vectors("float32"),
         "energy": Value("float64"),
+        "stress": _vectors("float64"),
         "importance_weights": List(Value("float32")),
         "defect_sites": _vectors("float64"),
         "defect_kinds": List(Value("string")),
@@ -42,6 +46,8 @@ STRUCTURE_FEATURES = Features(
         "trajectory": Value("string"),
         "subset": Value("float32"),
         "source": Value("string"),
+        "source_name": Value("string"),
+        "source_weight": Value("float32"),
     }
 )
 
@@ -51,6 +57,7 @@ def structure_row(
     forces: np.ndarray | None,
     energy: float | None = None,
     *,
+    stress: np.ndarray | None = None,
     defect_sites: Sequence[Sequence[float]] | np.ndarray = (),
     defect_kinds: Sequence[str] = (),
     importance_weights: np.ndarray | None = None,
@@ -65,6 +72,8 @@ def structure_row(
             Numbers, positions (Å), cell (Å) and periodicity; constraints and calculator are not looked at.
         forces (`np.ndarray` of shape `(N, 3)`, *optional*): In eV/Å, or None where the source has only an energy.
         energy (`float`, *optional*): Total energy in eV, or None where the source has only forces.
+        stress (`np.ndarray` of shape `(3, 3)`, *optional*):
+            In eV/Å³, symmetric and positive under tension as in ASE, or None where the source has none.
         defect_sites (`Sequence[Sequence[float]]` or `np.ndarray` of shape `(S, 3)`, defaults to `()`):
             Positions in Å; empty when none is known.
         defect_kinds (`Sequence[str]`, defaults to `()`):
@@ -78,8 +87,8 @@ def structure_row(
 
     Raises:
         [`InputError`]: Naming source and atom (counted from 0), for an unknown element, a number that is not finite,
-            arrays of the wrong length, a periodic direction without cell vector, a cell without volume, two atoms at
-            the same place, or a structure without any label.
+            arrays of the wrong length, a stress without a volume, a periodic direction without cell vector, a cell
+            without volume, two atoms at the same place, or a structure without any label.
     """
     where = source.replace("#", ", frame ") or "structure"
     if len(atoms) and forces is None and energy is None:
@@ -91,6 +100,7 @@ def structure_row(
         "pbc": np.array(atoms.pbc, dtype=bool),
         "forces": None if forces is None else _per_atom(forces, "forces", atoms, where),
         "energy": None if energy is None else float(energy),
+        "stress": None if stress is None else np.asarray(stress, dtype=np.float64),
         "importance_weights": None,
         "defect_sites": np.asarray(defect_sites, dtype=np.float64).reshape(-1, 3),
         "defect_kinds": list(defect_kinds),
@@ -98,6 +108,8 @@ def structure_row(
         "trajectory": trajectory,
         "subset": None,
         "source": source,
+        "source_name": "",
+        "source_weight": 1.0,
     }
     if importance_weights is not None:
         row["importance_weights"] = _per_atom(importance_weights, "importance_weights", atoms, where)
@@ -119,6 +131,8 @@ def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:
         return fault[1]
     if len(row["defect_kinds"]) not in (0, len(row["defect_sites"])):
         return f"{len(row['defect_kinds'])} defect kinds for {len(row['defect_sites'])} defect sites"
+    if row["stress"] is not None and not row["pbc"].all():
+        return "a stress of a structure that is not periodic in all three directions"
     if not np.isfinite(row["cell"]).all():  # also along directions that are not periodic
         return "cell holds a value that is not a finite number"
     for axis in np.flatnonzero(row["pbc"]):

@@ -22,9 +22,11 @@ _LISTS: dict[str, tuple[int, ...]] = {
     "atomic_numbers": (-1,),
     "positions": (-1, 3),
     "forces": (-1, 3),
+    "stress": (-1, 3),
     "importance_weights": (-1,),
     "defect_sites": (-1, 3),
 }
+_STRESS = pa.list_(pa.list_(pa.float64(), 3))
 _REQUIRED = ("atomic_numbers", "positions", "cell", "pbc")
 
 
@@ -98,6 +100,8 @@ def require_valid_rows(rows: datasets.Dataset, where: str) -> None:
 
 def require_valid_table(table: pa.Table, where: str, first: int) -> None:
     """[`require_valid_rows`] for a table whose rows are counted from `first`."""
+    if "stress" not in table.column_names:  # as in data sets of earlier versions
+        table = table.append_column("stress", pa.nulls(len(table), _STRESS))
     fault = _missing(table) or first_fault(FlatRows.of_table(table))
     if fault is not None:
         row, problem = fault
@@ -145,6 +149,9 @@ def _checks(rows: FlatRows) -> Iterator[tuple[np.ndarray, Callable[[int], str]]]
         yield rows.present[name] & (rows.lengths[name] != atoms), partial(_length, rows, name)
     for name in PER_ATOM:
         yield rows.rows_with(name, ~np.isfinite(rows.values[name])), partial(_number, rows, name)
+    yield rows.present["stress"] & (rows.lengths["stress"] != 3), lambda row: "the stress is no matrix of 3 x 3"
+    infinite_stress = rows.rows_with("stress", ~np.isfinite(rows.values["stress"]))
+    yield infinite_stress, lambda row: "the stress holds a value that is not a finite number"
     infinite_site = rows.rows_with("defect_sites", ~np.isfinite(rows.values["defect_sites"]))
     yield infinite_site, lambda row: "defect_sites holds a value that is not a finite number"
     yield ~np.isfinite(rows.cells).all(axis=(1, 2)), lambda row: "cell holds a value that is not a finite number"

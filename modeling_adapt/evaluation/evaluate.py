@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from ase.units import GPa
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -19,7 +20,7 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import IGNORE_INDEX, forces_of
 from ..reference_energies import CompositionBaseline, MeanBaseline, compositions
-from .metrics import EnergyMetrics, ForceMetrics, as_float64
+from .metrics import EnergyMetrics, ForceMetrics, StressMetrics, as_float64
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PredictedBatch:
     """A batch, and what the model says about it.
 
     Args:
-        values (`np.ndarray`): Forces (B, N, 3) in eV/Å or energies (B,) in eV, float64.
+        values (`np.ndarray`): Forces (B, N, 3) in eV/Å, energies (B,) in eV or stresses (B, 3, 3) in eV/Å³, float64.
         batch (`dict[str, torch.Tensor]`): The tensors of the batch, `labels` among them.
         config_types (`list[str]`): Group of each structure.
     """
@@ -41,9 +42,10 @@ class PredictedBatch:
 class Evaluation:
     """
     Args:
-        metrics (`dict[str, Any]`): Plain JSON; see [`ForceMetrics`] and [`EnergyMetrics`].
+        metrics (`dict[str, Any]`): Plain JSON; see [`ForceMetrics`], [`EnergyMetrics`] and [`StressMetrics`].
         predicted, reference (`np.ndarray`):
-            Every force component in eV/Å, or every energy per atom in eV, for a parity plot.
+            Every force component in eV/Å, every energy per atom in eV, or every component of a stress in GPa, for a
+            parity plot.
         nearest_defect (`np.ndarray`, *optional*):
             Of forces, the distance of each atom to the nearest defect site in Å, inf where none is known.
     """
@@ -100,6 +102,24 @@ def evaluate_energy(
     return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
 
 
+def evaluate_stress(
+    model: PreTrainedModel,
+    feature_extractor: ADAPTFeatureExtractor,
+    dataset: datasets.Dataset,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Evaluation:
+    """Errors of the stress of `model` on rows that have one each, beside those of predicting none."""
+    metrics = StressMetrics()
+    predicted, reference = [], []
+    for one in predicted_batches(model, feature_extractor, dataset, "stress", batch_size, progress):
+        labels = one.batch["labels"].numpy()
+        metrics.update(one.values, labels, one.config_types)
+        predicted.append(one.values.ravel() / GPa)
+        reference.append(labels.ravel() / GPa)
+    return Evaluation(metrics.compute(), np.concatenate(predicted), np.concatenate(reference))
+
+
 def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name: str) -> None:
     """
     Checks that the training of the model called `name` had every element of `rows`, where its checkpoint says.
@@ -125,11 +145,11 @@ def predicted_batches(
     model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     dataset: datasets.Dataset,
-    target: Literal["forces", "energy"],
+    target: Literal["forces", "energy", "stress"],
     batch_size: int = 16,
     progress: bool = True,
 ) -> Iterator[PredictedBatch]:
-    """Predicts forces or total energies of the rows of `dataset`, in order, on the device of the model.
+    """Predicts forces, total energies or stresses of the rows of `dataset`, in order, on the device of the model.
 
     Raises:
         [`InputError`]: The model cannot read a row, or its prediction is not finite; the message names the row.
@@ -146,20 +166,23 @@ def predicted_batches(
             inputs = {name: batch[name].to(model.device) for name in names}
             try:
                 with torch.no_grad():
-                    output = forces_of(model, **inputs) if target == "forces" else model(**inputs)
+                    asked = {} if target == "energy" else {f"compute_{target}": True}
+                    output = forces_of(model, **inputs) if target == "forces" else model(**inputs, **asked)
                 values = as_float64(output[target])
             except ValueError as error:
                 raise InputError(f"rows {first} to {last - 1}: {error}") from error
-            _require_finite(values, batch["attention_mask"].numpy(), dataset, first)
+            _require_finite(values, batch["attention_mask"].numpy() if target == "forces" else None, dataset, first)
             yield PredictedBatch(values, batch, dataset[first:last]["config_type"])
             bar.update(last - first)
             first = last
 
 
-def _require_finite(values: np.ndarray, attention_mask: np.ndarray, dataset: datasets.Dataset, first: int) -> None:
+def _require_finite(
+    values: np.ndarray, attention_mask: np.ndarray | None, dataset: datasets.Dataset, first: int
+) -> None:
     """Padding is not looked at: what a model says about atoms that are not there does not matter."""
     bad = ~np.isfinite(values)
-    if values.ndim > 1:
+    if attention_mask is not None:
         bad = bad.any(axis=-1) & (attention_mask == 1)
     rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
     if len(rows):

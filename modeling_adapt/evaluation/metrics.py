@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.units import GPa
 
 from ..modeling_adapt import IGNORE_INDEX
 
@@ -167,7 +168,8 @@ class EnergyMetrics:
         """
         Args:
             energies (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Predicted total energies in eV.
-            labels (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Reference energies in eV.
+            labels (`torch.Tensor` or `np.ndarray` of shape `(B,)`):
+                Reference energies in eV; NaN is of a structure whose energy is not known, which does not count.
             num_atoms (`torch.Tensor` or `np.ndarray` of shape `(B,)`): Number of atoms of each structure.
             baseline (`torch.Tensor` or `np.ndarray` of shape `(B,)`, *optional*):
                 Energies in eV by [`CompositionBaseline`]; NaN (no prediction) does not count.
@@ -190,7 +192,9 @@ class EnergyMetrics:
                 trivial_error = np.abs(as_float64(trivial) - labels) / num_atoms
                 sums[f"{name}_structures"] = np.isfinite(trivial_error)
                 sums[f"{name}_error_per_atom"] = np.nan_to_num(trivial_error)
-        self._groups.add(sums, config_types)
+        known = np.flatnonzero(~np.isnan(labels))
+        names = None if config_types is None else [config_types[row] for row in known.tolist()]
+        self._groups.add({name: values[known] for name, values in sums.items()}, names)
 
     def compute(self) -> dict[str, Any]:
         """Metrics over everything seen, and under `by_config_type` the same for each group; units are in the names."""
@@ -210,6 +214,60 @@ def _energy_errors(sums: Sums) -> dict[str, float]:
     if count := sums.get("mean_baseline_structures"):
         metrics["mean_baseline_mae_mev_per_atom"] = 1000 * sums["mean_baseline_error_per_atom"] / count
     return metrics | {"num_structures": int(structures), "num_atoms": int(sums["atoms"])}
+
+
+class StressMetrics:
+    """
+    Accumulates errors of the stress: of its nine components, of structures that have a label and are periodic in all
+    three directions, beside that of predicting no stress.
+    """
+
+    def __init__(self) -> None:
+        self._groups = _Groups(_stress_errors)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no structure had a label."""
+        return not self._groups.total()["structures"]
+
+    def update(self, stress: Any, labels: Any, config_types: Sequence[str] | None = None) -> None:
+        """
+        Args:
+            stress (`torch.Tensor` or `np.ndarray` of shape `(B, 3, 3)`): Predicted, in eV/Å³; NaN where there is none.
+            labels (`torch.Tensor` or `np.ndarray` of shape `(B, 3, 3)`): Reference in eV/Å³, -100 where there is none.
+            config_types (`Sequence[str]` of shape `(B,)`, *optional*):
+                The group of each structure in `by_config_type`.
+        """
+        stress, labels = as_float64(stress), as_float64(labels)
+        known = (labels != IGNORE_INDEX).all(axis=(1, 2)) & np.isfinite(stress).all(axis=(1, 2))
+        error, reference = (np.where(known[:, None, None], one, 0.0) / GPa for one in (stress - labels, labels))
+        sums = {
+            "structures": known,
+            "components": 9 * known,
+            "absolute_error": np.abs(error).sum(axis=(1, 2)),
+            "squared_error": np.square(error).sum(axis=(1, 2)),
+            "absolute_stress": np.abs(reference).sum(axis=(1, 2)),
+            "pressure_error": np.abs(np.trace(error, axis1=1, axis2=2)) / 3,
+        }
+        self._groups.add(sums, config_types)
+
+    def compute(self, by_config_type: bool = True) -> dict[str, Any]:
+        """Metrics over everything seen, and the same for each group; units are in the names."""
+        found = self._groups.compute()
+        if not by_config_type:
+            del found["by_config_type"]
+        return found
+
+
+def _stress_errors(sums: Sums) -> dict[str, float]:
+    components, structures = sums["components"], sums["structures"]
+    return {
+        "stress_mae_gpa": _ratio(sums["absolute_error"], components),
+        "stress_rmse_gpa": _ratio(sums["squared_error"], components) ** 0.5,
+        "pressure_mae_gpa": _ratio(sums["pressure_error"], structures),
+        "zero_stress_mae_gpa": _ratio(sums["absolute_stress"], components),
+        "num_stresses": int(structures),
+    }
 
 
 class _Groups:
@@ -233,11 +291,15 @@ class _Groups:
         """Metrics over all groups, and of each one under `by_config_type`."""
         if not self._sums:
             raise ValueError("no structures were added; there is nothing to compute")
+        return self._metrics(self.total()) | {"by_config_type": self.each()}
+
+    def total(self) -> Sums:
+        """Over all groups."""
         total: Sums = defaultdict(float)
         for group in self._sums.values():
             for key, value in group.items():
                 total[key] = _together(key, total[key], value)
-        return self._metrics(total) | {"by_config_type": self.each()}
+        return total
 
 
 def _together(key: str, one: float, other: float) -> float:

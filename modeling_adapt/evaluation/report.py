@@ -45,6 +45,13 @@ COLUMNS = {
         ("mean-energy MAE per atom", "mean_baseline_mae_mev_per_atom", ".2f"),
         ("composition-only MAE per atom", "composition_baseline_mae_mev_per_atom", ".2f"),
     ],
+    "stress": [
+        ("structures", "num_stresses", "d"),
+        ("MAE", "stress_mae_gpa", ".3f"),
+        ("RMSE", "stress_rmse_gpa", ".3f"),
+        ("MAE of the pressure", "pressure_mae_gpa", ".3f"),
+        ("zero-stress MAE", "zero_stress_mae_gpa", ".3f"),
+    ],
 }
 
 
@@ -77,7 +84,7 @@ def error_tables(evaluation: Evaluation, kind: str) -> str:
     Tables by config_type and, of forces, by element where there are several, and by distance to the defect.
 
     Args:
-        kind (`str`): `"forces"` or `"energy"`.
+        kind (`str`): `"forces"`, `"energy"` or `"stress"`.
     """
     metrics = evaluation.metrics
     parts = [_table("config_type", by_config_type(metrics), kind)]
@@ -85,7 +92,8 @@ def error_tables(evaluation: Evaluation, kind: str) -> str:
         parts.append(_table("element", elements, kind))
     if shells := metrics.get("by_defect_distance"):
         parts.append(_table("distance to the defect", shells, kind))
-    parts.append("energies in meV" if kind == "energy" else "forces in meV/Å, of components")
+    units = {"energy": "energies in meV", "forces": "forces in meV/Å, of components", "stress": "stress in GPa"}
+    parts.append(units[kind])
     return "\n".join(parts)
 
 
@@ -96,7 +104,8 @@ class Assessment:
 
     Args:
         evaluations (`dict[str, Evaluation]`, defaults to `{}`):
-            `"forces"`, `"energy"` or both; counts of structures and atoms are those of the last one.
+            Some of `"energy"`, `"stress"` and `"forces"`; counts of structures and atoms are those of the last one
+            that has them.
         calibration ([`Calibration`], *optional*): Of forces that are means, whose errors are those of `evaluations`.
         checks (`dict[str, float]`, defaults to `{}`): See [`physical_checks`].
         doubt ([`DoubtCheck`], *optional*): Of the energies of a model that tells how uncertain they are.
@@ -137,6 +146,10 @@ class Assessment:
             path = folder / ("energy_parity.png" if "forces" in self.evaluations else "parity.png")
             caption = f"MAE {energy.metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
             parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
+        if "stress" in self.evaluations:
+            stress = self.evaluations["stress"]
+            caption = f"MAE {stress.metrics['stress_mae_gpa']:.3f} GPa"
+            parity_plot(stress.predicted, stress.reference, folder / "stress_parity.png", "stress", "GPa", caption)
         if self.calibration is not None:
             calibration_plot(self.calibration, folder / "calibration.png")
 

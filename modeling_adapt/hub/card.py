@@ -233,6 +233,12 @@ class PublishedModel:
             }
         )
 
+    @property
+    def sources(self) -> list[list[Any]]:
+        """Cells of a line for each source that its data set was built from; none where it tells of none."""
+        columns = ("name", "license", "structures", "citation", "url")
+        return [[source.get(name, "-") for name in columns] for source in self.run.get("sources") or []]
+
 
 def _published(folder: Path, name: str = "") -> PublishedModel:
     return PublishedModel(

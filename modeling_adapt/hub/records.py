@@ -19,6 +19,7 @@ _NAMES = ("dataset", "initial_model", "train_split", "validation_split", "test_s
 _PARTS: dict[str, Any] = {
     "data": Mapping | str,
     "structures": Mapping,
+    "sources": list,
     "versions": Mapping,
     "training_seconds": float | int,
     "command": list,
@@ -68,6 +69,8 @@ def _problem_of_run(run: Mapping[str, Any]) -> str | None:
         for name, kind in _PARTS.items():
             if name in part and part[name] is not None and not isinstance(part[name], kind):
                 return f"{name} is {part[name]!r}"
+        if not all(isinstance(source, dict) for source in part.get("sources") or []):
+            return "sources is no list of records"
     return None
 
 

@@ -16,6 +16,7 @@ from torch_sim.optimizers import CellFireState, FireState, fire_init, fire_step
 from transformers import PreTrainedModel
 
 from ..crystal.trained_region import TrainingDomain
+from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import require_forces
 from ..modeling_adapt import ADAPTForEnergy, forces_of
@@ -28,12 +29,13 @@ WASTE = 1.25  # of the places in a batch for each that holds an atom
 
 class ADAPTTorchSimModel(ModelInterface):
     """
-    Forces in eV/Å, and energies in eV, of all structures of a torch-sim state in one forward pass.
+    Forces in eV/Å, energies in eV and the stress in eV/Å³ of all structures of a torch-sim state in one forward pass.
 
     Structures are read as they are: a model with a trained alignment wants them aligned (see [`Aligner`]).
 
     A force model has no energy: zeros take its place, so let convergence depend on forces alone, as
-    `torch_sim.generate_force_convergence_fn` does, and use no thermostat or Monte Carlo on them. There is no stress.
+    `torch_sim.generate_force_convergence_fn` does, and use no thermostat or Monte Carlo on them. It has no stress
+    either, so its cells stay. The stress of a structure that is not periodic in all three directions is NaN.
 
     ```python
     >>> model = ADAPTTorchSimModel(load_model("runs/silicon")[0])
@@ -41,17 +43,27 @@ class ADAPTTorchSimModel(ModelInterface):
     >>> final = ts.optimize(list_of_atoms, model, optimizer=ts.Optimizer.fire, convergence_fn=converged)
     ```
 
+    For cells too: `ADAPTTorchSimModel(model, compute_stress=True)` and
+    `ts.optimize(..., init_kwargs={"cell_filter": ts.CellFilter.frechet})`.
+
     Args:
         model ([`ADAPTForForces`] or [`ADAPTForEnergy`]):
             In evaluation mode, on the device where it is to run; one of the energy is pooled.
+        compute_stress (`bool`, *optional*): Whether to tell the stress. `None`: where the model has one.
+
+    Raises:
+        [`InputError`]: The model has no forces, or a stress is asked of one that has none.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, compute_stress: bool | None = None) -> None:
         super().__init__()
         require_forces(model)
+        if compute_stress and not model.config.gives_stress:
+            raise InputError("the model has no stress; a pooled energy of architecture 'pairwise' has one")
         self.model = model
         self._device, self._dtype = model.device, getattr(torch, input_dtype(model))
-        self._compute_forces, self._compute_stress = True, False
+        self._compute_forces = True
+        self._compute_stress = model.config.gives_stress if compute_stress is None else compute_stress
         self._memory_scales_with = "n_atoms" if model.config.cutoff is None else "n_atoms_x_density"
         self.extract = ADAPTFeatureExtractor.for_model(model.config)
 
@@ -62,7 +74,8 @@ class ADAPTTorchSimModel(ModelInterface):
                 Positions (atoms, 3) in Å, cells (systems, 3, 3) with the vectors as columns, pbc (3,) of all systems.
 
         Returns:
-            `dict[str, torch.Tensor]`: `energy` (systems,) in eV and `forces` (atoms, 3) in eV/Å.
+            `dict[str, torch.Tensor]`: `energy` (systems,) in eV, `forces` (atoms, 3) in eV/Å and, with
+            `compute_stress`, `stress` (systems, 3, 3) in eV/Å³.
         """
         counts = torch.bincount(state.system_idx).tolist()
         numbers, positions = (
@@ -75,11 +88,12 @@ class ADAPTTorchSimModel(ModelInterface):
             for of, at, cell in zip(numbers, positions, cells, strict=True)
         ]
         inputs = self.extract(structures, dtype=input_dtype(self.model)).to(self._device)
-        output = forces_of(self.model, **inputs)
+        output = forces_of(self.model, compute_stress=self.compute_stress, **inputs)
         energy = getattr(output, "energy", state.positions.new_zeros(len(counts)))
         forces = output.forces[inputs["attention_mask"].bool()]
         # Energies stay in double: what a relaxation gains is a small difference of them.
-        return {"energy": energy.detach(), "forces": forces.detach().to(self._dtype)}
+        results = {"energy": energy.detach(), "forces": forces.detach().to(self._dtype)}
+        return results | ({"stress": output.stress.detach().to(self._dtype)} if self.compute_stress else {})
 
 
 def relax_batched(
@@ -98,7 +112,7 @@ def relax_batched(
         trajectory (`Callable[[str], Path | None]`, *optional*):
             From a name to the file that receives each frame, or None.
     """
-    wrapper = ADAPTTorchSimModel(model)
+    wrapper = ADAPTTorchSimModel(model, compute_stress=False)  # cells stay
     conservative = isinstance(model, ADAPTForEnergy)
     waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0

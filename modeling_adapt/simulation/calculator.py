@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 from transformers import PreTrainedModel
 
 from ..configuration_adapt import DEFAULT_MODEL
@@ -39,7 +40,9 @@ class ADAPTCalculator(Calculator):
     The forces of [`ADAPTForForces`] are predicted, not derived from an energy: good for relaxing a structure, not for
     molecular dynamics, and of no use to an optimiser with a line search. Without an energy model, asking for the
     energy raises ASE's `PropertyNotImplementedError`. A pooled [`ADAPTForEnergy`] alone gives both, the forces as the
-    gradient of its energy, and serves for dynamics too.
+    gradient of its energy, and serves for dynamics too. It has `free_energy`, which is the energy, and `energies`,
+    those of the atoms; the pairwise one also `stress` in eV/Å³, by which ASE's cell filters relax the cell. A
+    structure that is not periodic in all three directions has none: asking for it raises that error too.
 
     ```python
     >>> atoms.calc = ADAPTCalculator.from_pretrained("runs/silicon")
@@ -58,7 +61,7 @@ class ADAPTCalculator(Calculator):
     these are below 1.
 
     Args:
-        model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`):
+        model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`, *optional*):
             Model of the forces, or a pooled one of the energy, or several of one kind; it is moved to `device` and put
             into evaluation mode. `None`: the silicon model that comes with the package.
         energy_model ([`ADAPTForEnergy`], *optional*): Energy model, treated likewise.
@@ -68,7 +71,7 @@ class ADAPTCalculator(Calculator):
             What happens to a structure outside the region that the (first) model was trained on: `"raise"` an
             [`InputError`], `"warn"` once for each kind of finding ([`OutsideDomainWarning`]), or `"ignore"`.
         num_images (`int`, defaults to `1`): Symmetry images to average over, at most 48.
-        device (`str` or `torch.device`, defaults to `"cpu"`): Where the models run.
+        device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float64"` for the weights; as they are by default. `"float64"`, where
             positions are not rounded either, is for finite differences.
@@ -84,7 +87,7 @@ class ADAPTCalculator(Calculator):
         self,
         model: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
         energy_model: PreTrainedModel | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         energy_feature_extractor: ADAPTFeatureExtractor | None = None,
         outside_domain: OutsideDomain = "warn",
         num_images: int = 1,
@@ -99,7 +102,7 @@ class ADAPTCalculator(Calculator):
             octahedral_operations(num_images)
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.device = available_device(str(device))
+        self.device = available_device(None if device is None else str(device))
         if model is None:
             model, _ = load_model(DEFAULT_MODEL)
         models = [model] if isinstance(model, PreTrainedModel) else list(model)
@@ -125,6 +128,10 @@ class ADAPTCalculator(Calculator):
             raise InputError("a pooled energy model gives forces and energies; a second energy model is too much")
         has_energy = self.conservative or energy_model is not None
         self.implemented_properties = ["energy", "forces"] if has_energy else ["forces"]
+        if self.conservative:
+            self.implemented_properties += ["free_energy", "energies"]
+            self.implemented_properties += ["stress"] if all(one.config.gives_stress for one in models) else []
+        self._wants_stress = False  # who asked for it once will ask again, and not want another pass for it
         self.doubt = doubt if has_energy and (energy_model is not None or len(models) == 1) else None
 
     @classmethod
@@ -132,7 +139,7 @@ class ADAPTCalculator(Calculator):
         cls,
         model: str | Path | Sequence[str | Path] = DEFAULT_MODEL,
         energy_model: str | Path | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         outside_domain: OutsideDomain = "warn",
         num_images: int = 1,
         dtype: str | None = None,
@@ -150,10 +157,10 @@ class ADAPTCalculator(Calculator):
         ```
 
         Args:
-            model (`str`, `Path` or `Sequence[str | Path]`):
+            model (`str`, `Path` or `Sequence[str | Path]`, defaults to `DEFAULT_MODEL`):
                 Folder or Hub id of a force checkpoint, or of a pooled energy; or several.
             energy_model (`str` or `Path`, *optional*): Folder or Hub id of an energy checkpoint.
-            device (`str` or `torch.device`, defaults to `"cpu"`): Where the models run.
+            device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
             outside_domain, num_images, dtype, compiled: As for the class.
             revision (`str`, *optional*):
                 Branch, tag or commit of every Hub repository that is named; folders are taken as they are.
@@ -197,12 +204,19 @@ class ADAPTCalculator(Calculator):
         return None if values is None else TrainingDomain.from_dict(values)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """ASE's; where there are no energies, the error says what to do without them."""
+        """ASE's; where there is no energy or no stress, the error says why."""
         if name in ("energy", "free_energy") and "energy" not in self.implemented_properties:
             raise PropertyNotImplementedError(
                 "this model has forces and no energy, for which ASE's optimisers ask: relax with "
                 "modeling_adapt.simulation.relaxation.relax(atoms, calculator), or give an energy_model"
             )
+        if name == "stress" and "stress" not in self.implemented_properties:
+            raise PropertyNotImplementedError(
+                "this model has no stress, and relaxes no cell; a pooled energy of architecture 'pairwise' does"
+            )
+        structure = self.atoms if atoms is None else atoms
+        if name == "stress" and structure is not None and not structure.pbc.all():
+            raise PropertyNotImplementedError("only a structure that is periodic in all three directions has a stress")
         return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
@@ -229,11 +243,17 @@ class ADAPTCalculator(Calculator):
             self._check_domain(structure)
             seen: list[torch.Tensor] = []
             if self.conservative or "forces" in properties:
+                self._wants_stress |= "stress" in properties and "stress" in self.implemented_properties
                 with self._watched(self.conservative) as seen:
                     prediction = predict(
-                        self.models, self.feature_extractor, structure, self.num_images, self._aligner
+                        *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
+                        stress=self._wants_stress,
                     )
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
+                if self.conservative:
+                    self.results["free_energy"] = prediction.energy
+                if prediction.stress is not None:
+                    self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress)
             if "energy" in properties and self.energy_model is not None:
                 mapped, _ = self._energy_aligner([structure_of(structure)])
                 inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(self.energy_model)).to(self.device)

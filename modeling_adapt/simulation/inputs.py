@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io.formats import string2index
+from ase.io.formats import ioformats, string2index
 
 from ..crystal.contacts import coinciding_atoms
 from ..data.load.reading import read_split
@@ -42,7 +43,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     for path, name in zip(paths, _names(paths), strict=True):
         for inside, atoms in _read(path, index, split).items():
             _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path))
-            usable = f"{name}-{_usable(inside)}" if inside else name
+            usable = _openable(f"{name}-{_usable(inside)}" if inside else name)
             if usable in structures:
                 raise InputError(f"2 inputs would write to the same files {usable}.*; rename them or relax them apart")
             structures[usable] = atoms
@@ -60,6 +61,15 @@ def _read(path: Path, index: str, split: str) -> dict[str, Atoms]:
 def _usable(name: str) -> str:
     """`name` with nothing that a file name cannot carry."""
     return "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
+
+
+def _openable(name: str) -> str:
+    """
+    `name` so that ASE opens the results under it as what they are: a file whose name has POSCAR, OUTCAR or the like in
+    it would be read as one of those, whatever its ending. Such a name comes in lower case.
+    """
+    patterns = [pattern for kind in ioformats.values() for pattern in kind.globs]
+    return name.lower() if any(fnmatchcase(f"{name}.relaxed.extxyz", pattern) for pattern in patterns) else name
 
 
 def _expanded(path: Path) -> list[Path]:

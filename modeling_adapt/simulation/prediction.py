@@ -31,12 +31,17 @@ class Prediction:
             In eV/Å: root mean square distance of the members' forces from the mean. None of one member.
         energy (`float`, *optional*): In eV where the models give one.
         energy_std (`float`, *optional*): Its standard deviation in eV; None of one member.
+        energies (`np.ndarray` of shape `(N,)`, *optional*): Of the atoms, in eV, where the models have them.
+        stress (`np.ndarray` of shape `(3, 3)`, *optional*):
+            In eV/Å³, where it was asked for and the structure is periodic in all three directions.
     """
 
     forces: np.ndarray
     forces_std: np.ndarray | None
     energy: float | None
     energy_std: float | None
+    energies: np.ndarray | None = None
+    stress: np.ndarray | None = None
 
 
 def predict(
@@ -45,6 +50,7 @@ def predict(
     atoms: Atoms,
     num_images: int = 1,
     aligner: Aligner | None = None,
+    stress: bool = False,
 ) -> Prediction:
     """
     Each image is laid as the crystals of the first model's training lay, where that model knows it.
@@ -56,6 +62,7 @@ def predict(
             onto itself, any other is turned along; a model with a trained alignment turns it back, so there the images
             agree.
         aligner ([`Aligner`], *optional*): Of that model; one that is kept follows a structure that moves.
+        stress (`bool`, defaults to `False`): Whether to compute it, of models that have one.
     """
     structure = structure_of(atoms)
     operations = octahedral_operations(num_images)
@@ -64,24 +71,32 @@ def predict(
     images, rotations = aligner(images)
     # Operations act on rows from the right, so their transpose brings the forces back.
     back = rotations @ operations.transpose(0, 2, 1)
-    forces, energies = [], []
+    forces, totals, energies, stresses = [], [], [], []
+    stress = stress and bool(atoms.pbc.all())
     for model in models:
         for start in range(0, num_images, IMAGES_AT_ONCE):
             some = images[start : start + IMAGES_AT_ONCE]
             inputs = feature_extractor(some, dtype=input_dtype(model)).to(model.device)
-            output = forces_of(model, **inputs)
+            output = forces_of(model, compute_stress=stress, **inputs)
             turned = output.forces.cpu().double().numpy()
             forces += [one @ operation for one, operation in zip(turned, back[start:], strict=False)]
             if (energy := getattr(output, "energy", None)) is not None:
-                energies += energy.cpu().double().tolist()
+                totals += energy.cpu().double().tolist()
+            if (of_atoms := getattr(output, "energies", None)) is not None:
+                energies += list(of_atoms.cpu().double().numpy())
+            if stress:
+                turns = zip(output.stress.cpu().double().numpy(), back[start:], strict=False)
+                stresses += [operation.T @ one @ operation for one, operation in turns]
     mean = np.mean(forces, axis=0)
     several = len(forces) > 1
     spread = np.sqrt(np.mean([np.square(one - mean).sum(axis=1) for one in forces], axis=0)) if several else None
     return Prediction(
         forces=mean,
         forces_std=spread,
-        energy=float(np.mean(energies)) if energies else None,
-        energy_std=float(np.std(energies)) if energies and several else None,
+        energy=float(np.mean(totals)) if totals else None,
+        energy_std=float(np.std(totals)) if totals and several else None,
+        energies=np.mean(energies, axis=0) if energies else None,
+        stress=np.mean(stresses, axis=0) if stresses else None,
     )
 
 

@@ -167,7 +167,7 @@ def converged_candidates(output: Path, lines: Sequence[Line]) -> list[Candidate]
             if not path.is_file():
                 print(f"warning: {path} is missing, so {line['name']} is not ranked", file=sys.stderr)
                 continue
-            (atoms,) = read_frames(path, "-1")
+            (atoms,) = read_frames(path, "-1", "extxyz")
             candidates.append(Candidate(line["name"], atoms, float(line["energy_ev"]) if line["energy_ev"] else None))
     return candidates
 

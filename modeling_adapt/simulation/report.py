@@ -210,7 +210,7 @@ def _read_trajectory(path: Path) -> Trajectory:
         raise InputError(f"the trajectory {path.name} is missing")
     start = end = None
     fmax, energies = [], []
-    for frame in read_frames(path):
+    for frame in read_frames(path, kind="extxyz"):
         start, end = frame if start is None else start, frame
         results = frame.calc.results if frame.calc is not None else {}
         fmax.append(np.linalg.norm(frame.get_forces(), axis=1).max() if "forces" in results else np.nan)

@@ -197,7 +197,7 @@ def write_formats(format_name: str, names: Iterable[str], output: Path) -> None:
     for name in names:
         path = output / f"{name}.relaxed.{_ending(format_name)}"
         if not path.exists() and result_file(name, output).is_file():
-            write_as(format_name, path, next(iter(read_frames(result_file(name, output), "-1"))))
+            write_as(format_name, path, next(iter(read_frames(result_file(name, output), "-1", "extxyz"))))
 
 
 def require_writable(name: str, atoms: Atoms, format_name: str) -> None:

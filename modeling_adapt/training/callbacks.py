@@ -97,6 +97,7 @@ class EpochToDataset(TrainerCallback):
 # What is said of an evaluation: in words, the metric and how it is written, and its trivial baseline.
 _SAID = (
     ("energy MAE", "energy_mae_mev_per_atom", ".2f", "composition only", "composition_baseline_mae_mev_per_atom"),
+    ("stress MAE", "stress_mae_gpa", ".3f", "zero stress", "zero_stress_mae_gpa"),
     ("force MAE", "force_mae_mev_per_ang", ".1f", "zero force", "zero_force_mae_mev_per_ang"),
     ("RMSE", "force_rmse_mev_per_ang", ".1f", "", ""),
     ("near defect", "near_defect_mae_mev_per_ang", ".1f", "zero force", "zero_force_near_defect_mae_mev_per_ang"),
@@ -109,7 +110,7 @@ def describe(metrics: dict[str, Any], prefix: str = "eval_") -> str:
     parts = []
     for words, metric, style, trivial, baseline in _SAID:
         if prefix + metric in metrics:
-            unit = " meV/atom" if metric.endswith("per_atom") else ""
+            unit = {"energy MAE": " meV/atom", "stress MAE": " GPa"}.get(words, "")
             part = f"{words} {metrics[prefix + metric]:{style}}{unit}"
             if prefix + baseline in metrics:
                 part += f" ({trivial} {metrics[prefix + baseline]:{style}})"

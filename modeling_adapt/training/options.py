@@ -139,6 +139,7 @@ MODEL_OPTIONS = {
 LOSS_OPTIONS = {
     "force_loss": Option("loss of the forces", choices=("weighted_l2", "weighted_mse", "mse")),
     "force_weight": Option("weight of the forces in the loss of an energy"),
+    "stress_weight": Option("weight of the stress in the loss of an energy; 0: it is not learned"),
 }
 
 # Of the training arguments; which of them is here decides nothing but what --help tells.

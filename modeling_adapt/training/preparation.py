@@ -29,7 +29,7 @@ from .diagnosis import Diagnosis
 from .ema import ExponentialMovingAverage
 from .options import RunArguments
 from .record import RunRecord
-from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, target_of
+from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, WithStress, learns_stress, target_of
 from .trainer import ADAPTTrainer, data_seed
 
 
@@ -75,14 +75,14 @@ def build_trainer(
     diagnosis = validation = None
     if validation_rows is not None:
         validation = StructureDataset(validation_rows, weighting, cutoff=config.cutoff)
-        diagnosis = Diagnosis(task, train_rows, feature_extractor, training.eval_batch_size)
+        diagnosis = Diagnosis(getattr(task, "task", task), train_rows, feature_extractor, training.eval_batch_size)
     try:
         trainer = ADAPTTrainer(
             model=model,
             args=training,
             train_dataset=StructureDataset(train_rows, weighting, augmentation, data_seed(training), config.cutoff),
             eval_dataset=validation,
-            data_collator=StructureCollator(feature_extractor, task.target),
+            data_collator=StructureCollator(feature_extractor, task.target, stress=learns_stress(config)),
             processing_class=feature_extractor,
             compute_metrics=task,
             checkpoints=Checkpoints(_identity(run, training, rows)),
@@ -158,9 +158,14 @@ def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
     target: Any = target_of(config)
     if target == "forces":
         return ForceTask()
+    task = (EnergyTask if target == "energy" else EnergyAndForcesTask)(_baseline(train_rows))
+    return WithStress(task) if learns_stress(config) else task
+
+
+def _baseline(train_rows: datasets.Dataset) -> CompositionBaseline:
+    """Of the rows that have an energy."""
     found = survey(train_rows)
-    baseline = CompositionBaseline.fit(found.compositions, found.energies)
-    return (EnergyTask if target == "energy" else EnergyAndForcesTask)(baseline)
+    return CompositionBaseline.fit(found.compositions[found.labelled], found.energies[found.labelled])
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
@@ -182,7 +187,8 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
         _fit_force_scale(config, fit_statistics(train_rows))
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
-            _require_readable(config, table, f"the {split} split")
+            lacking = "no structure with an energy" if split == "train" else "none"
+            _require_readable(config, table, f"the {split} split", lacking)
     # Every augmentation moves the crystal about, so no alignment is left that the model knows.
     domain = fit_domain(
         ArrayRows(train_rows),
@@ -215,17 +221,18 @@ def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None
 def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
     """
     Fits one energy per element by least squares, which is all that the composition tells, and the mean of what is left
-    over: per atom for a sum of atomic energies, per structure for the published network.
+    over: per atom for a sum of atomic energies, per structure for the published network. Rows without an energy do not
+    count.
 
     Returns:
         `float`: Standard deviation of what is left over in eV.
     """
-    found = survey(train_rows)
-    baseline = CompositionBaseline.fit(found.compositions, found.energies)
+    found, baseline = survey(train_rows), _baseline(train_rows)
     config.element_energies = baseline.element_energies()
     left_over = found.energies - baseline.predict(found.compositions)
     if not config.traits.reads_order:
         left_over = left_over / found.sizes
+    left_over = left_over[found.labelled]
     config.energy_mean = float(np.mean(left_over))
     return float(np.std(left_over))
 
@@ -235,6 +242,10 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         require_cubic_cells(train_rows)
     if "rotation" in run.augmentation and config.traits.needs_cell:
         raise InputError("augmentation: rotation turns the forces, but fractional coordinates stay; use octahedral")
+    if learns_stress(config) and not survey(train_rows).stressed.any():
+        raise InputError(
+            "stress_weight: no structure of the training split has a stress; leave it out, or set it to 0"
+        )
     if target_of(config) != "energy" and config.force_loss != "mse":
         found = survey(train_rows)
         if not (found.defective.any() or found.weighted.any()):
@@ -244,7 +255,7 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
             )
 
 
-def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str) -> None:
+def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: str, lacking: str) -> None:
     """An energy model takes only so many atoms and the elements that it has seen; better said now than after hours."""
     found = survey(rows)
     largest = int(found.sizes.max())
@@ -257,5 +268,6 @@ def _require_readable(config: ADAPTEnergyConfig, rows: datasets.Dataset, where: 
     for number in found.elements:
         if known and SYMBOLS[number] not in known:
             raise InputError(
-                f"{where} has {SYMBOLS[number]}, of which the training split has none: there is no reference energy"
+                f"{where} has {SYMBOLS[number]}, of which the training split has {lacking}: there is no reference "
+                "energy"
             )

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
@@ -91,10 +92,16 @@ def _defaults() -> dict[str, Any]:
     return {name: value for name, value in (plain | _FILLED_IN).items() if name not in _NOT_REPEATED}
 
 
-def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Dataset], checkpoint: Path | None) -> None:
+def write_surroundings(
+    trainer: ADAPTTrainer,
+    rows: Mapping[str, datasets.Dataset],
+    checkpoint: Path | None,
+    sources: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """
     Writes `run.json`: versions, revision, processes and data. A run that goes on adds an entry, so that what each part
-    of it was run with stays known.
+    of it was run with stays known. Of `sources`, as the card of the data set tells of them, those of the training
+    split are kept.
     """
     training, output = trainer.args, Path(trainer.args.output_dir)
     path = output / "run.json"
@@ -113,10 +120,22 @@ def write_surroundings(trainer: ADAPTTrainer, rows: Mapping[str, datasets.Datase
         "device": f"{training.device.type} {device}".strip(),
         "threads": torch.get_num_threads(),
         "structures": {split: len(table) for split, table in rows.items()},
+        "sources": _learned_from(rows["train"], sources),
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
         **trainer.checkpoints.run,
     }
     write_whole(path, json.dumps({"parts": [*parts, part]}, indent=2) + "\n")
+
+
+def _learned_from(train_rows: datasets.Dataset, sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Name, licence and number of structures of the sources that the training split has rows of."""
+    counts = Counter(train_rows["source_name"])
+    kept = ("name", "license", "citation", "url")
+    return [
+        {name: source[name] for name in kept if name in source} | {"structures": counts[source["name"]]}
+        for source in sources
+        if counts[source.get("name")]
+    ]
 
 
 def _git_revision() -> str | None:

@@ -6,7 +6,7 @@ from transformers import EvalPrediction
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.structures import Target
-from ..evaluation.metrics import EnergyMetrics, ForceMetrics
+from ..evaluation.metrics import EnergyMetrics, ForceMetrics, StressMetrics
 from ..reference_energies import CompositionBaseline, compositions
 
 
@@ -15,6 +15,10 @@ def target_of(config: ADAPTConfig) -> Target:
     if not isinstance(config, ADAPTEnergyConfig):
         return "forces"
     return "energy_and_forces" if config.traits.has_gradient and config.force_weight > 0 else "energy"
+
+
+def learns_stress(config: ADAPTConfig) -> bool:
+    return isinstance(config, ADAPTEnergyConfig) and config.gives_stress and config.stress_weight > 0
 
 
 class ForceTask:
@@ -82,4 +86,25 @@ class EnergyAndForcesTask:
         return self.energy(energy, compute_result) | self.forces(force, compute_result)
 
 
-Task = ForceTask | EnergyTask | EnergyAndForcesTask
+class WithStress:
+    """A task of energies, and their derivative by strain beside it, whose label `reference_stress` is the last."""
+
+    def __init__(self, task: EnergyTask | EnergyAndForcesTask) -> None:
+        self.task, self.stress = task, StressMetrics()
+        self.target, self.headline = task.target, task.headline
+        self.label_names = [*task.label_names, "reference_stress"]
+        self.choices = (*task.choices, "stress_mae_gpa")
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, Any]:
+        *predicted, stress = prediction.predictions
+        *labels, reference = prediction.label_ids
+        self.stress.update(stress, reference)
+        inner = EvalPrediction(predictions=predicted[0] if len(predicted) == 1 else predicted, label_ids=labels)
+        result = self.task(inner, compute_result)
+        if not compute_result:
+            return {}
+        found, self.stress = self.stress, StressMetrics()
+        return result | ({} if found.empty else found.compute(by_config_type=False))
+
+
+Task = ForceTask | EnergyTask | EnergyAndForcesTask | WithStress

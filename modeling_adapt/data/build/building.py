@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...files import require_empty_folder, require_replaceable
+from ..split.splitting import Division
 from ..structures import STRUCTURE_FEATURES
 from .summary import DatasetSummary
 from .writing import KEY_COLUMNS, Divide, RowWriter, rows_of_files, sources_and_keys, write_divided
@@ -39,6 +40,7 @@ _NOTES = b"adapt_notes"  # key of the metadata of a part's parquet file
 
 Notes = dict[str, Any]
 MakePart = Callable[[Any, Notes], Iterable[dict[str, Any]]]
+Revise = Callable[[list[Path], list[Notes], Division], tuple[Division, Callable[[pa.Table], pa.Table]]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def build_dataset(
     make: MakePart,
     divide: Divide,
     *,
+    revise: Revise | None = None,
     plan: Any = None,
     provenance: Callable[[list[Notes]], Mapping[str, Any]] = lambda notes: {},
     limit: int | None = None,
@@ -77,6 +80,9 @@ def build_dataset(
             in the dictionary `notes`. A function of a module (or a `partial` of one) that gives the same rows each
             time; with several processes it runs in fresh ones.
         divide (`Divide`): Says in which split each row goes, such as [`divide_rows`].
+        revise (`Revise`, *optional*):
+            Gets the files of the parts, their notes and the division, when all parts are there. Gives a division that
+            may lack rows, which are then left out, and what becomes of each table before it is written.
         plan (`Any`, *optional*):
             Whatever else decides the content of a part, such as options and the state of files; plain values.
         provenance (`Callable[[list[Notes]], Mapping[str, Any]]`, *optional*):
@@ -105,11 +111,19 @@ def build_dataset(
             raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
         batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(columns=KEY_COLUMNS))
         sources, keys = sources_and_keys(batches)
+        sources, keys = sources[:rows], keys[:rows]
+        division, change = (revise or _as_it_is)(paths, notes, divide(sources, keys))
+        rows = rows if revise is None else sum(map(len, division[0].values()))
         unfinished = workshop / "dataset"
         unfinished.mkdir()
-        read = partial(rows_of_files, paths)
         counts, summary = write_divided(
-            unfinished, sources[:rows], keys[:rows], divide, read, provenance(notes), name=folder.name
+            unfinished,
+            sources,
+            keys,
+            lambda *_: division,
+            lambda wanted: map(change, rows_of_files(paths, wanted)),
+            provenance(notes),
+            name=folder.name,
         )
         if sum(counts.values()) != rows:
             raise InputError(f"{folder}: {sum(counts.values())} structures were written of {rows}")
@@ -117,6 +131,12 @@ def build_dataset(
         for path in workshop.glob("*.parquet"):
             path.unlink()
     return Built(counts, summary, notes)
+
+
+def _as_it_is(
+    paths: list[Path], notes: list[Notes], division: Division
+) -> tuple[Division, Callable[[pa.Table], pa.Table]]:
+    return division, lambda table: table
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The README.md of a data set: what the Hub and `datasets` read in its header, and what people want to know."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_card(
         metadata.pop("configs", None)  # they name the files of the other data set
     contents = _read(folder, checked)
     metadata = metadata | {
-        "license": license or metadata.get("license", "unknown"),
+        "license": license or metadata.get("license") or _common_license(provenance or {}),
         "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
         "tags": metadata.get("tags") or [*_TAGS, *contents.summary.total.symbols],
         "task_categories": metadata.get("task_categories") or ["other"],
@@ -149,8 +150,26 @@ def _body(contents: _Contents, metadata: Mapping[str, Any], figures: Mapping[str
         elements=summary.elements,
         figures=figures,
         columns={name: _type(feature) for name, feature in contents.features.items()},
+        sources=_sources(summary, metadata),
         provenance=metadata.get("provenance"),
     )
+
+
+def _sources(summary: DatasetSummary, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the provenance tells of each source, and how many structures are in the files, by split."""
+    told = (metadata.get("provenance") or {}).get("sources") or []
+    counts: dict[str, dict[str, int]] = {}
+    for (name, split), number in summary.sources.items():
+        counts.setdefault(name, {})[split] = number
+    return [dict(source) | {"structures": counts.get(source["name"], {})} for source in told]
+
+
+def _common_license(provenance: Mapping[str, Any]) -> str:
+    """The licence of all sources where the Hub may have an identifier for it; of several, none tells."""
+    licenses = {source["license"] for source in provenance.get("sources") or []}
+    if len(licenses) != 1:
+        return "other" if licenses else "unknown"
+    return name if re.fullmatch(r"[a-z0-9.+-]+", name := licenses.pop()) else "other"
 
 
 def _type(feature: Any) -> str:

@@ -34,6 +34,7 @@ class DatasetSummary:
     def __init__(self) -> None:
         self.defect_kinds: Counter[str] = Counter()
         self.subsets: Counter[float] = Counter()
+        self.sources: Counter[tuple[str, str]] = Counter()
         self.bytes_by_split: Counter[str] = Counter()
         self._files: set[str] = set()
         # One of each for every table that was added, with a line for each of its labels.
@@ -56,6 +57,8 @@ class DatasetSummary:
             if name in table.column_names:  # data sets of earlier versions lack them
                 values = flat_values(table, name)
                 counter.update(values[values == values].tolist())  # without NaN, which null becomes
+        if "source_name" in table.column_names:
+            self.sources.update((name, split) for name in table["source_name"].to_pylist() if name)
         self.bytes_by_split[split] += table.nbytes
 
     def _file(self, name: str) -> str:

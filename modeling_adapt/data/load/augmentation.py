@@ -1,5 +1,5 @@
 """
-Other structures with known labels, made from one: symmetry operations that carry positions, cell and forces along.
+Other structures with known labels, made from one: symmetry operations that carry positions, cell and labels along.
 
 A step takes a structure as [`StructureDataset`] gives it and a random generator, and returns a new one; steps compose
 in any order, except that `octahedral` needs the cell as it was. Weights and distances to the defect belong to the
@@ -33,7 +33,7 @@ def octahedral(structure: dict[str, Any], rng: np.random.Generator) -> dict[str,
 
 
 def rotation(structure: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """A rotation about the origin, uniform on SO(3), of the cell, positions and forces together."""
+    """A rotation about the origin, uniform on SO(3), of the cell, positions, forces and stress together."""
     operation = Rotation.random(None, rng).as_matrix()
     moved = _moved(structure, structure["positions"] @ operation, operation)
     return moved | {"cell": structure["cell"] @ operation}
@@ -90,8 +90,10 @@ def augmentation_steps(names: Sequence[str], position_noise: float = 0.0) -> lis
 
 
 def _moved(structure: dict[str, Any], positions: np.ndarray, operation: np.ndarray | None = None) -> dict[str, Any]:
-    """`structure` with other positions, and the forces times `operation` (3, 3) unless that is None."""
+    """`structure` with other positions, and forces and stress turned by `operation` (3, 3) unless that is None."""
     moved = structure | {"positions": positions.astype(structure["positions"].dtype)}
     if operation is not None and structure["forces"] is not None:
         moved["forces"] = (structure["forces"] @ operation).astype(structure["forces"].dtype)
+    if operation is not None and structure.get("stress") is not None:
+        moved["stress"] = operation.T @ structure["stress"] @ operation
     return moved

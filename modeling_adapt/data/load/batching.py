@@ -6,7 +6,7 @@ are viewed as flat numpy arrays and cut by offsets, and all its distances and we
 
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import numpy as np
@@ -34,7 +34,8 @@ class Structure(UserDict):
 # The memory of one process that is used for it, in bytes; rows beyond it are derived each time.
 CACHE_SIZE = 2**29
 
-_LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")
+_LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites", "stress")
+_SCALARS = {"energy": np.nan, "source_weight": 1.0}  # what is read where they are null
 _GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
 
 
@@ -47,8 +48,8 @@ class StructureDataset(Dataset):
 
     An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
     (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
-    `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest
-    defect site, inf if there is none, and `row`, its index.
+    `stress` (3, 3) float64 eV/Å³ or None, `source_weight` float, `importance_weights` (N,) float32, `nearest_defect`
+    (N,) float32: minimum-image distance in Å to the nearest defect site, inf if there is none, and `row`, its index.
 
     At a [`Blank`] index, the labels are -100, which no loss counts.
 
@@ -72,7 +73,7 @@ class StructureDataset(Dataset):
         seed: int = 0,
         cutoff: float | None = None,
     ):
-        self.rows = dataset.select_columns([*_LIST_COLUMNS, "cell", "pbc", "energy"]).with_format("arrow")
+        self.rows = dataset.select_columns([*_LIST_COLUMNS, *_SCALARS, "cell", "pbc"]).with_format("arrow")
         self.weighting = weighting
         self.augmentation = augmentation
         self.seed = seed
@@ -144,10 +145,13 @@ def _blank(structure: Structure) -> Structure:
 
 def read_structures(table: pa.Table) -> list[Structure]:
     """Rows of `STRUCTURE_FEATURES`, as Arrow has them; what is derived from them is left to [`derive`]."""
-    columns: dict[str, Sequence[Any]] = {name: list_column(table, name) for name in _LIST_COLUMNS}
+    found = [name for name in _LIST_COLUMNS if name in table.column_names]  # rows of earlier versions have no stress
+    columns: dict[str, Sequence[Any]] = dict.fromkeys(_LIST_COLUMNS, [None] * len(table))
+    columns |= {name: list_column(table, name) for name in found}
     columns["cell"] = list(flat_values(table, "cell").reshape(-1, 3, 3))
     columns["pbc"] = list(flat_values(table, "pbc").reshape(-1, 3))
-    columns["energy"] = table["energy"].to_numpy().astype(np.float64).tolist()  # null becomes NaN
+    for name, missing in _SCALARS.items():
+        columns[name] = table[name].fill_null(missing).to_numpy().astype(np.float64).tolist()
     structures = [Structure(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for item in structures:
         item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
@@ -156,14 +160,15 @@ def read_structures(table: pa.Table) -> list[Structure]:
 
 def _from_row(row: Mapping[str, Any]) -> Structure:
     """A row as `datasets` gives it, in Python's types, numpy's or torch's."""
-    types = {"atomic_numbers": np.int64, "cell": np.float64, "pbc": bool}
+    types = {"atomic_numbers": np.int64, "cell": np.float64, "stress": np.float64, "pbc": bool}
     item = Structure()
     for name in (*_LIST_COLUMNS, "cell", "pbc"):
         value = row.get(name)
         item[name] = None if value is None else np.asarray(value, dtype=types.get(name, np.float32))
-        if item[name] is not None and name in ("positions", "forces", "defect_sites", "cell"):
+        if item[name] is not None and name in ("positions", "forces", "defect_sites", "stress", "cell"):
             item[name] = item[name].reshape(-1, 3)
-    item["energy"] = np.nan if row.get("energy") is None else float(row["energy"])
+    for name, missing in _SCALARS.items():
+        item[name] = missing if row.get(name) is None else float(row[name])
     return item
 
 
@@ -236,15 +241,25 @@ class StructureCollator:
             `"forces"` adds `labels` (B, N, 3) float32 eV/Å padded with -100, `importance_weights` (B, N) padded with 0
             and `nearest_defect` (B, N) Å padded with inf; `"energy"` adds `labels` (B,) float64 eV;
             `"energy_and_forces"` adds these, `reference_forces` (B, N, 3) padded with -100, and the weights and
-            distances too. `rows` (B,) holds the index of each structure in its data set, where it has one.
+            distances too; `"stress"` adds `labels` (B, 3, 3) eV/Å³, -100 where there is none. With
+            `"energy_and_forces"`, NaN is the label of a structure whose energy is not known and whose forces are. All
+            add `structure_weights` (B,), by which the loss of each structure is multiplied, unless they are all 1.
+            `rows` (B,) holds the index of each structure in its data set, where it has one.
         weighting ([`ImportanceWeighting`], *optional*): For rows; as for [`StructureDataset`], which weighs its own.
+        stress (`bool`, defaults to `False`):
+            Adds `reference_stress` (B, 3, 3) eV/Å³, -100 where there is none, beside other labels.
     """
 
     def __init__(
-        self, feature_extractor: Any, target: Target = "forces", weighting: ImportanceWeighting | None = None
+        self,
+        feature_extractor: Any,
+        target: Target = "forces",
+        weighting: ImportanceWeighting | None = None,
+        stress: bool = False,
     ):
-        if target not in ("forces", "energy", "energy_and_forces"):
-            raise ValueError(f"target must be 'forces', 'energy' or 'energy_and_forces', not {target!r}")
+        if target not in get_args(Target):
+            raise ValueError(f"target must be one of {', '.join(map(repr, get_args(Target)))}, not {target!r}")
+        self.stress = stress
         self.feature_extractor = feature_extractor
         self.target = target
         self.weighting = weighting
@@ -257,15 +272,20 @@ class StructureCollator:
         size = batch["input_features"].shape[1]
         if "row" in structures[0]:
             batch["rows"] = torch.tensor([item["row"] for item in structures])
-        if self.target != "energy":
+        if self.target in ("forces", "energy_and_forces"):
             if any(item["forces"] is None for item in structures):
                 raise InputError("the data set has structures without forces; read it with target='forces'")
             name = "labels" if self.target == "forces" else "reference_forces"
             batch[name] = _pad(structures, "forces", size, IGNORE_INDEX)
             batch["importance_weights"] = _pad(structures, "importance_weights", size, 0.0)
             batch["nearest_defect"] = _pad(structures, "nearest_defect", size, np.inf)
-        if self.target != "forces":
-            batch["labels"] = _energies(structures)
+        if self.target in ("energy", "energy_and_forces"):
+            batch["labels"] = _energies(structures, required=self.target == "energy")
+        for name in ("labels",) * (self.target == "stress") + ("reference_stress",) * self.stress:
+            batch[name] = _stresses(structures)
+        weights = torch.tensor([item["source_weight"] for item in structures], dtype=torch.float32)
+        if (weights != 1).any():
+            batch["structure_weights"] = weights
         return batch
 
     def _structures(self, structures: Sequence[Any]) -> list[Structure]:
@@ -280,14 +300,21 @@ class StructureCollator:
         return rows
 
 
-def _energies(structures: list[Structure]) -> torch.Tensor:
-    """Energies (B,) in eV, -100 for blanks."""
+def _energies(structures: list[Structure], required: bool) -> torch.Tensor:
+    """Energies (B,) in eV, -100 for blanks; NaN where there is none, unless it is required."""
     energies = np.array([item["energy"] for item in structures], dtype=np.float64)
-    if np.isnan(energies).any():
+    if required and np.isnan(energies).any():
         raise InputError("the data set has structures without energy; read it with target='energy'")
     energies[energies == IGNORE_INDEX] = np.nextafter(IGNORE_INDEX, 0.0)  # an energy may happen to be the mark
     energies[["blank" in item for item in structures]] = IGNORE_INDEX
     return torch.from_numpy(energies)
+
+
+def _stresses(structures: list[Structure]) -> torch.Tensor:
+    """Float32 (B, 3, 3) in eV/Å³, -100 where there is none, and for blanks."""
+    none = np.full((3, 3), IGNORE_INDEX)
+    known = [none if item["stress"] is None or "blank" in item else item["stress"] for item in structures]
+    return torch.from_numpy(np.array(known, dtype=np.float32))
 
 
 def _pad(structures: list[Structure], name: str, size: int, filler: float) -> torch.Tensor:

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
-from huggingface_hub import snapshot_download
+from huggingface_hub import DatasetCard, snapshot_download
 
 from ...errors import InputError, one_line
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
@@ -31,7 +32,9 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
             A folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
             `hf://datasets/organisation/name` always does.
         split (`str`): Such as `"train"`.
-        target (`Target`, *optional*): Keep only the rows that carry this label, or both. None keeps all.
+        target (`Target`, *optional*):
+            Keep only the rows that carry this label. `"energy_and_forces"` keeps those with forces, some of which must
+            have an energy too. None keeps all.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
 
     Raises:
@@ -74,12 +77,15 @@ def read_splits(dataset: str | Path) -> dict[str, Dataset]:
 
 
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
-    """The rows in which no label that `target` names is null."""
+    """The rows with the label that `target` names; of both, those with forces, if any of them has an energy."""
     names = target.split("_and_")
     table = rows.select_columns(names).with_format("arrow")[:]
-    valid = np.logical_and.reduce([table[name].is_valid().to_numpy() for name in names])
-    if not valid.any():
-        wanted = {"forces": "forces", "energy": "an energy", "energy_and_forces": "both an energy and forces"}[target]
+    present = [table[name].is_valid().to_numpy() for name in names]
+    valid = present[-1]
+    if not np.logical_and.reduce(present).any():
+        wanted = {"forces": "forces", "energy": "an energy", "stress": "a stress"}.get(
+            target, "both an energy and forces"
+        )
         raise InputError(f"{where}: no structure has {wanted}")
     return rows if valid.all() else rows.select(np.flatnonzero(valid))
 
@@ -104,6 +110,20 @@ def select_subset(rows: Dataset, percent: float) -> Dataset:
             "the rows have no nested subsets; data_scripts/split_dataset.py writes them for the train split"
         )
     return rows.select(np.flatnonzero(pc.less_equal(column, percent).to_numpy()))
+
+
+def told_sources(dataset: str | Path, revision: str | None = None) -> list[dict[str, Any]]:
+    """What the card of a data set tells of the sources it was built from: name, license, level and more of each.
+
+    Empty where it tells of none, or cannot be read, which keeps nobody from reading the rows.
+    """
+    card = _folder_of(str(dataset), revision) / "README.md"
+    try:
+        provenance = DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("provenance")
+        sources = provenance.get("sources") if isinstance(provenance, dict) else None
+        return [source for source in sources or [] if isinstance(source, dict)]
+    except Exception:  # the YAML library raises many types
+        return []
 
 
 def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | None:

@@ -13,7 +13,13 @@ from ...elements_adapt import DESCRIPTORS
 from ...errors import InputError
 from ..columns import flat_values, list_lengths, tables
 
-_HASHED = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites")  # then cell, pbc and energy
+_HASHED = (
+    "atomic_numbers",
+    "positions",
+    "forces",
+    "importance_weights",
+    "defect_sites",
+)  # then cell, pbc, energy and stress
 _FIXED = ("cell", "pbc")
 _surveys: "WeakKeyDictionary[datasets.Dataset, Survey]" = WeakKeyDictionary()
 
@@ -40,14 +46,15 @@ class Survey:
 
     Args:
         content_hash (`str`):
-            Short SHA-256 over structures and labels, in order: two runs that name the same one have learned from the
-            same rows, wherever these are stored.
+            Short SHA-256 over structures, labels and weights of structures, in order: two runs that name the same one
+            have learned from the same rows, wherever these are stored.
         elements (`np.ndarray` of shape `(E,)`): Atomic numbers that occur, sorted.
         counts (`np.ndarray` of shape `(B, E)`): Atoms of each of them.
         energies (`np.ndarray` of shape `(B,)`): In eV, NaN where there is none.
         cubic (`np.ndarray` of shape `(B,)`): Which cells are periodic cubes along x, y, z.
         defective (`np.ndarray` of shape `(B,)`): Which rows have a defect site.
         weighted (`np.ndarray` of shape `(B,)`): Which rows have published weights.
+        stressed (`np.ndarray` of shape `(B,)`): Which rows have a stress, and are periodic in all three directions.
         statistics ([`DatasetStatistics`], *optional*): None of no rows.
     """
 
@@ -58,12 +65,18 @@ class Survey:
     cubic: np.ndarray
     defective: np.ndarray
     weighted: np.ndarray
+    stressed: np.ndarray
     statistics: DatasetStatistics | None
 
     @property
     def sizes(self) -> np.ndarray:
         """(B,) number of atoms."""
         return self.counts.sum(axis=1)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """The rows that have an energy."""
+        return np.flatnonzero(~np.isnan(self.energies))
 
     @property
     def compositions(self) -> np.ndarray:
@@ -118,9 +131,9 @@ class _Walk:
         self._digest = hashlib.sha256(str(len(rows)).encode())
         self._positions, self._forces, self._energies = _Moments(3), _Moments(3), _Moments(1)
         none = np.zeros(0, dtype=bool)
-        self._columns = {name: [none] for name in ("cubic", "defective", "weighted")}
+        self._columns = {name: [none] for name in ("cubic", "defective", "weighted", "stressed")}
         self._columns |= {"energies": [np.zeros(0)], "counts": [np.zeros((0, len(DESCRIPTORS)), dtype=np.int32)]}
-        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy"])):
+        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "stress", "source_weight"])):
             self._look_at(table)
 
     def _look_at(self, table: pa.Table) -> None:
@@ -132,6 +145,13 @@ class _Walk:
             self._digest.update(np.ascontiguousarray(values[name]).tobytes())
         for array in (values["cell"], values["pbc"], energies):
             self._digest.update(np.ascontiguousarray(array).tobytes())
+        stressed = list_lengths(table, "stress") > 0
+        if stressed.any():  # without any the hash is that of earlier versions, which knew no stress
+            self._digest.update(stressed.tobytes())
+            self._digest.update(np.ascontiguousarray(flat_values(table, "stress")).tobytes())
+        weights = table["source_weight"].fill_null(1.0).to_numpy()
+        if (weights != 1).any():  # without them rows have the hash of the time before there were weights
+            self._digest.update(np.ascontiguousarray(weights).tobytes())
 
         self._positions.add(values["positions"].reshape(-1, 3))
         self._forces.add(values["forces"].reshape(-1, 3))
@@ -142,6 +162,7 @@ class _Walk:
             ("cubic", is_cubic(values["cell"].reshape(-1, 3, 3), values["pbc"].reshape(-1, 3))),
             ("defective", lengths["defect_sites"] > 0),
             ("weighted", lengths["importance_weights"] > 0),
+            ("stressed", stressed & values["pbc"].reshape(-1, 3).all(axis=1)),
         ):
             self._columns[name].append(column)
 

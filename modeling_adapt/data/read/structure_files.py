@@ -1,5 +1,6 @@
 """Labelled structures out of any file that ASE reads, and out of folders of VASP runs."""
 
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from os.path import abspath, commonpath, realpath
@@ -8,12 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa
 
 from ...errors import InputError
-from ..options import ENERGY_KEYS, FORCE_KEYS, RUN_ENERGY_KEYS, ReadingOptions
+from ..options import ENERGY_KEYS, FORCE_KEYS, RUN_ENERGY_KEYS, STRESS_KEYS, ReadingOptions
 from ..structures import structure_row
 from .frames import file_state, find_runs, read_frames, read_run, run_kind, same_trajectory
 from .site_search import SiteSearch
+
+LARGEST_STRESS = 5.0  # eV/Å³, 800 GPa; what is larger is in other units
+ASYMMETRY = 0.01  # of the largest component, which rounding explains
 
 
 class StructureFile(NamedTuple):
@@ -23,8 +29,8 @@ class StructureFile(NamedTuple):
         path (`str`): Of the file.
         name (`str`): What rows call it in `source` and `trajectory`.
         split (`str`):
-            Where all of it goes; empty where that is not decided yet. Part of the names of its trajectories, which in
-            two splits are two.
+            Where all of it goes, or of which source it is; empty where that is not decided yet. Part of the names of
+            its trajectories, which in two splits are two.
         one_trajectory (`bool`): Whether the file is one, which bears the name of its folder.
         state (`tuple[int, int]`): See [`file_state`].
     """
@@ -69,7 +75,7 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
 def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingOptions) -> Iterator[dict[str, Any]]:
     """Rows of [`structure_row`] for the frames of a file, one at a time.
 
-    Forces and energies are what the file says: constraints stored beside them (frozen atoms) never zero a label.
+    Labels are what the file says: constraints stored beside them (frozen atoms) never zero a force.
     `info["config_type"]`, `info["defect_sites"]` ((S, 3) in Å) and `info["defect_kinds"]` are taken over.
 
     Args:
@@ -96,7 +102,7 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
             new_trajectory = before is None or not same_trajectory(before, atoms)
             if "defect_sites" not in atoms.info:
                 row |= search.columns(atoms, new_trajectory, where)
-            group = None if options.group_key is None else _group(atoms, options.group_key, group_sizes, where)
+            group = None if options.group_key is None else _group(atoms, options, group_sizes, where)
         except InputError as error:
             if not options.skip_broken:
                 raise
@@ -126,16 +132,21 @@ def _row(atoms: Atoms, options: ReadingOptions, energy_keys: Sequence[str], wher
         atoms,
         forces=_label(atoms, options.forces_key, FORCE_KEYS, where, required=True),
         energy=_energy(atoms, options.energy_key, energy_keys, where),
+        stress=_stress(atoms, options.stress_key, where),
         config_type=str(atoms.info.get("config_type", "")),
         source=where,
         **_known_defects(atoms, where),
     )
 
 
+def _labels(atoms: Atoms) -> dict[str, Any]:
+    results = {} if atoms.calc is None else atoms.calc.results  # raw: `get_forces` would apply constraints
+    return {**atoms.info, **atoms.arrays, **results}
+
+
 def _label(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str, required: bool) -> Any:
     """The value of `key`, or of the first candidate that the frame has, among arrays, info and calculator results."""
-    results = {} if atoms.calc is None else atoms.calc.results  # raw: `get_forces` would apply constraints
-    found = {**atoms.info, **atoms.arrays, **results}
+    found = _labels(atoms)
     for candidate in candidates if key is None else [key]:
         if found.get(candidate) is not None:
             return found[candidate]
@@ -154,11 +165,38 @@ def _energy(atoms: Atoms, key: str | None, candidates: Sequence[str], where: str
         raise InputError(f"{where}: the energy {reprlib.repr(value)} is not a number") from error
 
 
-def _group(atoms: Atoms, key: str, sizes: dict[str, int], where: str) -> str:
+def _stress(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
+    """(3, 3) in eV/Å³; None where the file has none, or the structure is not periodic in all three directions."""
+    if key == "none" or not atoms.pbc.all():
+        return None
+    found = _labels(atoms)
+    name = next((name for name in STRESS_KEYS if found.get(name) is not None), None) if key is None else key
+    if name is None:
+        return None
+    remedy = "name the right one with --stress-key, or leave it out with --stress-key none"
+    try:
+        value = np.asarray(_label(atoms, name, (), where, required=True), dtype=np.float64)
+        value = voigt_6_to_full_3x3_stress(value) if value.shape == (6,) else value.reshape(3, 3)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {name!r} is no stress of 3 x 3 or 6 numbers; {remedy}") from error
+    stress = -value / atoms.get_volume() if "virial" in name.lower() else value
+    if np.abs(stress - stress.T).max() > ASYMMETRY * np.abs(stress).max():
+        raise InputError(f"{where}: {name!r} is not symmetric, as a stress is; {remedy}")
+    if (largest := np.abs(stress).max()) > LARGEST_STRESS:
+        raise InputError(f"{where}: {name!r} comes to {largest / GPa:.0f} GPa; it must be in eV/Å³; {remedy}")
+    return (stress + stress.T) / 2
+
+
+def _group(atoms: Atoms, options: ReadingOptions, sizes: dict[str, int], where: str) -> str:
     """The name of the trajectory; `sizes` remembers how many atoms each has."""
+    key = options.group_key
     if key not in atoms.info:
         raise InputError(f"{where}: no {key!r} to group by; it has {', '.join(sorted(atoms.info)) or 'no info'}")
     name = str(atoms.info[key])
+    if options.group_pattern is not None:
+        if (found := re.search(options.group_pattern, name)) is None:
+            raise InputError(f"{where}: {key}={name} has nothing that the pattern {options.group_pattern!r} matches")
+        name = found.group(1) if found.re.groups else found.group()
     if (size := sizes.setdefault(name, len(atoms))) != len(atoms):
         raise InputError(
             f"{where}: {len(atoms)} atoms, but trajectory {key}={name} began with {size}; "
