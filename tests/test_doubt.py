@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crystals import turned
-from hub_uploads import data_folder, run_folder, save, stage  # noqa: F401  fixtures
+from hub_uploads import save
 
 import modeling_adapt.cli.evaluate as evaluate_command
 import modeling_adapt.cli.relax as relax_command
@@ -18,6 +18,8 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation import rigidity
 from modeling_adapt.evaluation.rigidity import Observed, fit_doubt, most_likely_covariance, observe, write_doubt
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
+from modeling_adapt.hub.run_folder import open_runs
+from modeling_adapt.hub.staging import example_structure, is_ours, stage_model
 from modeling_adapt.loading import weights_hash
 from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.simulation.calculator import ADAPTCalculator
@@ -211,8 +213,9 @@ class TestFile:
             fit_doubt(model, extractor(model), rows, rows, progress=False)
 
     def test_it_is_published_for_the_weights_as_they_are_published(self, checkpoint, tmp_path):
-        files = stage(checkpoint, tmp_path / "staged")
-        assert FILE in files
+        (run,) = open_runs([checkpoint])
+        stage_model(run, example_structure(None), tmp_path / "staged")
+        assert is_ours(FILE) and is_ours(f"energy/{FILE}")
         published = load_doubt(tmp_path / "staged")
         np.testing.assert_array_equal(published.covariance, load_doubt(checkpoint).covariance)
 

@@ -140,12 +140,13 @@ def relax_each(
 
 def doubted(result: RelaxationResult, calculator: ADAPTCalculator) -> RelaxationResult:
     """With the uncertainty of the energy of the last structure and the doubt of its atoms, where the model has any."""
-    if calculator.doubt is None:
+    doubt = getattr(calculator, "doubt", None)  # which calculators of others have not
+    if doubt is None:
         return result
     features = calculator.features(result.atoms)
-    of_atoms = calculator.doubt.of_atoms(features)
+    of_atoms = doubt.of_atoms(features)
     result.atoms.set_array("atom_doubt", of_atoms)
-    uncertainty = float(calculator.doubt.deviation(features.sum(axis=0)))
+    uncertainty = float(doubt.deviation(features.sum(axis=0)))
     return replace(result, energy_uncertainty=uncertainty, atom_doubt=float(of_atoms.max()))
 
 
