@@ -16,6 +16,7 @@ from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VE
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.evaluation.answers import Answer, Reference, write_answers
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.evaluation.physical_checks import CHECKS
 from modeling_adapt.evaluation.report import COLUMNS
@@ -476,3 +477,46 @@ def test_the_network_that_counts_places_needs_its_feature_extractor(make_run, st
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="has no preprocessor_config.json, without which nobody knows in which order"):
         stage(folder)
+
+
+class TestAnswers:
+    """Those of evaluate.py --answers for these weights, and of no others."""
+
+    @staticmethod
+    def answered(folder, place="evaluation", **changes) -> None:
+        references = {"DFT": Reference(3.673, "PW91"), "GAP": Reference(3.527, "there")}
+        answers = {"vacancy": Answer("eV", {64: 3.35, 216: 3.47}, references, notes=("a note | of it",))}
+        names = {"model": str(folder), "host": "silicon", "weights_sha256": weights_hash(folder)}
+        (folder / place).mkdir(exist_ok=True)
+        write_answers(folder / place, answers, names | changes)
+
+    def test_the_table_is_on_the_card(self, make_run, stage):
+        folder = make_run("pooled")
+        self.answered(folder)
+        staged, text = stage(folder)
+        (table,) = tables(text, "Answers")
+        assert table[0] == ["answer", "unit", "this model", "64 to 216 atoms", "DFT", "error", "GAP"]
+        assert table[1] == ["vacancy", "eV", "3.47", "+0.12", "3.67", "-0.20", "3.53"]
+        assert r"- vacancy: a note \| of it" in text and "- DFT: PW91" in text
+        assert json.loads((staged / "answers.json").read_text())["model"] == folder.name
+
+    def test_they_may_lie_in_a_folder_of_their_own(self, make_run):
+        folder = make_run("pooled")
+        self.answered(folder, "answers")
+        run = open_run(folder, [folder / "evaluation", folder / "answers"])
+        assert run.answers["host"] == "silicon" and run.metrics
+        require_all_used([folder / "evaluation", folder / "answers"], [run.evaluation, run.answered])
+
+    def test_those_of_other_weights_stay_away(self, make_run, stage):
+        folder = make_run("pooled")
+        self.answered(folder, weights_sha256="another")
+        staged, text = stage(folder)
+        assert "## Answers" not in text and not (staged / "answers.json").exists()
+
+    def test_a_damaged_record_is_one_line(self, make_run, stage):
+        folder = make_run("pooled")
+        self.answered(folder)
+        path = folder / "evaluation" / "answers.json"
+        path.write_text(path.read_text().replace("3.47", '"many"'))
+        with pytest.raises(InputError, match="answers.json cannot be read: its answers are not as evaluate.py writes"):
+            stage(folder)

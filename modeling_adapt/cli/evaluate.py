@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from ..evaluation.answers import Answer
     from ..evaluation.report import Assessment
     from ..evaluation.symmetry import Forces
     from ..feature_extraction_adapt import ADAPTFeatureExtractor
@@ -23,6 +24,7 @@ example:
   python evaluate.py runs/one datasets/silicon --ensemble runs/two runs/three --output results/three
   python evaluate.py runs/energy datasets/silicon --calibrate
   python evaluate.py runs/one datasets/silicon --compare runs/two MACE.model my_module:my_calculator
+  python evaluate.py runs/silicon --answers silicon --output results/answers
 
 Prints tables by config_type, element and distance to the defect, and what physics demands of the forces. With --output
 it also writes
@@ -33,6 +35,10 @@ it also writes
   error_by_force.png      and against the reference force
   calibration.png         with --ensemble or --num-images: error against the spread of the predictions
 With --compare it prints one table of all models, and --output has comparison.json and comparison.csv.
+With --answers it measures what an energy model is made for, beside DFT and other potentials, with or without a data
+set: lattice, elastic constants, phonons, a surface, formation energies and a barrier. --output has
+  answers.json            every answer, in each size of the supercell
+  answers.png             the energies, beside those of DFT
 """
 
 
@@ -44,18 +50,52 @@ def main(argv: list[str] | None = None) -> int | None:
     from ..data.load.reading import pinned_revision
     from ..device import available_device
 
-    arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
     arguments.device = available_device(arguments.device)
+    if arguments.dataset is None:
+        return _answer(arguments, output)
+    arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
     return (_compare if arguments.compare else _evaluate)(arguments, output)
 
 
+def _answer(arguments: argparse.Namespace, output: Path | None) -> int:
+    """The answers alone, for which there need be no data set and any calculator will do."""
+    from ..evaluation.answers import answers_text, write_answers
+
+    answers = _answers(arguments)
+    print(answers_text(answers))
+    if output is not None:
+        with finished_folder(output) as folder:
+            write_answers(folder, answers, _answers_record(arguments))
+        print(f"answers saved to: {output}")
+    return 0
+
+
+def _answers(arguments: argparse.Namespace) -> "dict[str, Answer]":
+    from ..evaluation.answers import answer, answering_calculator, read_questions
+    from ..hub_access import is_local
+
+    questions = read_questions(arguments.answers)
+    revision = None if is_local(arguments.model) else arguments.revision
+    where = (arguments.device, revision, arguments.subfolder)
+    return answer(questions, answering_calculator(arguments.model, questions, *where))
+
+
+def _answers_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("model", "subfolder", "revision", "answers")
+    record = {name: value for name in names if (value := getattr(arguments, name))}
+    record["host"] = record.pop("answers")
+    return record | _which(arguments)
+
+
 def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
+    from ..evaluation.answers import answers_text, write_answers
     from ..evaluation.report import Assessment
     from ..loading import load_model
     from ..modeling_adapt import ADAPTForEnergy
 
     if arguments.calibrate:
         _calibrate(arguments)
+    answers = _answers(arguments) if arguments.answers else {}
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
     found = Assessment()
     if isinstance(model, ADAPTForEnergy):
@@ -67,6 +107,8 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     elif arguments.energy_model:
         raise InputError(f"--energy-model: {arguments.model} gives no forces to hold against its gradient")
     print(found.text())
+    if answers:
+        print(answers_text(answers))
     if found.calibration is not None and "energy" in found.evaluations:
         print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
@@ -76,6 +118,8 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
         members = {"ensemble": arguments.ensemble, "num_images": arguments.num_images} if is_mean else {}
         with finished_folder(output) as folder:
             found.write(folder, _header(arguments) | _which(arguments) | members)
+            if answers:
+                write_answers(folder, answers, _answers_record(arguments))
         print(f"metrics and figures saved to: {output}")
     return 0
 
@@ -190,6 +234,12 @@ def _compare(arguments: argparse.Namespace, output: Path | None) -> int:
 
 def _require_consistent(arguments: argparse.Namespace) -> None:
     """As far as the command line alone tells."""
+    if arguments.dataset is None and not arguments.answers:
+        raise InputError("name a data set, or what to answer with --answers; see --help")
+    if arguments.dataset is None and (arguments.ensemble or arguments.num_images > 1 or arguments.compare):
+        raise InputError("--answers are of one model as it is: leave out --ensemble, --num-images and --compare")
+    if arguments.answers and arguments.compare:
+        raise InputError("--answers are of one model: leave out --compare")
     if arguments.num_images > 48:
         raise InputError("--num-images: a cube has 48 symmetry images")
     if arguments.compare and (arguments.ensemble or arguments.num_images > 1 or arguments.energy_model):
@@ -197,8 +247,10 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
     names = [arguments.model, *arguments.compare]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--compare: {twice[0]} is named twice")
-    if arguments.compare and arguments.calibrate:
+    if arguments.calibrate and arguments.compare:
         raise InputError("--calibrate is of one model: leave out --compare")
+    if arguments.calibrate and arguments.dataset is None:
+        raise InputError("--calibrate needs a data set, with splits train and validation")
     if arguments.energy_model and not arguments.checks:
         raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
 
@@ -254,6 +306,8 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..hub_access import is_local
     from ..loading import weights_folder, weights_hash
 
+    if ":" in arguments.model or arguments.model.endswith(".model"):
+        return {}  # a calculator of others
     folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
     known = {"weights_sha256": weights_hash(folder)}
     if is_local(arguments.model):
@@ -282,7 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
 
     data = parser.add_argument_group("data")
-    data.add_argument("dataset", help="data set folder or Hub id")
+    data.add_argument("dataset", nargs="?", help="data set folder or Hub id; with --answers, none is needed")
     data.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
     data.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
@@ -294,6 +348,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         help="other models for the same table: ours, MACE files (*.model), or ASE calculators as module:factory",
+    )
+    found.add_argument(
+        "--answers",
+        metavar="HOST",
+        help="what an energy model says of a host, as silicon or a YAML file like configuration/answers/silicon.yaml; "
+        "MODEL may be a MACE file or module:factory",
     )
     found.add_argument(
         "--checks",

@@ -145,8 +145,7 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
         require_predictable(atoms, calculator)
     for line in [] if calculator.domain is None else calculator.domain.check(atoms):
         print(f"warning: the host {name} is outside the trained region: {line}", file=sys.stderr)
-    energy, doubt = calculator.results["energy"], getattr(calculator, "doubt", None)
-    return Host(atoms, energy, potentials, doubt, None if doubt is None else calculator.features)
+    return Host.by(calculator, atoms, calculator.results["energy"], potentials)
 
 
 def _require_usable(

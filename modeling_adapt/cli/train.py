@@ -9,7 +9,7 @@ A run that was cut off goes on when the same command is given again with --resum
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..training.options import RunArguments, help_text
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import datasets
     from transformers import TrainingArguments
 
+    from ..configuration_adapt import ADAPTConfig
     from ..data.structures import Target
+    from ..evaluation.answers import Questions
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,6 +45,7 @@ def train(argv: list[str]) -> None:
     from ..training.tasks import target_of
 
     config, data, training = parse_arguments(argv)
+    questions = None if data.answers is None else _quick_questions(data.answers, config)
     processes = describe_processes(training, data.atoms_per_batch)
     checkpoint = checkpoint_to_resume(training)
     data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
@@ -74,6 +77,32 @@ def train(argv: list[str]) -> None:
         if config.predicts == "energy" and "validation" in rows:
             add_doubt(output, rows, training)
         print(f"model saved to: {output}")
+        if questions is not None:
+            _answer(questions, output, data, trainer.args.device)
+
+
+def _quick_questions(host: str, config: "ADAPTConfig") -> "Questions":
+    """Asked before the training, so that a model that cannot answer is not trained for hours first."""
+    from ..evaluation.answers import read_questions, require_answers
+
+    questions = read_questions(host).only_quick()
+    require_answers(config, questions, "the model of this recipe")
+    return questions
+
+
+def _answer(questions: "Questions", output: Path, data: RunArguments, device: Any) -> None:
+    """Prints the answers of the saved model, and writes them beside it, where its card finds them."""
+    from ..evaluation.answers import answer, answering_calculator, answers_text, write_answers
+    from ..loading import weights_hash
+
+    try:
+        answers = answer(questions, answering_calculator(str(output), questions, device, None, ""))
+    except InputError as error:  # no reason to end a training with an error
+        print(f"warning: no answers: {error}", file=sys.stderr)
+        return
+    print(answers_text(answers))
+    record = {"model": str(output), "host": data.answers, "weights_sha256": weights_hash(output)}
+    write_answers(output, answers, record)
 
 
 def add_doubt(output: Path, rows: "dict[str, datasets.Dataset]", training: "TrainingArguments") -> None:

@@ -59,10 +59,8 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
         [`InputError`]: There is no such thing, it gives no forces, or mace-torch is not installed. A MACE file is a
             pickle, which runs code: open none that you would not run.
     """
-    if name.endswith(".model") and not Path(name).is_dir():
-        return _of_calculator(name, _mace(name, device))
-    if ":" in name and not name.startswith(HUB_DATASETS) and not Path(name).exists():
-        return _of_calculator(name, load_calculator(name))
+    if (others := load_calculator_of_others(name, device)) is not None:
+        return _of_calculator(name, others)
     model, feature_extractor = load_model(name, None, subfolder, None if is_local(name) else revision)
     require_forces(model)
     model = on_device(model, device)
@@ -73,6 +71,15 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
         return found.forces, found.energy
 
     return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))
+
+
+def load_calculator_of_others(name: str, device: torch.device) -> Calculator | None:
+    """Of a MACE file that ends in .model or a `module:factory`; None for anything else, which is a model of ours."""
+    if name.endswith(".model") and not Path(name).is_dir():
+        return _mace(name, device)
+    if ":" in name and not name.startswith(HUB_DATASETS) and not Path(name).exists():
+        return load_calculator(name)
+    return None
 
 
 def zero_forces() -> Contender:

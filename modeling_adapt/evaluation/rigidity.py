@@ -298,7 +298,7 @@ def _batches(
     rows: datasets.Dataset,
     batch_size: int,
     progress: bool,
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
     """Batches with labels, of forces where all have them, and what of them the model reads, on its device."""
     structures = StructureDataset(rows)
     collators: dict[bool, Any] = {

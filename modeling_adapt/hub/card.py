@@ -18,12 +18,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
+from ..evaluation.answers import ANSWERS_FILE, Answer, answer_cells, answer_notes
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from ..evaluation.physical_checks import CHECKS
 from ..evaluation.report import by_config_type, error_cells
 from ..markdown import TEMPLATES, render
 from ..training.arguments import MODEL_FIELDS, RunArguments
-from .records import checks_of, read_record
+from .records import answers_of, checks_of, read_record
 from .run_folder import ENERGY
 
 # Identifiers of licences that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses).
@@ -119,6 +120,8 @@ def write_model_card(
         paper=yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"],
         error_cells=error_cells,
         by_config_type=by_config_type,
+        answer_cells=answer_cells,
+        answer_notes=answer_notes,
     )
     text = f"---\n{header.to_yaml()}\n---\n\n{body}\n"
     _require_readable(text, results)
@@ -147,6 +150,7 @@ class PublishedModel:
     Args:
         config, example, recipe, metrics, training_metrics (`Mapping[str, Any]`):
             What these files hold; empty where there is none.
+        answers (`Mapping[str, Answer]`): Those of answers.json, by name; empty where there is none.
         run (`Mapping[str, Any]`): The last part of run.json.
         figures (`Sequence[str]`): Names of the pictures.
     """
@@ -158,6 +162,7 @@ class PublishedModel:
     run: Mapping[str, Any]
     metrics: Mapping[str, Any]
     training_metrics: Mapping[str, Any]
+    answers: Mapping[str, Answer]
     figures: Sequence[str]
 
     @property
@@ -249,6 +254,7 @@ def _published(folder: Path, name: str = "") -> PublishedModel:
         run=(read_record(folder / "run.json").get("parts") or [{}])[-1],
         metrics=read_record(folder / "metrics.json"),
         training_metrics=read_record(folder / "training_metrics.json"),
+        answers=answers_of(read_record(folder / ANSWERS_FILE)),
         figures=[path.name for path in sorted(folder.glob("*.png"))],
     )
 

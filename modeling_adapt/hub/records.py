@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, one_line
+from ..evaluation.answers import ANSWERS_FILE, Answer
 from ..evaluation.physical_checks import CHECKS
 from ..evaluation.report import COLUMNS
 
@@ -54,6 +55,11 @@ def checks_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in CHECKS if found.get(name) is not None}
 
 
+def answers_of(record: Mapping[str, Any]) -> dict[str, Answer]:
+    """What answers.json tells, by name; nothing of an empty record."""
+    return {str(name): Answer.of_record(one) for name, one in record.get("answers", {}).items()}
+
+
 def _problem_of_recipe(recipe: Mapping[str, Any]) -> str | None:
     wrong = [name for name in _NAMES if not isinstance(recipe.get(name), str | None)]
     if not isinstance(recipe.get("train_subset", 100), int | float):
@@ -96,6 +102,14 @@ def _problem_of_evaluation(metrics: Mapping[str, Any]) -> str | None:
     return next((problem for problem in problems if problem is not None), None)
 
 
+def _problem_of_answers(record: Mapping[str, Any]) -> str | None:
+    try:
+        numbers = [value for one in answers_of(record).values() for value in (one.value, one.error or 0.0)]
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        return f"its answers are not as evaluate.py writes them ({type(error).__name__}: {one_line(error)})"
+    return None if all(map(math.isfinite, numbers)) else "an answer is no finite number"
+
+
 def _problem_of_state(state: Mapping[str, Any]) -> str | None:
     log = state.get("log_history", [])
     if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
@@ -123,4 +137,5 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "training_metrics.json": _problem_of_training,
     "metrics.json": _problem_of_evaluation,
     "trainer_state.json": _problem_of_state,
+    ANSWERS_FILE: _problem_of_answers,
 }

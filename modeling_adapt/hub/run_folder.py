@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..evaluation.answers import ANSWERS_FILE
 from ..hub_access import HUB_DATASETS
 from ..loading import weights_hash
 from .records import read_record
@@ -29,11 +30,13 @@ class RunFolder:
         model (`Path`): The folder of the checkpoint.
         run (`Path`): Where `train.py` left its records; mostly the same folder.
         evaluation (`Path`, *optional*): The folder that `evaluate.py` wrote for this model; None where there is none.
+        answered (`Path`, *optional*): The folder with the answers of this model, which may be another one.
     """
 
     model: Path
     run: Path
     evaluation: Path | None = None
+    answered: Path | None = None
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -53,6 +56,10 @@ class RunFolder:
         return {} if self.evaluation is None else read_record(self.evaluation / "metrics.json")
 
     @cached_property
+    def answers(self) -> dict[str, Any]:
+        return {} if self.answered is None else read_record(self.answered / ANSWERS_FILE)
+
+    @cached_property
     def training_seconds(self) -> float | None:
         """Of the last part of the training; `Trainer` logs it at the end."""
         log = read_record(self.run / "trainer_state.json").get("log_history") or []
@@ -69,7 +76,8 @@ class RunFolder:
         """What the records may name that is of this machine, beside Hub ids and values that are not there."""
         of_recipe = [self.recipe.get(name) for name in ("dataset", "output_dir", "initial_model")]
         of_metrics = [self.metrics.get(name) for name in ("model", "model_path", "dataset")]
-        return [self.run, self.evaluation, *of_recipe, *of_metrics]
+        of_answers = [self.answers.get(name) for name in ("model", "model_path", "host")]
+        return [self.run, self.evaluation, self.answered, *of_recipe, *of_metrics, *of_answers]
 
     @property
     def evaluated_on_its_data(self) -> bool:
@@ -80,7 +88,7 @@ class RunFolder:
 def open_runs(folders: Sequence[str | Path | None], evaluations: Sequence[str | Path] = ()) -> list[RunFolder]:
     """As [`open_run`] for all that are named; [`InputError`] too where an evaluation is of none of them."""
     runs = [open_run(folder, evaluations) for folder in folders if folder is not None]
-    require_all_used(evaluations, [run.evaluation for run in runs])
+    require_all_used(evaluations, [folder for run in runs for folder in (run.evaluation, run.answered)])
     return runs
 
 
@@ -113,7 +121,9 @@ def open_run(folder: str | Path, evaluations: Sequence[str | Path] = ()) -> RunF
     if model.name == "final" and not (model / "recipe.yaml").is_file():
         run = model.parent
     nearby = [run / "evaluation", run, run.absolute().parent / "evaluation"]
-    return RunFolder(model, run, _evaluation_of(model, [_evaluation_folder(one) for one in evaluations], nearby))
+    given = [_evaluation_folder(one) for one in evaluations]
+    evaluation = _evaluation_of(model, given, nearby)
+    return RunFolder(model, run, evaluation, _answers_of(model, given, nearby, evaluation))
 
 
 def require_all_used(evaluations: Sequence[str | Path], used: Sequence[Path | None]) -> None:
@@ -122,7 +132,7 @@ def require_all_used(evaluations: Sequence[str | Path], used: Sequence[Path | No
         folder = _evaluation_folder(given)
         if folder in used:
             continue
-        metrics = read_record(folder / "metrics.json")
+        metrics = read_record(folder / "metrics.json") or read_record(folder / ANSWERS_FILE)
         if "weights_sha256" not in metrics:
             raise InputError(
                 f"{given} does not say of which weights it is (by an earlier evaluate.py, of {metrics.get('model')}): "
@@ -141,7 +151,7 @@ def _evaluation_folder(given: str | Path) -> Path:
     """
     folder = Path(given).expanduser()
     folder = folder.parent if folder.name == "metrics.json" and folder.is_file() else folder
-    if not (folder / "metrics.json").is_file():
+    if not any((folder / name).is_file() for name in ("metrics.json", ANSWERS_FILE)):
         raise InputError(f"{given} holds no metrics.json; name a folder that evaluate.py wrote")
     if _is_of_several(read_record(folder / "metrics.json")):
         raise InputError(
@@ -176,6 +186,17 @@ def _nearby(model: Path, folders: Sequence[Path]) -> Path | None:
                     file=sys.stderr,
                 )
     return found[0] if found else None
+
+
+def _answers_of(model: Path, given: Sequence[Path], nearby: Sequence[Path], evaluation: Path | None) -> Path | None:
+    """The answers of the checkpoint in `model`, by the hash of the weights; those that were given come first."""
+    for folder in (*given, *nearby):
+        answers = read_record(folder / ANSWERS_FILE)
+        if answers and answers.get("weights_sha256") == weights_hash(model):
+            if folder not in (*given, evaluation):
+                print(f"{model}: the card has the answers of {folder}", file=sys.stderr)
+            return folder
+    return None
 
 
 def _is_of(evaluation: Path, model: Path, given: bool) -> bool:

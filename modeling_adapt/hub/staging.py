@@ -27,6 +27,7 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 from ..data.load.reading import parquet_splits
 from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
+from ..evaluation.answers import ANSWERS_FIGURE, ANSWERS_FILE
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..hub_access import is_full_disk
 from ..loading import load_model
@@ -49,7 +50,7 @@ _OF_A_MODEL = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|preprocessor_config\.json|"
     r"doubt\.safetensors|"
     r"example\.json|recipe\.yaml|run\.json|training_metrics\.json|metrics\.json|training_curve\.png|"
-    rf"({'|'.join(_OF_EVALUATION)})\.png"
+    rf"answers\.json|({'|'.join((*_OF_EVALUATION, 'answers'))})\.png"
 )
 _ALLOWED = re.compile(rf"({ENERGY}/)?({_OF_A_MODEL})|({'|'.join(_CODE)})_adapt\.py|README\.md|LICENSE")
 _SHARD = "2GB"
@@ -149,9 +150,12 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
     _write(target / "run.json", _published_run(run))
     _write(target / "training_metrics.json", run.training_metrics)
     _write(target / "metrics.json", _published_metrics(run))
+    _write(target / ANSWERS_FILE, {name: value for name, value in run.answers.items() if name != "model_path"})
     figures = [(run.run, "training_curve.png")]
     if run.evaluation is not None:
         figures += [(run.evaluation, f"{name}.png") for name in _OF_EVALUATION]
+    if run.answered is not None:
+        figures.append((run.answered, ANSWERS_FIGURE))
     for source, file in figures:
         if (source / file).is_file():
             require_png(source / file)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -64,6 +65,12 @@ class Host:
         if len(elements) == 1 and not elements & self.chemical_potentials.keys():
             bulk = {elements.pop(): self._per_atom}
             object.__setattr__(self, "chemical_potentials", bulk | dict(self.chemical_potentials))
+
+    @classmethod
+    def by(cls, calculator: Any, atoms: Atoms, energy: float, chemical_potentials: Mapping[str, float]) -> "Host":
+        """With the doubt of a calculator that has one, as an [`ADAPTCalculator`] may."""
+        doubt = getattr(calculator, "doubt", None)
+        return cls(atoms, energy, chemical_potentials, doubt, None if doubt is None else calculator.features)
 
     def require_fits(self, atoms: Atoms) -> None:
         """Raises [`InputError`] unless `atoms` is in the cell of the host, and what it exchanges has a reservoir."""

@@ -69,10 +69,13 @@ class RunArguments:
         "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none",
         None,
     )
+    answers: str | None = _field(
+        "host whose quick answers an energy model is asked at the end, as silicon or a YAML file", None
+    )
 
     def __post_init__(self) -> None:
         # Null in a recipe, "null" on the command line.
-        for name in ("validation_split", "test_split", "initial_revision", "dataset_revision"):
+        for name in ("validation_split", "test_split", "initial_revision", "dataset_revision", "answers"):
             if getattr(self, name) in ("null", "none", ""):
                 setattr(self, name, None)
         if self.initial_revision is not None and self.initial_model is None:
@@ -95,6 +98,7 @@ _GROUPS = {
     "weight_amplitude": "loss and weights",
     "augmentation": "augmentation",
     "atoms_per_batch": "optimisation",
+    "answers": "evaluation and checkpoints",
 }
 
 

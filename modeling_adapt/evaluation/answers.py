@@ -1,0 +1,446 @@
+"""
+The answers that a potential is made for, beside those of DFT and of other potentials: lattice, elasticity, phonons,
+surfaces, and what defects cost. What is asked is a YAML file such as those of `configuration/answers/`.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ase.calculators.calculator import BaseCalculator
+from tqdm import tqdm
+
+from ..configuration_adapt import ADAPTConfig
+from ..errors import InputError
+from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from ..files import write_whole
+from ..loading import load_model
+from ..simulation.calculator import ADAPTCalculator
+from ..tables import format_table
+from .compare import load_calculator_of_others
+from .measurements import Crystal, Measured
+
+HOSTS = Path(__file__).parents[1] / "configuration" / "answers"
+DFT = "DFT"  # the method that errors are counted from
+ANSWERS_FILE, ANSWERS_FIGURE = "answers.json", "answers.png"
+
+_TOP = {"formula": str, "structure": str, "lattice_constant": float, "cells": list, "fmax": float}
+_OPTIONAL = {"quick": list, "sources": dict, "answers": dict}
+_OF_ALL = {"kind": str, "references": dict, "cells": list}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What others found, in the unit of the answer, and where that stands."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    One answer that is asked for.
+
+    Args:
+        kind (`str`): A key of `KINDS`.
+        cells (`tuple[int, ...]`): Cubic cells along an edge of each supercell that it is asked in.
+        options (`Mapping[str, Any]`): Of its kind.
+        references (`Mapping[str, Reference]`): By method.
+    """
+
+    kind: str
+    cells: tuple[int, ...]
+    options: Mapping[str, Any]
+    references: Mapping[str, Reference]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a host; fields as in the YAML file."""
+
+    formula: str
+    structure: str
+    lattice_constant: float
+    fmax: float
+    quick: tuple[str, ...]
+    answers: Mapping[str, Question]
+
+    def only_quick(self) -> "Questions":
+        """The quick ones, each in its smallest cell."""
+        chosen = {name: self.answers[name] for name in self.quick}
+        small = {
+            name: Question(one.kind, (min(one.cells),), one.options, one.references) for name, one in chosen.items()
+        }
+        return Questions(self.formula, self.structure, self.lattice_constant, self.fmax, self.quick, small)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    Args:
+        unit (`str`): Of all its numbers.
+        values (`Mapping[int, float]`): By the number of atoms of the supercell, ascending.
+        references (`Mapping[str, Reference]`, defaults to `{}`): By method.
+        uncertainty (`float`, *optional*): Standard deviation, where the model gives one.
+        notes (`tuple[str, ...]`, defaults to `()`): What to know of it, one line each.
+    """
+
+    unit: str
+    values: Mapping[int, float]
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    uncertainty: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """In the largest supercell."""
+        return list(self.values.values())[-1]
+
+    @property
+    def change_with_size(self) -> float | None:
+        """From the supercell before to the largest one."""
+        values = list(self.values.values())
+        return values[-1] - values[-2] if len(values) > 1 else None
+
+    @property
+    def error(self) -> float | None:
+        """Against DFT."""
+        return self.value - self.references[DFT].value if DFT in self.references else None
+
+    def record(self) -> dict[str, Any]:
+        """As answers.json has it."""
+        return {
+            "unit": self.unit,
+            "value": self.value,
+            "uncertainty": self.uncertainty,
+            "by_atoms": {str(size): value for size, value in self.values.items()},
+            "error": self.error,
+            "references": {name: {"value": one.value, "source": one.source} for name, one in self.references.items()},
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Answer":
+        """From what [`record`] gave."""
+        values = {int(size): float(value) for size, value in record["by_atoms"].items()}
+        references = {
+            str(name): Reference(float(one["value"]), str(one["source"])) for name, one in record["references"].items()
+        }
+        uncertainty = None if record.get("uncertainty") is None else float(record["uncertainty"])
+        return cls(str(record["unit"]), values, references, uncertainty, tuple(map(str, record.get("notes", ()))))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The unit of an answer, its options with their defaults (None: must be given), and how it is measured."""
+
+    unit: str
+    options: Mapping[str, Any]
+    measure: Callable[[Crystal, Mapping[str, Any]], Measured]
+
+
+def _defect(crystal: Crystal, options: Mapping[str, Any]) -> Measured:
+    added = []
+    for place in options["add"]:
+        element, place = (place[0], place[1:]) if isinstance(place[0], str) else (crystal.formula, place)
+        added.append((element, tuple(place)))
+    atoms = crystal.with_defect([tuple(place) for place in options["remove"]], added)
+    return crystal.formation_energy(atoms, options["relax"], options["starts"])
+
+
+def _elastic(crystal: Crystal, options: Mapping[str, Any]) -> Measured:
+    return Measured(crystal.elastic_constants[options["constant"]], crystal.perfect)
+
+
+KINDS = {
+    "lattice constant": _Kind("Å", {}, lambda crystal, _: Measured(crystal.lattice_constant, crystal.perfect)),
+    "bulk modulus": _Kind("GPa", {}, lambda crystal, _: Measured(crystal.bulk_modulus, crystal.perfect)),
+    "elastic": _Kind("GPa", {"constant": None}, _elastic),
+    "phonon": _Kind(
+        "THz",
+        {"q": None, "branch": None},
+        lambda crystal, options: Measured(float(crystal.phonons(tuple(options["q"]))[options["branch"]])),
+    ),
+    "surface": _Kind(
+        "J/m²",
+        {"miller": None, "layers": 4, "vacuum": 12.0},
+        lambda crystal, options: crystal.surface_energy(options["miller"], options["layers"], options["vacuum"]),
+    ),
+    "defect": _Kind("eV", {"remove": (), "add": (), "relax": True, "starts": 1}, _defect),
+    "barrier": _Kind(
+        "eV",
+        {"remove": None, "hop": None, "images": 3},
+        lambda crystal, options: crystal.migration_barrier(options["remove"], options["hop"], options["images"]),
+    ),
+}
+_DIGITS = {"eV": 2, "Å": 3, "GPa": 0, "J/m²": 2, "THz": 2}
+_ONCE = ("lattice constant", "bulk modulus", "elastic", "phonon", "surface")  # a larger supercell is the same crystal
+
+
+def read_questions(host: str) -> Questions:
+    """
+    Args:
+        host (`str`): A file of `configuration/answers/` without its ending, such as silicon, or a YAML file like it.
+
+    Raises:
+        [`InputError`]: There is no such file, it has an unknown key (the nearest is named) or lacks one, or a value is
+            of another type.
+    """
+    path = Path(host) if Path(host).suffix in (".yaml", ".yml") else HOSTS / f"{host}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(one.stem for one in HOSTS.glob("*.yaml")))
+        raise InputError(f"there are no answers of '{host}'; name a YAML file, or one of: {names}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {error}") from error
+    values = _checked(content, _TOP | _OPTIONAL, str(path), required=[*_TOP, "answers"])
+    cells, sources = _whole(values["cells"], f"{path}: cells"), values.get("sources", {})
+    answers = {str(name): _question(one, cells, sources, f"{path}: {name}") for name, one in values["answers"].items()}
+    quick = tuple(map(str, values.get("quick", answers)))
+    for name in quick:
+        if name not in answers:
+            raise InputError(f"{path}: quick: {_no_such(name, answers)}")
+    plain = {name: values[name] for name in ("formula", "structure", "lattice_constant", "fmax")}
+    return Questions(**plain, quick=quick, answers=answers)
+
+
+def _question(content: Any, cells: tuple[int, ...], sources: Mapping[str, Any], where: str) -> Question:
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in KINDS:
+        raise InputError(f"{where}: its kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    known = KINDS[kind].options
+    types = {name: object for name in known}
+    values = _checked(content, _OF_ALL | types, where, [name for name, value in known.items() if value is None])
+    own = _whole(values["cells"], f"{where}: cells") if "cells" in values else cells
+    references = {}
+    for method, found in values.get("references", {}).items():
+        if not (isinstance(found, list) and len(found) == 2 and isinstance(found[0], int | float)):
+            raise InputError(f"{where}: {method} must be a number and a key of sources, not {found!r}")
+        if found[1] not in sources:
+            raise InputError(f"{where}: {method}: {_no_such(str(found[1]), sources)}")
+        references[str(method)] = Reference(float(found[0]), " ".join(str(sources[found[1]]).split()))
+    options = {name: values.get(name, default) for name, default in known.items()}
+    _require_options(kind, options, where)
+    return Question(kind, own[:1] if kind in _ONCE else own, options, references)
+
+
+def _require_options(kind: str, options: Mapping[str, Any], where: str) -> None:
+    """Raises [`InputError`] for what would fail after minutes of measuring."""
+    places: dict[str, Any] = {"q": [options.get("q")], "hop": [options.get("hop")], "miller": [options.get("miller")]}
+    removed = options.get("remove")
+    places |= {"remove": [removed] if kind == "barrier" else removed, "add": options.get("add")}
+    for name, found in places.items():
+        for place in found if name in options and isinstance(found, Sequence) else ():
+            numbers = place[1:] if name == "add" and place and isinstance(place[0], str) else place
+            if not (isinstance(numbers, list) and len(numbers) == 3 and all(map(_is_number, numbers))):
+                raise InputError(f"{where}: {name} has {place!r}, which is no place of three numbers")
+    if options.get("constant", "C11") not in ("C11", "C12", "C44"):
+        raise InputError(f"{where}: constant must be C11, C12 or C44, not {options['constant']!r}")
+    for name in ("branch", "layers", "starts", "images"):
+        least = 0 if name == "branch" else 1
+        if name in options and not (type(options[name]) is int and options[name] >= least):
+            raise InputError(f"{where}: {name} must be a whole number of at least {least}, not {options[name]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _checked(content: Any, types: Mapping[str, Any], where: str, required: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise InputError(f"{where} must be a mapping of keys to values")
+    for name, value in content.items():
+        if name not in types:
+            raise InputError(f"{where}: {_no_such(str(name), types)}")
+        if not (_is_number(value) if types[name] is float else isinstance(value, types[name])):
+            raise InputError(f"{where}: {name} cannot be {value!r}")
+    if missing := [name for name in required if name not in content]:
+        raise InputError(f"{where}: {missing[0]} is missing")
+    return content
+
+
+def _no_such(name: str, known: Mapping[str, Any]) -> str:
+    nearest = difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=0.0)
+    return f"there is no '{name}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def _whole(values: list[Any], where: str) -> tuple[int, ...]:
+    if not values or not all(type(one) is int and one >= 1 for one in values):
+        raise InputError(f"{where} must be whole numbers of at least 1, not {values}")
+    return tuple(sorted(values))
+
+
+def answering_calculator(name: str, questions: Questions, device: Any, revision: str | None, subfolder: str) -> Any:
+    """
+    The calculator of a checkpoint of ours, a MACE file that ends in .model, or an ASE calculator as `module:factory`.
+
+    Raises:
+        [`InputError`]: There is no such thing, it gives no energies, or it was trained on other elements.
+    """
+    others = load_calculator_of_others(name, device)
+    if others is not None:
+        if "energy" not in others.implemented_properties:
+            raise InputError(f"{name} gives no energies, of which answers are made")
+        return others
+    model, _ = load_model(name, None, subfolder, revision)
+    require_answers(model.config, questions, name)
+    # Findings of the trained region are notes of the answers.
+    return ADAPTCalculator(model, device=device, outside_domain="ignore", dtype="float64")
+
+
+def require_answers(config: ADAPTConfig, questions: Questions, name: str) -> None:
+    """Raises [`InputError`] for the configuration of a model, called `name`, that cannot answer."""
+    if config.predicts != "energy" or not config.gives_forces:
+        raise InputError(
+            f"{name} gives {'forces and no energy' if config.gives_forces else 'no forces'}, and answers are "
+            "differences of energies along relaxations: name a pooled energy model"
+        )
+    elements = set(_crystal(questions, None, 1).supercell(questions.lattice_constant).symbols)
+    domain = config.training_domain
+    if domain is not None and (unknown := sorted(elements - set(domain["elements"]))):
+        raise InputError(
+            f"{name} was trained on {', '.join(domain['elements'])} only, and these answers are of "
+            f"{', '.join(unknown)}; name a model that knows the element"
+        )
+
+
+def answer(questions: Questions, calculator: BaseCalculator, progress: bool = True) -> dict[str, Answer]:
+    """
+    Asks a calculator; minutes for a small model and all of silicon.
+
+    ```python
+    >>> from ase.calculators.tersoff import Tersoff
+    >>> answer(read_questions("silicon").only_quick(), calculator)["vacancy"].value
+    ```
+
+    Args:
+        calculator (`BaseCalculator`): Any ASE calculator with energies and forces.
+
+    Returns:
+        `dict[str, Answer]`: By name, in the order of the questions.
+
+    Raises:
+        [`InputError`]: The calculator has no minimum of the crystal, or a question does not fit into its cell.
+    """
+    crystals: dict[int, Crystal] = {}
+    found: dict[str, Answer] = {}
+    with tqdm(total=len(questions.answers), leave=False, disable=None if progress else True) as bar:
+        for name, one in questions.answers.items():
+            bar.set_description(name)
+            values, notes, uncertainty = {}, list[str](), None
+            for cells in one.cells:
+                crystal = crystals.setdefault(cells, _crystal(questions, calculator, cells))
+                try:
+                    measured = KINDS[one.kind].measure(crystal, one.options)
+                except InputError as error:
+                    raise InputError(f"{name}: {error}") from error
+                values[len(crystal.perfect)] = measured.value
+                uncertainty = measured.uncertainty  # of the largest cell, as the value
+                notes += [*measured.notes, *_outside(calculator, measured)]
+            notes = list(dict.fromkeys(notes))
+            found[name] = Answer(KINDS[one.kind].unit, values, one.references, uncertainty, tuple(notes))
+            bar.update()
+    return found
+
+
+def _crystal(questions: Questions, calculator: Any, cells: int) -> Crystal:
+    crystal = Crystal(
+        calculator, questions.formula, questions.structure, questions.lattice_constant, cells, questions.fmax
+    )
+    try:
+        crystal.supercell(questions.lattice_constant)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{questions.formula} ({questions.structure}) is no cubic crystal of ASE: {error}") from error
+    return crystal
+
+
+def _outside(calculator: Any, measured: Measured) -> Iterator[str]:
+    """Where a model of ours was not trained on the like of a relaxed structure."""
+    domain = getattr(calculator, "domain", None)
+    if domain is not None and measured.structure is not None:
+        atoms = measured.structure
+        forces = atoms.get_forces() if atoms.calc is not None and "forces" in atoms.calc.results else None
+        for line in domain.findings(atoms, None, forces).values():
+            yield f"outside the trained region: {line}"
+
+
+def answer_cells(answers: Mapping[str, Answer]) -> tuple[list[str], list[list[str]]]:
+    """
+    Returns:
+        `tuple[list[str], list[list[str]]]`: The headings and the lines of a table, also that of the card; columns
+        without any value are left out.
+    """
+    sizes = sorted({size for one in answers.values() for size in one.values})
+    step = f"{sizes[-2]} to {sizes[-1]} atoms" if len(sizes) > 1 else "size"
+    methods = list(dict.fromkeys(name for one in answers.values() for name in one.references))
+    others = [method for method in methods if method != DFT]
+    header = ["answer", "unit", "this model", "±", step, DFT, "error", *others]
+    lines = []
+    for name, one in answers.items():
+        digits = _DIGITS.get(one.unit, 3)
+
+        def shown(value: float | None, digits: int = digits, sign: str = "") -> str:
+            return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+        references = {method: found.value for method, found in one.references.items()}
+        cells = [name, one.unit, shown(one.value), shown(one.uncertainty), shown(one.change_with_size, sign="+")]
+        cells += [shown(references.get(DFT)), shown(one.error, sign="+")]
+        lines.append(cells + [shown(references.get(method)) for method in others])
+    kept = [place for place in range(len(header)) if place < 3 or any(line[place] != "-" for line in lines)]
+    return [header[place] for place in kept], [[line[place] for place in kept] for line in lines]
+
+
+def answer_notes(answers: Mapping[str, Answer]) -> list[str]:
+    """What to know of single answers, and where the references are from, one line each."""
+    lines = [f"{name}: {note}" for name, one in answers.items() for note in one.notes]
+    cited: dict[str, dict[str, list[str]]] = {}  # method -> source -> answers
+    for name, one in answers.items():
+        for method, found in one.references.items():
+            cited.setdefault(method, {}).setdefault(found.source, []).append(name)
+    by_source: dict[str, list[str]] = {}
+    for method, sources in cited.items():
+        for source, names in sources.items():
+            which = f"{method} of {', '.join(names)}" if len(sources) > 1 else method
+            by_source.setdefault(source, []).append(which)
+    return lines + [f"{', '.join(methods)}: {source}" for source, methods in by_source.items()]
+
+
+def answers_text(answers: Mapping[str, Answer]) -> str:
+    """To print: the table and its notes."""
+    return "\n".join([format_table(*answer_cells(answers)), *answer_notes(answers)])
+
+
+def write_answers(folder: Path, answers: Mapping[str, Answer], record: Mapping[str, Any]) -> None:
+    """Writes answers.json, in which `record` stands before the answers, and where there are energies answers.png."""
+    content = {**record, "answers": {name: one.record() for name, one in answers.items()}}
+    write_whole(folder / ANSWERS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    energies = {name: one for name, one in answers.items() if one.unit == "eV" and one.references}
+    if len(energies) > 1:
+        _draw(energies, folder / ANSWERS_FIGURE)
+
+
+def _draw(answers: Mapping[str, Answer], path: Path) -> None:
+    figure, (axes,) = new_figure(6.5, 1.2 + 0.32 * len(answers))
+    for place, one in enumerate(answers.values()):
+        others = [found.value for method, found in one.references.items() if method != DFT]
+        axes.scatter(others, [place] * len(others), s=22, color=GREY, alpha=0.6, linewidths=0)
+        if DFT in one.references:
+            axes.scatter(one.references[DFT].value, place, s=90, color=ORANGE, marker="|", linewidths=2)
+        axes.scatter(one.value, place, s=32, color=BLUE, zorder=3)
+    for name, style in (
+        ("this model", {"color": BLUE}),
+        (DFT, {"color": ORANGE, "marker": "|", "linewidths": 2}),
+        ("other methods", {"color": GREY}),
+    ):
+        axes.scatter([], [], label=name, **style)
+    axes.set_yticks(range(len(answers)), list(answers))
+    axes.invert_yaxis()
+    axes.set_xlabel("energy (eV)")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
+    save_figure(figure, path)
