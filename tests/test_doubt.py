@@ -185,7 +185,10 @@ class TestFile:
         assert loaded.usual == pytest.approx(made.usual) and loaded.of_differences == pytest.approx(
             made.of_differences
         )
+        assert loaded.of_forces == pytest.approx(made.of_forces)
         seen = observe(model, extractor(model), read_split(springs, "validation"), progress=False)
+        forces = loaded.of_forces * loaded.of_atoms(seen.atoms)
+        assert np.mean((seen.force_errors / forces) ** 2) == pytest.approx(1, rel=1e-4)
         assert np.mean((seen.errors / loaded.deviation(seen.features)) ** 2) == pytest.approx(1, rel=1e-4)
 
     def test_of_other_weights(self, checkpoint, make_energy_model, capsys):
@@ -228,10 +231,13 @@ class TestShown:
         features = alone.features(structures[0])
         assert alone.results["energy_uncertainty"] == pytest.approx(doubt.deviation(features.sum(axis=0)), rel=1e-4)
         np.testing.assert_allclose(alone.results["atom_doubt"], doubt.of_atoms(features), rtol=1e-4)
+        expected = doubt.of_forces * alone.results["atom_doubt"]
+        np.testing.assert_allclose(alone.results["forces_uncertainty"], expected)
         folder = save(make_force_model(**POOLED), checkpoint.parent / "forces")
         beside = ADAPTCalculator.from_pretrained(folder, checkpoint)
         beside.get_property("energy", structures[0])
         assert beside.results["energy_uncertainty"] == pytest.approx(alone.results["energy_uncertainty"], rel=1e-4)
+        assert "forces_uncertainty" not in beside.results
         images = ADAPTCalculator.from_pretrained(checkpoint, num_images=3)
         images.get_property("energy", structures[0])
         assert images.results["energy_uncertainty"] == pytest.approx(alone.results["energy_uncertainty"], rel=1e-3)

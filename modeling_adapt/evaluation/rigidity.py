@@ -69,12 +69,14 @@ class DoubtCheck:
         deviation, error (`np.ndarray` of shape `(S,)`): Of energies of structures, in eV.
         atom_doubt (`np.ndarray` of shape `(A,)`): Of all atoms, 1 being usual.
         force_error (`np.ndarray` of shape `(A,)`, *optional*): How long the errors of their forces are, in eV/Å.
+        of_forces (`float`, *optional*): How long they are said to be for an atom of usual doubt.
     """
 
     deviation: np.ndarray
     error: np.ndarray
     atom_doubt: np.ndarray
     force_error: np.ndarray | None
+    of_forces: float | None
 
     def metrics(self) -> dict[str, float]:
         """Of energies in meV of structures, and rank correlations with errors; of few structures these are poor."""
@@ -87,9 +89,13 @@ class DoubtCheck:
         }
         if self.force_error is not None:
             found["atom_doubt_force_error_spearman"] = _ranked(self.atom_doubt, self.force_error)
-            lower, upper = np.array_split(self.force_error[np.argsort(self.atom_doubt)], 2)
-            found["force_error_of_certain_half_mev_per_ang"] = 1000 * _rms(lower)
-            found["force_error_of_doubtful_half_mev_per_ang"] = 1000 * _rms(upper)
+            for name, half in zip(
+                ("certain", "doubtful"), np.array_split(np.argsort(self.atom_doubt), 2), strict=True
+            ):
+                found[f"force_error_of_{name}_half_mev_per_ang"] = 1000 * _rms(self.force_error[half])
+                if self.of_forces is not None:
+                    said = self.of_forces * _rms(self.atom_doubt[half])
+                    found[f"force_uncertainty_of_{name}_half_mev_per_ang"] = 1000 * said
         return found
 
     def summary(self) -> str:
@@ -102,13 +108,16 @@ class DoubtCheck:
             f"correlation {found['energy_uncertainty_error_spearman']:.2f}"
         ]
         if self.force_error is not None:
-            less, more = (found[f"force_error_of_{half}_half_mev_per_ang"] for half in ("certain", "doubtful"))
             lines.append(
                 "doubt of the atoms and error of their forces: rank correlation "
-                f"{found['atom_doubt_force_error_spearman']:.2f}; error {less:.0f} meV/Å in the less doubtful half, "
-                f"{more:.0f} meV/Å in the other"
+                f"{found['atom_doubt_force_error_spearman']:.2f}; "
+                + ", ".join(self._of_half(found, half) for half in ("certain", "doubtful"))
             )
         return "\n".join(lines)
+
+    def _of_half(self, found: dict[str, float], half: str) -> str:
+        error, said = (found.get(f"force_{what}_of_{half}_half_mev_per_ang") for what in ("error", "uncertainty"))
+        return f"the more {half} half has errors of {error:.0f} meV/Å" + (f" ({said:.0f} expected)" if said else "")
 
 
 def fit_doubt(
@@ -136,6 +145,9 @@ def fit_doubt(
     doubt = Doubt(covariance, 1.0, of_differences, {})
     doubt = replace(doubt, usual=float(np.quantile(doubt.deviation(usual_atoms), _USUAL)))
     check = _checked(doubt, seen)
+    if seen.force_errors is not None:
+        doubt = replace(doubt, of_forces=_rms(seen.force_errors / check.atom_doubt))
+        check = _checked(doubt, seen)
     figures = {"ridge": ridge, "validation_structures": len(validation)} | check.metrics()
     return replace(doubt, figures=figures), check
 
@@ -317,7 +329,8 @@ def _batches(
 
 
 def _checked(doubt: Doubt, seen: Observed) -> DoubtCheck:
-    return DoubtCheck(doubt.deviation(seen.features), seen.errors, doubt.of_atoms(seen.atoms), seen.force_errors)
+    of_atoms = doubt.of_atoms(seen.atoms)
+    return DoubtCheck(doubt.deviation(seen.features), seen.errors, of_atoms, seen.force_errors, doubt.of_forces)
 
 
 def _rms(values: np.ndarray) -> float:

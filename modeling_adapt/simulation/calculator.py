@@ -58,7 +58,8 @@ class ADAPTCalculator(Calculator):
 
     Where the model of the energy has a [`Doubt`], `results["energy_uncertainty"]` is the standard deviation of the
     energy in eV, and `results["atom_doubt"]` (N,) says how unlike those of the training each atom is: 99 of 100 of
-    these are below 1.
+    these are below 1. If the forces are of this model, `results["forces_uncertainty"]` (N,) is the expected root mean
+    square error of the force on each atom, a vector, in eV/Å.
 
     Args:
         model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`, *optional*):
@@ -264,6 +265,8 @@ class ADAPTCalculator(Calculator):
                 features = torch.cat(seen).mean(dim=0).double().cpu().numpy() if seen else self.features(structure)
                 self.results["energy_uncertainty"] = float(self.doubt.deviation(features.sum(axis=0)))
                 self.results["atom_doubt"] = self.doubt.of_atoms(features)
+                if self.conservative and self.doubt.of_forces is not None:
+                    self.results["forces_uncertainty"] = self.doubt.of_forces * self.results["atom_doubt"]
         except ValueError as error:
             raise InputError(str(error)) from error
 

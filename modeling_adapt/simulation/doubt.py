@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,16 @@ class Doubt:
         of_differences (`float`):
             By how much the standard deviation of a difference is larger than the covariance says.
         figures (`Mapping[str, float]`): What the calibration found, for records.
+        of_forces (`float`, *optional*):
+            In eV/Å: how far the force on an atom of usual doubt is from the truth (root mean square); that of others
+            is proportional to their doubt. None where it is not known.
     """
 
     covariance: np.ndarray
     usual: float
     of_differences: float
     figures: Mapping[str, float]
+    of_forces: float | None = None
 
     def deviation(self, features: np.ndarray) -> np.ndarray:
         """
@@ -77,7 +82,8 @@ class Doubt:
         weights = weights_hash(folder)
         if weights is None:
             raise InputError(f"{folder} has no weights, and a doubt is of weights")
-        numbers = {"usual": self.usual, "of_differences": self.of_differences, "figures": dict(self.figures)}
+        numbers: dict[str, Any] = {"usual": self.usual, "of_differences": self.of_differences}
+        numbers |= {"of_forces": self.of_forces, "figures": dict(self.figures)}
         with whole_file(folder / FILE) as unfinished:
             metadata = {"weights_sha256": weights, "numbers": json.dumps(numbers)}
             save_file({"covariance": torch.from_numpy(self.covariance)}, unfinished, metadata)
