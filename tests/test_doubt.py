@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -28,6 +31,19 @@ from modeling_adapt.simulation.ranking import Host
 
 POOLED = {"architecture": "pairwise", "pairwise_cutoff": 4.0, "num_vector_channels": 8, "force_weight": 10.0}
 POOLED |= {"energy_mean": 0.01, "energy_std": 0.2, "element_energies": {"Si": -5.0, "C": -9.1}}
+
+FROM_THE_HUB = """
+import sys
+from huggingface_hub import HfApi
+from modeling_adapt.simulation.calculator import ADAPTCalculator
+
+api = HfApi()
+for name, left_out in (("org/x", None), ("org/y", "doubt.safetensors")):
+    api.create_repo(name)
+    api.upload_folder(repo_id=name, folder_path=sys.argv[1], ignore_patterns=left_out)
+print(ADAPTCalculator.from_pretrained("org/x").doubt.usual)
+print(ADAPTCalculator.from_pretrained("org/y").doubt)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +224,20 @@ class TestFile:
         calculator.get_property("energy", structures[0])
         assert not {"energy_uncertainty", "atom_doubt"} & calculator.results.keys()
         assert "uncertainty" not in capsys.readouterr().err
+
+    def test_from_the_hub(self, checkpoint, hub, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_THE_HUB, str(checkpoint)],
+            env=hub.env(tmp_path / "hf"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == 0, done.stderr
+        first, second = done.stdout.split()[-2:]
+        assert float(first) == pytest.approx(load_doubt(checkpoint).usual)
+        assert second == "None"
 
     def test_too_few_structures(self, model, springs, monkeypatch):
         monkeypatch.setattr(rigidity, "FEWEST_STRUCTURES", 10)

@@ -187,10 +187,10 @@ class ADAPTCalculator(Calculator):
         if energy_model is not None:
             where = (energy_subfolder, energy_revision or at(energy_model))
             energy, extractor = load_model(energy_model, ADAPTForEnergy, *where)
-            doubt = load_doubt(energy_model, *where)
+            doubt = load_doubt(energy_model, energy_subfolder, _commit(energy) or where[1])
         models = [load_model(name, None, subfolder, at(name))[0] for name in names]
         if len(names) == 1 and isinstance(models[0], ADAPTForEnergy):
-            doubt = load_doubt(names[0], subfolder, at(names[0]))
+            doubt = load_doubt(names[0], subfolder, _commit(models[0]) or at(names[0]))
         return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled, doubt)
 
     @property
@@ -306,6 +306,11 @@ class ADAPTCalculator(Calculator):
 
     def _get_name(self) -> str:
         return "adapt"
+
+
+def _commit(model: PreTrainedModel) -> str | None:
+    """From which it was loaded, if from a repository: whatever belongs to its weights is of the same one."""
+    return getattr(model.config, "_commit_hash", None)
 
 
 def _extractor(models: Sequence[PreTrainedModel]) -> ADAPTFeatureExtractor:
