@@ -22,6 +22,7 @@ EXAMPLE = """\
 example:
   python evaluate.py runs/silicon datasets/silicon --split test --output results/silicon
   python evaluate.py runs/one datasets/silicon --ensemble runs/two runs/three --output results/three
+  python evaluate.py runs/energy datasets/silicon --calibrate
   python evaluate.py runs/one datasets/silicon --compare runs/two MACE.model my_module:my_calculator
   python evaluate.py runs/silicon --answers silicon --output results/answers
 
@@ -92,6 +93,8 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     from ..loading import load_model
     from ..modeling_adapt import ADAPTForEnergy
 
+    if arguments.calibrate:
+        _calibrate(arguments)
     answers = _answers(arguments) if arguments.answers else {}
     model, feature_extractor = load_model(arguments.model, None, arguments.subfolder, arguments.revision)
     found = Assessment()
@@ -121,13 +124,32 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
     return 0
 
 
+def _calibrate(arguments: argparse.Namespace) -> None:
+    """Writes the doubt of a model beside its weights."""
+    from ..data.load.reading import read_split
+    from ..evaluation.rigidity import write_doubt
+    from ..hub_access import is_local
+    from ..loading import weights_folder
+
+    if not is_local(arguments.model):
+        raise InputError(f"--calibrate writes beside the weights, and {arguments.model} is no folder; save it in one")
+    folder = weights_folder(arguments.model, arguments.subfolder)
+    train, validation = (
+        read_split(arguments.dataset, split, "energy", arguments.dataset_revision) for split in ("train", "validation")
+    )
+    write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
+    print(f"uncertainty of its energies saved to: {folder}")
+
+
 def _assess_energies(
     found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
 ) -> None:
     """Errors beside those of baselines; a data set that has no energies to train on has no baselines."""
     from ..data.load.reading import read_split
     from ..evaluation.evaluate import evaluate_energy
+    from ..evaluation.rigidity import check_doubt
     from ..reference_energies import fit_baseline, fit_mean_baseline
+    from ..simulation.doubt import load_doubt
 
     rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
     model = _ready(arguments, model, arguments.model, rows)
@@ -140,6 +162,8 @@ def _assess_energies(
     found.evaluations["energy"] = evaluate_energy(
         model, extractor, rows, arguments.batch_size, baseline=baseline, mean_baseline=mean_baseline
     )
+    if (doubt := load_doubt(arguments.model, arguments.subfolder, arguments.revision)) is not None:
+        found.doubt = check_doubt(model, extractor, doubt, rows, arguments.batch_size)
 
 
 def _assess_stress(
@@ -223,6 +247,10 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
     names = [arguments.model, *arguments.compare]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--compare: {twice[0]} is named twice")
+    if arguments.calibrate and arguments.compare:
+        raise InputError("--calibrate is of one model: leave out --compare")
+    if arguments.calibrate and arguments.dataset is None:
+        raise InputError("--calibrate needs a data set, with splits train and validation")
     if arguments.energy_model and not arguments.checks:
         raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
 
@@ -333,6 +361,12 @@ def _parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=2,
         help="structures that the physical checks are made on, evenly chosen; 0 leaves them out (default: 2)",
+    )
+    found.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="first find how uncertain energies of the model are, from the splits train and validation, and save that "
+        "beside its weights",
     )
     found.add_argument(
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"

@@ -146,7 +146,7 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
         require_predictable(atoms, calculator)
     for line in [] if calculator.domain is None else calculator.domain.check(atoms):
         print(f"warning: the host {name} is outside the trained region: {line}", file=sys.stderr)
-    return Host(atoms, calculator.results["energy"], potentials)
+    return Host.by(calculator, atoms, calculator.results["energy"], potentials)
 
 
 def _require_usable(

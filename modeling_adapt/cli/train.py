@@ -16,6 +16,7 @@ from ..training.options import RunArguments, help_text
 
 if TYPE_CHECKING:
     import datasets
+    from transformers import TrainingArguments
 
     from ..configuration_adapt import ADAPTConfig
     from ..data.structures import Target
@@ -73,6 +74,8 @@ def train(argv: list[str]) -> None:
     if trainer.is_world_process_zero():
         write_metrics(output, metrics)
         print(trainer.saved_weights())
+        if config.predicts == "energy" and "validation" in rows:
+            add_doubt(output, rows, training)
         print(f"model saved to: {output}")
         if questions is not None:
             _answer(questions, output, data, trainer.args.device)
@@ -100,6 +103,18 @@ def _answer(questions: "Questions", output: Path, data: RunArguments, device: An
     print(answers_text(answers))
     record = {"model": str(output), "host": data.answers, "weights_sha256": weights_hash(output)}
     write_answers(output, answers, record)
+
+
+def add_doubt(output: Path, rows: "dict[str, datasets.Dataset]", training: "TrainingArguments") -> None:
+    """Beside the weights, how uncertain their energies are; a line where that is not found."""
+    from ..evaluation.rigidity import write_doubt
+
+    try:
+        batch_size = training.per_device_eval_batch_size
+        found = write_doubt(output, rows["train"], rows["validation"], training.device, batch_size)
+        print(found.summary())
+    except InputError as error:
+        print(f"energies have no uncertainty: {error}", file=sys.stderr)
 
 
 def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Dataset]":

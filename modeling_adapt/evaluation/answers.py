@@ -333,7 +333,7 @@ def answer(questions: Questions, calculator: BaseCalculator, progress: bool = Tr
     with tqdm(total=len(questions.answers), leave=False, disable=None if progress else True) as bar:
         for name, one in questions.answers.items():
             bar.set_description(name)
-            values, notes = {}, list[str]()
+            values, notes, uncertainty = {}, list[str](), None
             for cells in one.cells:
                 crystal = crystals.setdefault(cells, _crystal(questions, calculator, cells))
                 try:
@@ -341,8 +341,10 @@ def answer(questions: Questions, calculator: BaseCalculator, progress: bool = Tr
                 except InputError as error:
                     raise InputError(f"{name}: {error}") from error
                 values[len(crystal.perfect)] = measured.value
+                uncertainty = measured.uncertainty  # of the largest cell, as the value
                 notes += [*measured.notes, *_outside(calculator, measured)]
-            found[name] = Answer(KINDS[one.kind].unit, values, one.references, notes=tuple(dict.fromkeys(notes)))
+            notes = list(dict.fromkeys(notes))
+            found[name] = Answer(KINDS[one.kind].unit, values, one.references, uncertainty, tuple(notes))
             bar.update()
     return found
 

@@ -50,11 +50,13 @@ class Measured:
         value (`float`): In the unit of the answer.
         structure (`Atoms`, *optional*): Where the energy was taken, for whoever asks whether a model knows the like.
         notes (`tuple[str, ...]`, defaults to `()`): Of relaxations that did not converge, one line each.
+        uncertainty (`float`, *optional*): Standard deviation, where the calculator tells it.
     """
 
     value: float
     structure: Atoms | None = None
     notes: tuple[str, ...] = ()
+    uncertainty: float | None = None
 
 
 @dataclass
@@ -124,7 +126,7 @@ class Crystal:
     @cached_property
     def host(self) -> Host:
         """The supercell as formation energies need it."""
-        return Host(self.perfect, self.energy(self.perfect), {})
+        return Host.by(self.calculator, self.perfect, self.energy(self.perfect), {})
 
     @cached_property
     def elastic_constants(self) -> dict[str, float]:
@@ -209,15 +211,17 @@ class Crystal:
             atoms (`Atoms`): As [`with_defect`] makes it.
         """
         if not relaxed:
-            return Measured(self.host.formation_energy(atoms, self.energy(atoms)), atoms)
-        found = []
+            found = self.host.formation_energy(atoms, self.energy(atoms))
+            return Measured(found, atoms, uncertainty=self.host.formation_uncertainty(atoms))
+        ends = []
         for number in range(starts):
             start = atoms.copy()
             if number:
                 start.rattle(_RATTLE, seed=number)
-            found.append(self._relax(start, "defect"))
-        lowest, notes = min(found, key=lambda one: one[0].get_potential_energy())
-        return Measured(self.host.formation_energy(lowest, float(lowest.get_potential_energy())), lowest, notes)
+            ends.append(self._relax(start, "defect"))
+        lowest, notes = min(ends, key=lambda one: one[0].get_potential_energy())
+        found = self.host.formation_energy(lowest, float(lowest.get_potential_energy()))
+        return Measured(found, lowest, notes, self.host.formation_uncertainty(lowest))
 
     def migration_barrier(self, empty: Vector, hop: Vector, images: int) -> Measured:
         """

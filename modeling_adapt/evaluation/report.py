@@ -14,6 +14,7 @@ from .calibration import Calibration, calibration_plot
 from .evaluate import Evaluation
 from .physical_checks import checks_table
 from .plots import error_profile, parity_plot
+from .rigidity import DoubtCheck
 
 # (heading, metric, format); a column whose metric no line has is left out.
 _FORCES = [
@@ -107,11 +108,13 @@ class Assessment:
             that has them.
         calibration ([`Calibration`], *optional*): Of forces that are means, whose errors are those of `evaluations`.
         checks (`dict[str, float]`, defaults to `{}`): See [`physical_checks`].
+        doubt ([`DoubtCheck`], *optional*): Of the energies of a model that tells how uncertain they are.
     """
 
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     calibration: Calibration | None = None
     checks: dict[str, float] = field(default_factory=dict)
+    doubt: DoubtCheck | None = None
 
     def text(self) -> str:
         """Tables to print."""
@@ -120,6 +123,8 @@ class Assessment:
             parts.append(checks_table(self.checks))
         if self.calibration is not None:
             parts.append(self.calibration.summary())
+        if self.doubt is not None:
+            parts.append(self.doubt.summary())
         return "\n".join(parts)
 
     def write(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -130,7 +135,8 @@ class Assessment:
             for name, group in evaluation.metrics["by_config_type"].items():
                 groups[name] = groups.get(name, {}) | group
         spread = {} if self.calibration is None else self.calibration.metrics()
-        checks = {"physical_checks": self.checks} if self.checks else {}
+        checks: dict[str, Any] = {"physical_checks": self.checks} if self.checks else {}
+        checks |= {} if self.doubt is None else {"doubt": self.doubt.metrics()}
         content = {**record, **spread, **checks, **errors, "by_config_type": groups}
         write_whole(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if "forces" in self.evaluations:

@@ -33,6 +33,7 @@ from ..hub_access import is_full_disk
 from ..loading import load_model
 from ..markdown import TEMPLATES
 from ..modeling_adapt import forces_of
+from ..simulation.doubt import load_doubt
 from .card import write_model_card
 from .dataset import trained_on
 from .privacy import publishable, require_png
@@ -47,6 +48,7 @@ _CODE = (
 _OF_EVALUATION = ("parity", "energy_parity", "error_by_distance", "error_by_force")  # its figures
 _OF_A_MODEL = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|preprocessor_config\.json|"
+    r"doubt\.safetensors|"
     r"example\.json|recipe\.yaml|run\.json|training_metrics\.json|metrics\.json|training_curve\.png|"
     rf"answers\.json|({'|'.join((*_OF_EVALUATION, 'answers'))})\.png"
 )
@@ -136,6 +138,8 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     _save(model, feature_extractor, target)
+    if (doubt := load_doubt(run.model)) is not None:
+        doubt.save(target)  # for the weights as they are written here
     if name:  # the code of the first model serves both
         for path in target.glob("*.py"):
             path.unlink()

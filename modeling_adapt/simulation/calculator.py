@@ -3,9 +3,11 @@
 import warnings
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
@@ -21,6 +23,7 @@ from ..hub_access import is_local
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
 from ..pretrained_adapt import DEFAULT_MODEL
+from .doubt import Doubt, features_seen, load_doubt
 from .prediction import input_dtype, octahedral_operations, predict, structure_of
 
 OutsideDomain = Literal["raise", "warn", "ignore"]
@@ -53,6 +56,11 @@ class ADAPTCalculator(Calculator):
     With several models, or several symmetry images, forces are means, and `results["forces_std"]` (N,) holds the
     spread of each atom in eV/Å; see [`predict`].
 
+    Where the model of the energy has a [`Doubt`], `results["energy_uncertainty"]` is the standard deviation of the
+    energy in eV, and `results["atom_doubt"]` (N,) says how unlike those of the training each atom is: 99 of 100 of
+    these are below 1. If the forces are of this model, `results["forces_uncertainty"]` (N,) is the expected root mean
+    square error of the force on each atom, a vector, in eV/Å.
+
     Args:
         model ([`ADAPTForForces`], [`ADAPTForEnergy`] or `Sequence[PreTrainedModel]`, *optional*):
             Model of the forces, or a pooled one of the energy, or several of one kind; it is moved to `device` and put
@@ -70,6 +78,7 @@ class ADAPTCalculator(Calculator):
             positions are not rounded either, is for finite differences.
         compiled (`bool`, defaults to `False`):
             Whether `torch.compile` makes kernels for the models at the first call, which takes a minute or so.
+        doubt ([`Doubt`], *optional*): Of the model of the energy; of no use where that is an ensemble.
     """
 
     # The network sees elements, positions and the cell, nothing else.
@@ -85,6 +94,7 @@ class ADAPTCalculator(Calculator):
         num_images: int = 1,
         dtype: str | None = None,
         compiled: bool = False,
+        doubt: Doubt | None = None,
     ) -> None:
         super().__init__()
         if outside_domain not in get_args(OutsideDomain):
@@ -102,7 +112,7 @@ class ADAPTCalculator(Calculator):
         if energy_model is not None and not isinstance(energy_model, ADAPTForEnergy):
             raise InputError(f"a {type(energy_model).__name__} gives no energies; energy_model is an ADAPTForEnergy")
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
-        self.outside_domain, self.num_images = outside_domain, num_images
+        self.outside_domain, self.num_images, self._compiled = outside_domain, num_images, compiled
         self._warned: set[str] = set()
         self._aligner = Aligner.of(models[0].config.training_domain)
         self._moving: weakref.ref[Atoms] | None = None  # whose motion the aligners follow
@@ -123,6 +133,7 @@ class ADAPTCalculator(Calculator):
             self.implemented_properties += ["free_energy", "energies"]
             self.implemented_properties += ["stress"] if all(one.config.gives_stress for one in models) else []
         self._wants_stress = False  # who asked for it once will ask again, and not want another pass for it
+        self.doubt = doubt if has_energy and (energy_model is not None or len(models) == 1) else None
 
     @classmethod
     def from_pretrained(
@@ -172,12 +183,15 @@ class ADAPTCalculator(Calculator):
         def at(name: str | Path) -> str | None:
             return None if is_local(name) else revision
 
-        energy, extractor = None, None
+        energy, extractor, doubt = None, None, None
         if energy_model is not None:
             where = (energy_subfolder, energy_revision or at(energy_model))
             energy, extractor = load_model(energy_model, ADAPTForEnergy, *where)
+            doubt = load_doubt(energy_model, energy_subfolder, _commit(energy) or where[1])
         models = [load_model(name, None, subfolder, at(name))[0] for name in names]
-        return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled)
+        if len(names) == 1 and isinstance(models[0], ADAPTForEnergy):
+            doubt = load_doubt(names[0], subfolder, _commit(models[0]) or at(names[0]))
+        return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled, doubt)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -228,12 +242,14 @@ class ADAPTCalculator(Calculator):
         try:
             self.feature_extractor(structure)  # says what cannot be read, before anything looks at it
             self._check_domain(structure)
+            seen: list[torch.Tensor] = []
             if self.conservative or "forces" in properties:
                 self._wants_stress |= "stress" in properties and "stress" in self.implemented_properties
-                prediction = predict(
-                    *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
-                    stress=self._wants_stress,
-                )
+                with self._watched(self.conservative) as seen:
+                    prediction = predict(
+                        *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
+                        stress=self._wants_stress,
+                    )
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
                 if self.conservative:
                     self.results["free_energy"] = prediction.energy
@@ -242,10 +258,36 @@ class ADAPTCalculator(Calculator):
             if "energy" in properties and self.energy_model is not None:
                 mapped, _ = self._energy_aligner([structure_of(structure)])
                 inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(self.energy_model)).to(self.device)
-                with torch.no_grad():
+                with torch.no_grad(), self._watched() as seen:
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
+            if "energy" in self.results and "atom_doubt" not in self.results and self.doubt is not None:
+                # Of images, whose energies are averaged, the mean.
+                features = torch.cat(seen).mean(dim=0).double().cpu().numpy() if seen else self.features(structure)
+                self.results["energy_uncertainty"] = float(self.doubt.deviation(features.sum(axis=0)))
+                self.results["atom_doubt"] = self.doubt.of_atoms(features)
+                if self.conservative and self.doubt.of_forces is not None:
+                    self.results["forces_uncertainty"] = self.doubt.of_forces * self.results["atom_doubt"]
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def features(self, atoms: Atoms) -> np.ndarray:
+        """What the last layer of the energy reads of each atom, (N, D), for [`Doubt`]."""
+        if self.energy_model is None:
+            model, extractor = self.models[0], self.feature_extractor
+        else:
+            model, extractor = self.energy_model, self.energy_feature_extractor
+        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(atoms)])
+        inputs = extractor(mapped, dtype=input_dtype(model)).to(self.device)
+        with torch.no_grad(), features_seen(model) as seen:
+            model.forward(**inputs)  # not a compiled call, which does not tell
+        return seen[0][0].double().cpu().numpy()
+
+    def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
+        """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""
+        model = self.models[0] if self.energy_model is None else self.energy_model
+        if self.doubt is None or not gives_energy or self._compiled:
+            return nullcontext([])
+        return features_seen(model)
 
     def _check_domain(self, atoms: Atoms) -> None:
         if self.outside_domain == "ignore" or self.domain is None:
@@ -264,6 +306,11 @@ class ADAPTCalculator(Calculator):
 
     def _get_name(self) -> str:
         return "adapt"
+
+
+def _commit(model: PreTrainedModel) -> str | None:
+    """From which it was loaded, if from a repository: whatever belongs to its weights is of the same one."""
+    return getattr(model.config, "_commit_hash", None)
 
 
 def _extractor(models: Sequence[PreTrainedModel]) -> ADAPTFeatureExtractor:

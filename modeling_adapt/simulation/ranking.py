@@ -2,10 +2,11 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +17,7 @@ from ..data.read.frames import read_frames
 from ..errors import InputError
 from ..files import write_whole
 from ..tables import csv_text, format_table
+from .doubt import Doubt
 from .results import Line, result_file
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
@@ -31,6 +33,7 @@ RANKING_COLUMNS = {
     "energy_ev": "energy",
     "energy_above_lowest_ev": "energy_above_lowest",
     "formation_energy_ev": "formation_energy",
+    "formation_energy_uncertainty_ev": "formation_energy_uncertainty",
     "same_as": "same_as",
     "delta_q_to_lowest_amu_half_ang": "delta_q_to_lowest",
 }
@@ -46,18 +49,28 @@ class Host:
         energy (`float`): Its total energy in eV, by the model that gives the energies of the defects.
         chemical_potentials (`Mapping[str, float]`):
             Energy of an atom of each element in its reservoir in eV, on the same scale.
+        doubt ([`Doubt`], *optional*): Of the model.
+        features (`Callable[[Atoms], np.ndarray]`, *optional*): See [`ADAPTCalculator.features`]; where there is doubt.
     """
 
     atoms: Atoms
     energy: float
     chemical_potentials: Mapping[str, float]
+    doubt: Doubt | None = None
+    features: Callable[[Atoms], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         """In a crystal of one element, its energy per atom is the chemical potential of that element."""
         elements = set(self.atoms.symbols)
         if len(elements) == 1 and not elements & self.chemical_potentials.keys():
-            bulk = {elements.pop(): self.energy / len(self.atoms)}
+            bulk = {elements.pop(): self._per_atom}
             object.__setattr__(self, "chemical_potentials", bulk | dict(self.chemical_potentials))
+
+    @classmethod
+    def by(cls, calculator: Any, atoms: Atoms, energy: float, chemical_potentials: Mapping[str, float]) -> "Host":
+        """With the doubt of a calculator that has one, as an [`ADAPTCalculator`] may."""
+        doubt = getattr(calculator, "doubt", None)
+        return cls(atoms, energy, chemical_potentials, doubt, None if doubt is None else calculator.features)
 
     def require_fits(self, atoms: Atoms) -> None:
         """Raises [`InputError`] unless `atoms` is in the cell of the host, and what it exchanges has a reservoir."""
@@ -81,6 +94,28 @@ class Host:
         exchanged = self._exchanged(atoms)
         return energy - self.energy - sum(n * self.chemical_potentials[element] for element, n in exchanged.items())
 
+    def formation_uncertainty(self, atoms: Atoms) -> float | None:
+        """
+        Standard deviation of the formation energy in eV, or None without a doubt. What is wrong with the defect and
+        the host alike cancels; chemical potentials that are not those of the host have no uncertainty of their own.
+        """
+        if self.doubt is None or self.features is None:
+            return None
+        own = {element for element in self.atoms.symbols if self.chemical_potentials.get(element) == self._per_atom}
+        added = sum(count for element, count in self._exchanged(atoms).items() if element in own)
+        hosts = 1 + added / len(self.atoms)
+        difference = self.features(atoms).sum(axis=0) - hosts * self._sum_of_features
+        return float(self.doubt.difference_deviation(difference))
+
+    @property
+    def _per_atom(self) -> float:
+        return self.energy / len(self.atoms)
+
+    @cached_property
+    def _sum_of_features(self) -> np.ndarray:
+        assert self.features is not None
+        return self.features(self.atoms).sum(axis=0)
+
     def _exchanged(self, atoms: Atoms) -> dict[str, int]:
         """Atoms that the defect has more (or, negative, less) of each element than the host."""
         counts = Counter(atoms.symbols)
@@ -101,6 +136,7 @@ class Candidate:
             Place of its minimum by energy, from 1; equal for candidates in one minimum, None without energies.
         energy_above_lowest (`float`, *optional*): Energy minus that of the lowest candidate of the composition in eV.
         formation_energy (`float`, *optional*): In eV; None without a host.
+        formation_energy_uncertainty (`float`, *optional*): Its standard deviation in eV, where the model tells it.
         same_as (`str`, defaults to `""`):
             Name of the lowest candidate in the same minimum; its own where it is that one.
         delta_q_to_lowest (`float`, *optional*):
@@ -115,6 +151,7 @@ class Candidate:
     rank: int | None = None
     energy_above_lowest: float | None = None
     formation_energy: float | None = None
+    formation_energy_uncertainty: float | None = None
     same_as: str = ""
     delta_q_to_lowest: float | None = None
 
@@ -166,6 +203,7 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
                 one.energy_above_lowest = one.energy - lowest.energy
                 if host is not None:
                     one.formation_energy = host.formation_energy(one.atoms, one.energy)
+                    one.formation_energy_uncertainty = host.formation_uncertainty(one.atoms)
         ranked += group
     return ranked
 
@@ -183,6 +221,10 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
     if not np.allclose(lowest.cell.array, atoms.cell.array, atol=1e-3):
         return None
     return delta_q(lowest, match_atoms(lowest, atoms))
+
+
+def _plus_minus(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {deviation:.2f}"
 
 
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
@@ -204,7 +246,7 @@ def ranking_table(ranked: Sequence[Candidate]) -> str:
             one.name,
             one.formula,
             number(one.energy_above_lowest),
-            number(one.formation_energy),
+            number(one.formation_energy) + _plus_minus(one.formation_energy_uncertainty),
             "" if one.same_as == one.name else one.same_as,
             number(one.delta_q_to_lowest),
         ]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,9 @@ class RelaxationResult:
             Largest spread of the forces on an atom of the last structure in eV/Å, where they are means over symmetry
             images or an ensemble; the spread of each atom is the array `forces_std` of `atoms`.
         findings (`tuple[str, ...]`): Where the relaxation left the trained region and at which step, one line each.
+        energy_uncertainty (`float`, *optional*): Standard deviation of the energy in eV, where the model tells it.
+        atom_doubt (`float`, *optional*):
+            Largest of an atom, see [`ADAPTCalculator`]; that of each atom is the array `atom_doubt` of `atoms`.
     """
 
     atoms: Atoms
@@ -57,6 +60,8 @@ class RelaxationResult:
     energy_change: float | None
     findings: tuple[str, ...]
     forces_std: float | None = None
+    energy_uncertainty: float | None = None
+    atom_doubt: float | None = None
 
 
 def relax(
@@ -121,7 +126,7 @@ def relax_each(
         with tqdm(total=len(together), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
             for name, result in relax_batched(together, calculator.model, fmax, steps, domain, trajectory):
                 bar.update()
-                yield name, result
+                yield name, doubted(result, calculator)
     for name in [name for name in structures if name not in together]:
         with tqdm(desc=name, total=steps, unit=" steps", leave=False, disable=None) as bar:
 
@@ -130,7 +135,19 @@ def relax_each(
                 bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
 
             result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show)
-        yield name, result
+        yield name, doubted(result, calculator)
+
+
+def doubted(result: RelaxationResult, calculator: ADAPTCalculator) -> RelaxationResult:
+    """With the uncertainty of the energy of the last structure and the doubt of its atoms, where the model has any."""
+    doubt = getattr(calculator, "doubt", None)  # which calculators of others have not
+    if doubt is None:
+        return result
+    features = calculator.features(result.atoms)
+    of_atoms = doubt.of_atoms(features)
+    result.atoms.set_array("atom_doubt", of_atoms)
+    uncertainty = float(doubt.deviation(features.sum(axis=0)))
+    return replace(result, energy_uncertainty=uncertainty, atom_doubt=float(of_atoms.max()))
 
 
 def require_predictable(atoms: Atoms, calculator: Calculator) -> None:

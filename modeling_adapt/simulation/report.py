@@ -55,6 +55,9 @@ _HEADERS = {
     "energy_above_lowest_ev": "E − lowest",
     "formation_energy_ev": "formation energy",
     "forces_std_ev_per_ang": "force spread",
+    "energy_uncertainty_ev": "± E",
+    "formation_energy_uncertainty_ev": "± formation energy",
+    "atom_doubt": "doubt of an atom",
     "delta_q_to_lowest_amu_half_ang": "ΔQ to lowest",
 }
 # By the ending of the column, longer ones first.

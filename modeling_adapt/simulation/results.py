@@ -19,6 +19,7 @@ from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
 from ..tables import csv_text, format_table
+from .doubt import UNUSUAL
 from .exchange import as_structure
 from .relaxation import RelaxationResult
 
@@ -40,8 +41,10 @@ CSV_COLUMNS = (
     "displaced_atoms",
     "delta_q_amu_half_ang",
     "energy_ev",
+    "energy_uncertainty_ev",
     "energy_change_ev",
     "forces_std_ev_per_ang",
+    "atom_doubt",
     "findings",
 )
 
@@ -118,7 +121,8 @@ class SummaryFile:
     def append(self, name: str, result: RelaxationResult) -> None:
         energy = None if result.energy_change is None else result.atoms.get_potential_energy()
         moved = (result.largest_displacement, result.displaced_atoms, result.delta_q)
-        numbers = (result.fmax, *moved, energy, result.energy_change, result.forces_std)  # None is an empty cell
+        energies = (energy, result.energy_uncertainty, result.energy_change)
+        numbers = (result.fmax, *moved, *energies, result.forces_std, result.atom_doubt)  # None is an empty cell
         findings = BETWEEN.join(result.findings)
         cells = (name, len(result.atoms), result.status, result.steps, *numbers, findings)
         try:
@@ -145,9 +149,12 @@ def summary_table(lines: Iterable[Line]) -> str:
         "largest_displacement_ang": "moved (Å)",
         "delta_q_amu_half_ang": "ΔQ (amu^1/2 Å)",
         "energy_change_ev": "ΔE (eV)",
+        "energy_uncertainty_ev": "± E (eV)",
         "forces_std_ev_per_ang": "spread (eV/Å)",
+        "atom_doubt": "doubt",
     }
-    numbers = [name for name in columns if name != "forces_std_ev_per_ang" or any(line[name] for line in lines)]
+    optional = ("energy_uncertainty_ev", "forces_std_ev_per_ang", "atom_doubt")
+    numbers = [name for name in columns if name not in optional or any(line[name] for line in lines)]
     header = ["name", "atoms", "status", "steps", *(columns[name] for name in numbers)]
     rows = [
         [
@@ -158,6 +165,12 @@ def summary_table(lines: Iterable[Line]) -> str:
     ]
     findings = [
         f"{line['name']}: {finding}" for line in lines for finding in line["findings"].split(BETWEEN) if finding
+    ]
+    findings += [
+        f"{line['name']}: an atom is less like those of the training than 99 of 100 of these (doubt "
+        f"{float(line['atom_doubt']):.2f}), so its energy may be wrong by more than is said"
+        for line in lines
+        if line["atom_doubt"] and float(line["atom_doubt"]) > UNUSUAL
     ]
     return "\n".join([format_table(header, rows), *findings])
 

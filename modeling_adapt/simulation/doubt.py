@@ -1,0 +1,139 @@
+"""
+How far the energy of a model is to be trusted, by that model alone: the rigidity of its last layer (Bigi, Chong,
+Ceriotti and Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024), arXiv:2403.02251).
+
+An energy is linear in F, the sum over atoms of what the last layer reads. So the data say as much of the weights of
+that layer as of those of a linear regression, which have a covariance S, and the variance of the energy is Fᵀ S F. A
+difference of energies has that of the difference of their F, in which cancels what they have in common.
+
+How S is found is in `evaluation/rigidity.py`; here it is read from a file beside the weights, and used.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from ..configuration_adapt import in_the_box
+from ..errors import InputError
+from ..files import whole_file
+from ..hub_access import is_local
+from ..loading import weights_folder, weights_hash
+
+FILE = "doubt.safetensors"
+UNUSUAL = 1.0  # an atom with more doubt than this is said to be unlike those of the training
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """
+    Args:
+        covariance (`np.ndarray` of shape `(D, D)`):
+            S in eV², of the weights and the bias of the last layer, which reads D - 1 features and a one.
+        usual (`float`): In eV: what 99 of 100 atoms of the training stay below.
+        of_differences (`float`):
+            By how much the standard deviation of a difference is larger than the covariance says.
+        figures (`Mapping[str, float]`): What the calibration found, for records.
+        of_forces (`float`, *optional*):
+            In eV/Å: how far the force on an atom of usual doubt is from the truth (root mean square); that of others
+            is proportional to their doubt. None where it is not known.
+    """
+
+    covariance: np.ndarray
+    usual: float
+    of_differences: float
+    figures: Mapping[str, float]
+    of_forces: float | None = None
+
+    def deviation(self, features: np.ndarray) -> np.ndarray:
+        """
+        Standard deviations (...) in eV of the energies of structures, from `features` (..., D), each the sum of those
+        of its atoms.
+        """
+        variance = np.einsum("...i,ij,...j->...", features, self.covariance, features)
+        return np.sqrt(np.maximum(variance, 0.0))
+
+    def difference_deviation(self, features: np.ndarray) -> np.ndarray:
+        """Likewise of differences of energies, such as formation energies, from the same differences of features."""
+        return self.of_differences * self.deviation(features)
+
+    def of_atoms(self, features: np.ndarray) -> np.ndarray:
+        """The doubt of atoms, from their features (..., D), in units of the usual one."""
+        return self.deviation(features) / self.usual
+
+    def save(self, folder: Path) -> None:
+        """
+        Writes it beside the weights in `folder`, and for these alone.
+
+        Raises:
+            [`InputError`]: There are no weights.
+        """
+        weights = weights_hash(folder)
+        if weights is None:
+            raise InputError(f"{folder} has no weights, and a doubt is of weights")
+        numbers: dict[str, Any] = {"usual": self.usual, "of_differences": self.of_differences}
+        numbers |= {"of_forces": self.of_forces, "figures": dict(self.figures)}
+        with whole_file(folder / FILE) as unfinished:
+            metadata = {"weights_sha256": weights, "numbers": json.dumps(numbers)}
+            save_file({"covariance": torch.from_numpy(self.covariance)}, unfinished, metadata)
+
+    @classmethod
+    def load(cls, path: Path, weights: str | None) -> "Doubt | None":
+        """That of a file; None, and a line on standard error, where it is damaged or of others than the `weights`."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata, covariance = file.metadata(), file.get_tensor("covariance")
+            if metadata["weights_sha256"] != weights:
+                print(f"{path} is of other weights, so energies have no uncertainty; make it anew", file=sys.stderr)
+                return None
+            return cls(covariance=covariance.double().numpy(), **json.loads(metadata["numbers"]))
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            print(f"{path} cannot be read, so energies have no uncertainty: {error}", file=sys.stderr)
+            return None
+
+
+def load_doubt(model: str | Path, subfolder: str = "", revision: str | None = None) -> Doubt | None:
+    """That of a model which has been loaded, by the same names; None where it has none."""
+    model = in_the_box(model)
+    folder = weights_folder(model, subfolder, revision)
+    path = folder / FILE
+    if not is_local(model):
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        found = cached_file(str(model), FILE, subfolder=subfolder, revision=revision, **quiet)
+        if found is None:
+            return None
+        path = Path(found)
+    return Doubt.load(path, weights_hash(folder)) if path.is_file() else None
+
+
+@contextmanager
+def features_seen(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """
+    Within it, each call of an energy model adds to a list what its last layer reads, and a one for the bias: of atoms
+    (B, N, D), padding too.
+    """
+    seen: list[torch.Tensor] = []
+    *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
+
+    def look(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(nn.functional.pad(inputs[0].detach(), (0, 1), value=1.0))
+
+    handle = last.register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+__all__ = ["Doubt", "features_seen", "load_doubt"]
