@@ -105,7 +105,7 @@ class ADAPTCalculator(Calculator):
             raise InputError(str(error)) from error
         self.device = available_device(None if device is None else str(device))
         if model is None:
-            model, _ = load_model(DEFAULT_MODEL)
+            model, doubt = load_model(DEFAULT_MODEL)[0], load_doubt(DEFAULT_MODEL)
         models = [model] if isinstance(model, PreTrainedModel) else list(model)
         if not models:
             raise InputError("there is no model; give at least one")

@@ -25,11 +25,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from ..configuration_adapt import in_the_box
 from ..errors import InputError
 from ..files import whole_file
 from ..hub_access import is_local
 from ..loading import weights_folder, weights_hash
+from ..pretrained_adapt import in_the_box
 
 FILE = "doubt.safetensors"
 UNUSUAL = 1.0  # an atom with more doubt than this is said to be unlike those of the training
