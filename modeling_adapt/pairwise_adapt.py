@@ -291,7 +291,7 @@ def in_parts(*of_atoms: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     Tensors (M, ...) that have a row for each atom, some rows at a time: what these need stays in the cache of a
     processor then, and the memory for their pairs is small. Elsewhere, and in a graph, all at once.
     """
-    rows, device = len(of_atoms[0]), of_atoms[0].device
+    rows, device = of_atoms[0].shape[0], of_atoms[0].device  # `len` would fix a size that a graph leaves open
     if device.type != "cpu" or torch.compiler.is_compiling() or rows <= ATOMS_AT_ONCE:
         return iter([of_atoms])
     # The gradient of what is gathered has a row for each atom, in each part: so not more parts the more atoms.

@@ -292,7 +292,7 @@ def test_command_keeps_inputs_of_the_same_name_apart(tmp_path, as_model, monkeyp
         ase.io.write(tmp_path / folder / "POSCAR", _vacancy(), format="vasp")
     _run("a/POSCAR", "b/POSCAR", "--model", "m", "--steps", "1", "--output", "out")
     assert (tmp_path / "out" / "a-poscar.traj.extxyz").is_file()
-    assert (tmp_path / "out" / "b-POSCAR.traj.extxyz").is_file()
+    assert (tmp_path / "out" / "b-poscar.traj.extxyz").is_file()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from ..files import write_whole
 from ..loading import load_model
 from ..simulation.calculator import ADAPTCalculator
+from ..simulation.doubt import load_doubt
 from ..tables import format_table
 from .compare import load_calculator_of_others
 from .measurements import Crystal, Measured
@@ -291,7 +292,8 @@ def answering_calculator(name: str, questions: Questions, device: Any, revision:
     model, _ = load_model(name, None, subfolder, revision)
     require_answers(model.config, questions, name)
     # Findings of the trained region are notes of the answers.
-    return ADAPTCalculator(model, device=device, outside_domain="ignore", dtype="float64")
+    doubt = load_doubt(name, subfolder, revision)
+    return ADAPTCalculator(model, device=device, outside_domain="ignore", dtype="float64", doubt=doubt)
 
 
 def require_answers(config: ADAPTConfig, questions: Questions, name: str) -> None:
