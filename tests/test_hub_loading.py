@@ -89,7 +89,9 @@ def folders(tmp_path_factory):
             forces = ADAPTForForces(config).eval()
             torch.manual_seed(7)
             energy = ADAPTForEnergy(ADAPTEnergyConfig(**readable(ADAPTEnergyConfig, STATISTICS | small))).eval()
-        pipe = pipeline("atom-forces", model=forces, feature_extractor=ADAPTFeatureExtractor(), device="cpu")
+        pipe = pipeline(
+            "atom-forces", model=forces, feature_extractor=ADAPTFeatureExtractor.for_model(forces.config), device="cpu"
+        )
         pipe.save_pretrained(root / name)
         energy.save_pretrained(root / name / "energy")
         ADAPTFeatureExtractor(canonical_order=True).save_pretrained(root / name / "energy")
