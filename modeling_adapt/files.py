@@ -9,6 +9,11 @@ from pathlib import Path
 
 from .errors import InputError
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
 
 def require_empty_folder(folder: str | Path) -> Path:
     """Returns `folder` as a path; raises [`InputError`] if something is there already, or it cannot be made.
@@ -61,6 +66,32 @@ def write_whole(path: str | Path, text: str) -> None:
     """Writes a text file as [`whole_file`] does, with its line ends as they are."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """
+    Makes `folder` where it is missing, and keeps a second command from writing into it while the block lasts. The
+    system takes note of that, not a file, so one that was killed keeps nobody out.
+
+    Raises:
+        [`InputError`]: Another command is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another command writes to {folder} now; let it end, or name another folder") from None
+        except OSError:
+            pass  # some file systems of clusters have no locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -9,12 +9,16 @@ DEFAULT_MODEL = "adapt-si"  # what commands, the calculator and the pipeline use
 def in_the_box(name: Any) -> Any:
     """
     The folder of a model that comes with the package, for its bare name; every other name as it is. A folder of that
-    name is meant by its path (`./adapt-si`), a repository with its organisation.
+    name is meant by its path (`./adapt-si` or a `Path`), a repository with its organisation.
     """
+    if isinstance(name, Path):  # transformers makes text of it
+        return name if in_the_box(str(name)) == str(name) else name.absolute()
+    if not isinstance(name, str):
+        return name
     # This file stands in the package, and in its folder `configuration` once more; in a checkpoint there is no box.
     for home in Path(__file__).parents[:2]:
-        folder = home / "pretrained" / str(name)
-        if Path(str(name)).name == str(name) and (folder / "config.json").is_file():
+        folder = home / "pretrained" / name
+        if Path(name).name == name and (folder / "config.json").is_file():
             return str(folder)
     return name
 

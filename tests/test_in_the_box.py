@@ -48,6 +48,8 @@ def test_a_folder_of_that_name_is_meant_by_its_path(tmp_path, monkeypatch, make_
     make_energy_model(architecture="pairwise", num_vector_channels=8).save_pretrained(DEFAULT_MODEL)
     assert load_model(DEFAULT_MODEL)[0].config.num_vector_channels == 32
     assert load_model(f"./{DEFAULT_MODEL}")[0].config.num_vector_channels == 8
+    assert load_model(Path(DEFAULT_MODEL))[0].config.num_vector_channels == 8
+    assert ADAPTForEnergy.from_pretrained(Path(DEFAULT_MODEL)).config.num_vector_channels == 8
     assert ADAPTForEnergy.from_pretrained(tmp_path / DEFAULT_MODEL).config.num_vector_channels == 8
     assert in_the_box(f"org/{DEFAULT_MODEL}") == f"org/{DEFAULT_MODEL}"
     assert in_the_box("runs") == "runs" and in_the_box(None) is None and in_the_box("..") == ".."

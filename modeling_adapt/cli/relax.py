@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
 
+    from ..files import alone_in
     from ..simulation import results
     from ..simulation.inputs import read_inputs
     from ..simulation.relaxation import relax_each
@@ -64,35 +65,35 @@ def main(argv: list[str] | None = None) -> int | None:
     left = {name: atoms for name, atoms in structures.items() if name not in done}
     _require_usable(structures, left, calculator, host, arguments.format)
     processes.wait_for_everyone()  # nobody writes before everybody has checked
-    if processes.is_main_process:
-        if calculator.domain is None:
-            print(
-                "This model does not say what it was trained on, so nothing tells whether to believe it.",
-                file=sys.stderr,
-            )
-        output.mkdir(parents=True, exist_ok=True)
-        results.write_record(output, record)
-        summary.start()
-    processes.wait_for_everyone()  # nobody adds a line before there is a file
-    if done and processes.is_main_process:
-        print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
-    mine = dict(list(left.items())[processes.process_index :: processes.num_processes])
-    trajectory = partial(results.trajectory_file, output=output)
-    limits = (arguments.fmax, arguments.steps)
-    try:
-        for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
-            results.write_result(name, result, output)
-            summary.append(name, result)
-    finally:
-        if processes.num_processes == 1:
-            print(results.summary_table(summary.lines()))
-    processes.wait_for_everyone()
-    lines = summary.lines()
-    if processes.is_main_process:
-        if processes.num_processes > 1:
-            print(results.summary_table(lines))
-        _conclude(arguments, lines, host, output)
-    return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
+    with alone_in(output) if processes.is_main_process else nullcontext():
+        if processes.is_main_process:
+            if calculator.domain is None:
+                print(
+                    "This model does not say what it was trained on, so nothing tells whether to believe it.",
+                    file=sys.stderr,
+                )
+            results.write_record(output, record)
+            summary.start()
+        processes.wait_for_everyone()  # nobody adds a line before there is a file
+        if done and processes.is_main_process:
+            print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
+        mine = dict(list(left.items())[processes.process_index :: processes.num_processes])
+        trajectory = partial(results.trajectory_file, output=output)
+        limits = (arguments.fmax, arguments.steps)
+        try:
+            for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
+                results.write_result(name, result, output)
+                summary.append(name, result)
+        finally:
+            if processes.num_processes == 1:
+                print(results.summary_table(summary.lines()))
+        processes.wait_for_everyone()
+        lines = summary.lines()
+        if processes.is_main_process:
+            if processes.num_processes > 1:
+                print(results.summary_table(lines))
+            _conclude(arguments, lines, host, output)
+        return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
 
 def _processes() -> "PartialState":

@@ -8,6 +8,7 @@ A run that was cut off goes on when the same command is given again with --resum
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(argv: list[str]) -> None:
     """Everything that takes seconds to import is imported here, so that help does not wait for it."""
     from ..data.load.reading import pinned_revision, told_sources
+    from ..files import alone_in
     from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
     from ..training.checkpoints import checkpoint_to_resume, require_same_run
     from ..training.preparation import build_trainer
@@ -57,28 +59,28 @@ def train(argv: list[str]) -> None:
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
     output = Path(training.output_dir)
-    if trainer.is_world_process_zero():
-        warn_of_one_process(training)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        print(processes)
-        output.mkdir(parents=True, exist_ok=True)
-        write_surroundings(trainer, rows, checkpoint, told_sources(data.dataset, data.dataset_revision))
-        write_recipe(output, config, data, training)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after
-    metrics = trainer.evaluate() if "validation" in rows else {}
-    if "test" in rows:
-        metrics |= trainer.test(rows["test"])
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        write_metrics(output, metrics)
-        print(trainer.saved_weights())
-        if config.predicts == "energy" and "validation" in rows:
-            add_doubt(output, rows, training)
-        print(f"model saved to: {output}")
-        if questions is not None:
-            _answer(questions, output, data, trainer.args.device)
+    with alone_in(output) if trainer.is_world_process_zero() else nullcontext():
+        if trainer.is_world_process_zero():
+            warn_of_one_process(training)
+            for note in notes:
+                print(f"note: {note}", file=sys.stderr)
+            print(processes)
+            write_surroundings(trainer, rows, checkpoint, told_sources(data.dataset, data.dataset_revision))
+            write_recipe(output, config, data, training)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after
+        metrics = trainer.evaluate() if "validation" in rows else {}
+        if "test" in rows:
+            metrics |= trainer.test(rows["test"])
+        trainer.save_state()
+        if trainer.is_world_process_zero():
+            write_metrics(output, metrics)
+            print(trainer.saved_weights())
+            if config.predicts == "energy" and "validation" in rows:
+                add_doubt(output, rows, training)
+            print(f"model saved to: {output}")
+            if questions is not None:
+                _answer(questions, output, data, trainer.args.device)
 
 
 def _quick_questions(host: str, config: "ADAPTConfig") -> "Questions":
@@ -96,7 +98,7 @@ def _answer(questions: "Questions", output: Path, data: RunArguments, device: An
     from ..loading import weights_hash
 
     try:
-        answers = answer(questions, answering_calculator(str(output), questions, device, None, ""))
+        answers = answer(questions, answering_calculator(str(output.absolute()), questions, device, None, ""))
     except InputError as error:  # no reason to end a training with an error
         print(f"warning: no answers: {error}", file=sys.stderr)
         return

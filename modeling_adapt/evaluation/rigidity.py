@@ -161,7 +161,7 @@ def write_doubt(
     progress: bool = True,
 ) -> DoubtCheck:
     """[`fit_doubt`] for the model in `folder`, into which it is written."""
-    model, feature_extractor = load_model(folder)
+    model, feature_extractor = load_model(Path(folder))
     model = on_device(model, device)
     doubt, check = fit_doubt(model, feature_extractor, train, validation, batch_size, progress)
     doubt.save(Path(folder))

@@ -125,6 +125,9 @@ def _require_atoms(atoms: Atoms, where: str) -> None:
     finite = np.isfinite(atoms.positions).all(axis=1)
     if not finite.all():
         raise InputError(f"{where}: the position of atom {int(np.argmin(finite))} is not finite")
+    charge = atoms.info.get("charge") or 0
+    if charge:
+        raise InputError(f"{where}: a charge of {charge:+g}; models know neutral structures only")
     try:
         pair = coinciding_atoms(atoms)
     except InputError as error:
