@@ -515,8 +515,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         loss = None
         if labels is not None:
             atoms = input_features.shape[1] if attention_mask is None else attention_mask.sum(dim=1)
-            known = torch.where(labels.isnan(), energy.detach(), labels)
-            error = (energy - known).to(torch.promote_types(input_features.dtype, torch.float32))
+            error = torch.where(labels.isnan(), 0.0, energy - labels)
+            error = error.to(torch.promote_types(input_features.dtype, torch.float32))
             error = error if self.config.traits.reads_order else error / atoms
             losses = (error / self.energy_normalizer.scale(error.dtype)).square()
             if forces is not None and reference_forces is not None:

@@ -138,16 +138,24 @@ class TestInformation:
         assert by_forces.abs().min() > 1e-3
         assert torch.allclose(change @ weights, by_forces, rtol=1e-5)
 
-    def test_it_is_the_second_derivative_of_the_loss(self, make_energy_model, springs, monkeypatch):
+    @pytest.mark.parametrize("mixed", [False, True], ids=["alike", "weight 3, the first without its energy"])
+    def test_it_is_the_second_derivative_of_the_loss(self, make_energy_model, springs, monkeypatch, mixed):
         """The loss is a parabola in the weights of the last layer, whose second derivative autograd knows."""
         model = make_energy_model(**POOLED | {"force_loss": "mse"})
         monkeypatch.setattr(rigidity, "DIRECTIONS", 300)
         rows = read_split(springs, "train").select([0, 1])
+        if mixed:
+            changed = {"energy": [None, rows[1]["energy"]], "source_weight": [3.0, 3.0]}
+            rows = rows.map(
+                lambda row, index: {name: values[index] for name, values in changed.items()}, with_indices=True
+            )
         information, _ = rigidity._information(model, extractor(model), rows, 2, False)
         *_, last = model.energy_head.layers
         expected = torch.zeros(16, 16).double()
         for batch, inputs in rigidity._batches(model, extractor(model), rows, 1, False):
-            labels = {"labels": batch["labels"], "reference_forces": batch["reference_forces"]}
+            labels = {
+                name: batch[name] for name in batch if name in ("labels", "reference_forces", "structure_weights")
+            }
             loss = model(**inputs, **labels).loss
             (gradient,) = torch.autograd.grad(loss, last.weight, create_graph=True)
             expected += torch.stack(

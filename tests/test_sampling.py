@@ -69,6 +69,15 @@ def test_batches_by_atoms_hold_every_row_once_and_little_padding():
     assert len(list(sampler)) == len(first) and set(list(sampler)) != set(first)
 
 
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 100], [100, 1, 1], [8] * 50 + [64] * 20 + [216] * 10, [5], [3, 3]])
+@pytest.mark.parametrize("atoms_per_batch", [1, 26, 64, 128, 200, 10**6])
+def test_no_batch_is_empty_whatever_the_sizes(sizes, atoms_per_batch):
+    sampler = EpochSampler(Cells(sizes), "random", seed=0, atoms_per_batch=atoms_per_batch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) and min(map(len, batches)) > 0
+    assert sorted(row for batch in batches for row in batch) == list(range(len(sizes)))
+
+
 def test_a_batch_by_atoms_is_the_structures_of_its_rows(structures):
     one = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__([(3, 5), (7,)]))
     other = StructureCollator(ADAPTFeatureExtractor())(structures.__getitems__([3, 5, 7]))

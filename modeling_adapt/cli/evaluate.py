@@ -129,13 +129,18 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from ..data.load.reading import read_split
     from ..evaluation.rigidity import write_doubt
     from ..hub_access import is_local
-    from ..loading import weights_folder
+    from ..loading import load_model, weights_folder
+    from ..pretrained_adapt import in_the_box
+    from ..training.tasks import target_of
 
+    if in_the_box(arguments.model) != arguments.model:
+        raise InputError(f"{arguments.model} comes with the package, which has its uncertainty already; copy it first")
     if not is_local(arguments.model):
         raise InputError(f"--calibrate writes beside the weights, and {arguments.model} is no folder; save it in one")
     folder = weights_folder(arguments.model, arguments.subfolder)
+    target = target_of(load_model(folder)[0].config)
     train, validation = (
-        read_split(arguments.dataset, split, "energy", arguments.dataset_revision) for split in ("train", "validation")
+        read_split(arguments.dataset, split, target, arguments.dataset_revision) for split in ("train", "validation")
     )
     write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
     print(f"uncertainty of its energies saved to: {folder}")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import InputError
 from .command_line import CommandParser
 
 EXAMPLE = """\
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from huggingface_hub import get_token
     from huggingface_hub.utils import enable_progress_bars
 
-    from ..files import require_empty_folder
+    from ..files import finished_folder, require_empty_folder
     from ..hub import dataset, publishing, staging, stranger
     from ..hub.card import require_license
     from ..hub.privacy import local_names, require_nothing_private
@@ -38,13 +39,20 @@ def main(argv: list[str] | None = None) -> int | None:
     from ..hub.run_folder import open_runs
 
     # What is named has to be right, and to be there.
+    beside = {"--dry-run": arguments.dry_run, "--private": arguments.private, "--dataset": arguments.dataset}
+    if arguments.save is not None and any(beside.values()):
+        raise InputError(
+            f"--save keeps the model here and sends nothing; leave out {', '.join(filter(beside.get, beside))}"
+        )
     require_repository_name(arguments.repository)
     require_license(arguments.license)
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
     runs = open_runs([arguments.model, arguments.energy], arguments.evaluation)
-    folder = None if arguments.save is None else require_empty_folder(arguments.save)
-    api = None if arguments.dry_run or folder else publishing.connect()
+    if arguments.save is not None:
+        require_empty_folder(arguments.save)
+    local_alone = arguments.dry_run or arguments.save is not None
+    api = None if local_alone else publishing.connect()
     data_repository = f"{arguments.repository}-data"
 
     with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
@@ -76,11 +84,12 @@ def main(argv: list[str] | None = None) -> int | None:
         )
 
         # It is kept, shown, or sent.
-        if folder is not None:
-            for name, path in files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, folder / name)
-            print(f"saved to: {folder}")
+        if arguments.save is not None:
+            with finished_folder(arguments.save) as folder:
+                for name, path in files.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, folder / name)
+            print(f"saved to: {arguments.save}")
             return 0
         if api is None:
             _show({arguments.repository: files, data_repository: rows})

@@ -155,7 +155,8 @@ def _defect(crystal: Crystal, options: Mapping[str, Any]) -> Measured:
 
 
 def _elastic(crystal: Crystal, options: Mapping[str, Any]) -> Measured:
-    return Measured(crystal.elastic_constants[options["constant"]], crystal.perfect)
+    found, notes = crystal.elastic_constants
+    return Measured(found[options["constant"]], crystal.perfect, notes)
 
 
 KINDS = {

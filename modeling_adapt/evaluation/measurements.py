@@ -78,6 +78,7 @@ class Crystal:
     start: float
     cells: int
     fmax: float = 0.02
+    _notes_of_strain: list[str] = field(default_factory=list, repr=False)
     _phonons: dict[tuple[float, ...], np.ndarray] = field(default_factory=dict, repr=False)
 
     def energy(self, atoms: Atoms) -> float:
@@ -129,12 +130,13 @@ class Crystal:
         return Host.by(self.calculator, self.perfect, self.energy(self.perfect), {})
 
     @cached_property
-    def elastic_constants(self) -> dict[str, float]:
-        """C11, C12 and C44 in GPa, with the atoms relaxed in the strained cell."""
+    def elastic_constants(self) -> tuple[dict[str, float], tuple[str, ...]]:
+        """C11, C12 and C44 in GPa, with the atoms relaxed in the strained cell, and notes of relaxations."""
         along = self._curvature(np.diag([1.0, 0.0, 0.0]))  # C11
         across = self._curvature(np.diag([1.0, 1.0, 0.0]))  # 2 (C11 + C12)
         shear = self._curvature(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))  # 4 C44
-        return {"C11": along, "C12": across / 2 - along, "C44": shear / 4}
+        found = {"C11": along, "C12": across / 2 - along, "C44": shear / 4}
+        return found, tuple(dict.fromkeys(self._notes_of_strain))
 
     def _curvature(self, direction: np.ndarray) -> float:
         """Second derivative of the energy per volume along a strain (3, 3), in GPa, to the fourth order of it."""
@@ -142,8 +144,9 @@ class Crystal:
         def strained(size: float) -> float:
             atoms = self.perfect.copy()
             atoms.set_cell(atoms.cell.array @ (np.eye(3) + size * direction), scale_atoms=True)
-            found = relax(atoms, self.calculator, fmax=_STRAINED_FMAX, steps=_STEPS)
-            return float(found.atoms.get_potential_energy())
+            relaxed, notes = self._relax(atoms, "strained crystal", _STRAINED_FMAX)
+            self._notes_of_strain += notes
+            return float(relaxed.get_potential_energy())
 
         def second_difference(size: float) -> float:
             return (strained(size) + strained(-size) - 2 * self.host.energy) / size**2
@@ -335,9 +338,9 @@ class Crystal:
             forces.append(atoms.get_forces())
         return (forces[1] - forces[0]) / (2 * _DISPLACEMENT)
 
-    def _relax(self, atoms: Atoms, what: str) -> tuple[Atoms, tuple[str, ...]]:
-        found = relax(atoms, self.calculator, fmax=self.fmax, steps=_STEPS)
+    def _relax(self, atoms: Atoms, what: str, fmax: float | None = None) -> tuple[Atoms, tuple[str, ...]]:
+        found = relax(atoms, self.calculator, fmax=fmax or self.fmax, steps=_STEPS)
         if found.status == "converged":
             return found.atoms, ()
-        note = f"{what} of {len(atoms)} atoms not converged: {found.fmax:.2f} eV/Å after {found.steps} steps"
+        note = f"{what} of {len(atoms)} atoms not converged: {found.fmax:.2g} eV/Å after {found.steps} steps"
         return found.atoms, (note,)

@@ -141,13 +141,15 @@ def fit_doubt(
         raise InputError(f"{len(validation)} structures calibrate no uncertainty; it takes {FEWEST_STRUCTURES}")
     information, usual_atoms = _information(model, feature_extractor, train, batch_size, progress)
     seen = observe(model, feature_extractor, validation, batch_size, progress, DIRECTIONS)
+    if len(seen.errors) < FEWEST_STRUCTURES:
+        raise InputError(f"{len(seen.errors)} energies calibrate no uncertainty; it takes {FEWEST_STRUCTURES}")
     covariance, of_differences, ridge = most_likely_covariance(information, seen)
     doubt = Doubt(covariance, 1.0, of_differences, {})
     doubt = replace(doubt, usual=float(np.quantile(doubt.deviation(usual_atoms), _USUAL)))
     check = _checked(doubt, seen)
     if seen.force_errors is not None:
         doubt = replace(doubt, of_forces=_rms(seen.force_errors / check.atom_doubt))
-        check = _checked(doubt, seen)
+        check = replace(check, of_forces=doubt.of_forces)
     figures = {"ridge": ridge, "validation_structures": len(validation)} | check.metrics()
     return replace(doubt, figures=figures), check
 
@@ -225,16 +227,17 @@ def observe(
         is_atom = inputs["attention_mask"].bool()
         with features_seen(model) as seen:
             output = forces_of(model, **inputs)
-        of_atoms = seen[0].double() * is_atom[..., None]
-        features.append(of_atoms.sum(dim=1).cpu())
-        atoms.append(of_atoms[is_atom].cpu())
-        errors.append(output.energy.cpu().double() - batch["labels"])
+        of_atoms = _masked(seen, batch)
+        known = batch["labels"].isfinite()
+        features.append(of_atoms.sum(dim=1)[known])
+        atoms.append(of_atoms[batch["attention_mask"].bool()])
+        errors.append((output.energy.cpu().double() - batch["labels"])[known])
         if "reference_forces" in batch:
             error = (output.forces - batch["reference_forces"].to(output.forces)) * is_atom[..., None]
             force_errors.append(error[is_atom].norm(dim=-1).cpu().double())
             for _ in range(directions):
                 direction = _direction(inputs, random)
-                changes.append(directional_derivative(model, inputs, direction).cpu())
+                changes.append(directional_derivative(model, inputs, direction))
                 change_errors.append((error * direction).sum(dim=(1, 2)).cpu().double())
     of_energies = [torch.cat(part).numpy() for part in (features, errors, atoms)]
     all_have_forces = len(force_errors) == len(errors)
@@ -252,15 +255,19 @@ def directional_derivative(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], direction: torch.Tensor
 ) -> torch.Tensor:
     """Derivative (B, D) of the features of structures, when atoms move along `direction` (B, N, 3), per Å."""
-    is_atom = inputs["attention_mask"].bool()[..., None]
     step = torch.nn.functional.pad(STEP * direction, (0, inputs["input_features"].shape[-1] - 3))
     sides = []
     for sign in (1, -1):
         moved = inputs | {"input_features": inputs["input_features"] + sign * step}
         with torch.no_grad(), features_seen(model) as seen:
             model(**moved)
-        sides.append((seen[0].double() * is_atom).sum(dim=1))
+        sides.append(_masked(seen, inputs).sum(dim=1))
     return (sides[0] - sides[1]) / (2 * STEP)
+
+
+def _masked(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Features (B, N, D) of a batch as [`features_seen`] has them, 0 for padding, where float64 is."""
+    return seen[0].cpu().double() * batch["attention_mask"].cpu()[..., None]
 
 
 def _direction(inputs: dict[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
@@ -285,21 +292,22 @@ def _information(
     scale = float(model.energy_normalizer.scale(torch.float64))
     force_scale = 1.0 if config.force_std is None else sum(config.force_std) / 3
     total, atoms = torch.zeros(()), []
-    for _, inputs in _batches(model, feature_extractor, chosen, batch_size, progress):
-        is_atom = inputs["attention_mask"].bool()
+    for batch, inputs in _batches(model, feature_extractor, chosen, batch_size, progress):
+        is_atom = batch["attention_mask"].bool()
         counts = is_atom.sum(dim=1).double()[:, None]
         with torch.no_grad(), features_seen(model) as seen:
             model(**inputs)
-        of_atoms = seen[0].double() * is_atom[..., None]
-        atoms.append(of_atoms[is_atom].cpu().float())
+        of_atoms = _masked(seen, batch)
+        atoms.append(of_atoms[is_atom].float())
         # The energy is `scale` times what the last layer says, and its error is divided by `scale` in the loss.
-        learned = [of_atoms.sum(dim=1) / counts]
-        if config.force_weight > 0:
+        learned = [of_atoms.sum(dim=1) / counts * batch["labels"].isfinite()[:, None]]
+        if config.force_weight > 0 and "reference_forces" in batch:
             for _ in range(DIRECTIONS):
                 weight = config.force_weight / (3 * counts) / DIRECTIONS
                 change = directional_derivative(model, inputs, _direction(inputs, random))
                 learned.append(weight.sqrt() * change * (scale / force_scale))
-        rows = torch.cat(learned).cpu()
+        weights = batch.get("structure_weights", torch.ones(len(counts))).double().sqrt()[:, None]
+        rows = torch.cat([weights * one for one in learned])
         total = total + rows.T @ rows
     return total.numpy() * (len(train) / len(chosen)), torch.cat(atoms).double().numpy()
 

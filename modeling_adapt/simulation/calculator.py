@@ -262,7 +262,7 @@ class ADAPTCalculator(Calculator):
                     self.results["energy"] = self.energy_model(**inputs).energy.item()
             if "energy" in self.results and "atom_doubt" not in self.results and self.doubt is not None:
                 # Of images, whose energies are averaged, the mean.
-                features = torch.cat(seen).mean(dim=0).double().cpu().numpy() if seen else self.features(structure)
+                features = torch.cat(seen).mean(dim=0).cpu().double().numpy() if seen else self.features(structure)
                 self.results["energy_uncertainty"] = float(self.doubt.deviation(features.sum(axis=0)))
                 self.results["atom_doubt"] = self.doubt.of_atoms(features)
                 if self.conservative and self.doubt.of_forces is not None:
@@ -280,7 +280,7 @@ class ADAPTCalculator(Calculator):
         inputs = extractor(mapped, dtype=input_dtype(model)).to(self.device)
         with torch.no_grad(), features_seen(model) as seen:
             model.forward(**inputs)  # not a compiled call, which does not tell
-        return seen[0][0].double().cpu().numpy()
+        return seen[0][0].cpu().double().numpy()
 
     def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
         """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""

@@ -56,7 +56,7 @@ class EpochSampler(Sampler[int | tuple[int, ...]]):
         return self._num_items + self._num_blanks
 
     def __iter__(self) -> Iterator[int | tuple[int, ...]]:
-        order = self._order() if self.num_batches is None else self._batches()
+        order = self._order() if self.num_batches is None else self._batches(self.num_batches)
         yield from order
         for _ in range(self._num_blanks):
             yield Blank(order[-1]) if isinstance(order[-1], int) else tuple(map(Blank, order[-1]))
@@ -69,11 +69,15 @@ class EpochSampler(Sampler[int | tuple[int, ...]]):
     def _num_blanks(self) -> int:
         return -self._num_items % self.multiple
 
-    def _batches(self) -> list[tuple[int, ...]]:
+    def _batches(self, count: int) -> list[tuple[int, ...]]:
         rng, sizes = np.random.default_rng((self.seed, self.dataset.epoch)), np.array(self.sizes)
         order = np.argsort(sizes * rng.uniform(1.0, 1.2, len(sizes)))
         middles = np.cumsum(sizes[order]) - sizes[order] / 2
-        starts = np.searchsorted(middles, np.arange(1, self.num_batches) * sizes.sum() / self.num_batches)
+        starts = np.searchsorted(middles, np.arange(1, count) * sizes.sum() / count)
+        # Not two at one place, where a structure is as large as several batches: none is empty.
+        places = np.arange(count - 1)
+        starts = np.maximum.accumulate(np.maximum(starts, 1) - places) + places
+        starts = np.minimum(starts, len(sizes) - count + 1 + places)
         batches = [tuple(batch.tolist()) for batch in np.split(order, starts)]
         return [batches[index] for index in rng.permutation(len(batches))]
 

@@ -151,7 +151,9 @@ def read_structures(table: pa.Table) -> list[Structure]:
     columns["cell"] = list(flat_values(table, "cell").reshape(-1, 3, 3))
     columns["pbc"] = list(flat_values(table, "pbc").reshape(-1, 3))
     for name, missing in _SCALARS.items():
-        columns[name] = table[name].fill_null(missing).to_numpy().astype(np.float64).tolist()
+        columns[name] = [missing] * len(table)
+        if name in table.column_names:
+            columns[name] = table[name].fill_null(missing).to_numpy().astype(np.float64).tolist()
     structures = [Structure(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for item in structures:
         item["atomic_numbers"] = item["atomic_numbers"].astype(np.int64)
