@@ -13,7 +13,7 @@ from transformers import pipeline
 
 import modeling_adapt
 from modeling_adapt import ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy
-from modeling_adapt.cli import hub_upload, relax
+from modeling_adapt.cli import evaluate, hub_upload, relax
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.loading import load_model, weights_hash
 from modeling_adapt.modeling_adapt import forces_of
@@ -98,3 +98,19 @@ def test_it_is_published_as_it_is(tmp_path):
     assert weights_hash(tmp_path / "out") == weights_hash(BOX)
     for name in ("recipe.yaml", "example.json", "config.json"):
         assert (tmp_path / "out" / name).is_file()
+
+
+@pytest.mark.parametrize("option", [["--dry-run"], ["--private"], ["--dataset", "data"]])
+def test_what_keeps_a_model_here_says_what_it_would_ignore(tmp_path, capsys, option):
+    command = [str(BOX), "org/adapt-si", *option, "--save", str(tmp_path / "out")]
+    assert run_command(lambda: hub_upload.main(command)) == 2
+    assert f"leave out {option[0]}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_its_doubt_is_not_written_over(springs, capsys):
+    before = (BOX / "doubt.safetensors").read_bytes()
+    assert (
+        run_command(lambda: evaluate.main([DEFAULT_MODEL, str(springs), "--split", "validation", "--calibrate"])) == 2
+    )
+    assert "comes with the package" in capsys.readouterr().err
+    assert (BOX / "doubt.safetensors").read_bytes() == before

@@ -22,10 +22,11 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.files import alone_in
 from modeling_adapt.simulation import inputs
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.inputs import read_inputs
-from modeling_adapt.simulation.relaxation import relax
+from modeling_adapt.simulation.relaxation import relax, require_predictable
 
 
 class ForcesOnly(Calculator):
@@ -443,3 +444,35 @@ class TestGoingOn:
         assert len(list((tmp_path / "out").glob("*.relaxed.extxyz"))) == 2
         assert _run(tmp_path / "in" / "*.cif", "--model", "m", "--output", tmp_path / "none") == 2
         assert "matches no file" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_a_second_command_in_the_same_folder_is_refused(tmp_path, as_model, capsys):
+    ase.io.write(tmp_path / "vacancy.extxyz", _vacancy())
+    arguments = (tmp_path / "vacancy.extxyz", "--model", "m", "--output", tmp_path / "out")
+    with alone_in(tmp_path / "out"):
+        assert _run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "another command writes to" in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+    assert _run(*arguments) == 0
+
+
+def test_a_charge_is_not_relaxed_as_if_it_were_not_there(tmp_path, as_model, capsys):
+    charged = _vacancy()
+    charged.info["charge"] = -1
+    ase.io.write(tmp_path / "charged.extxyz", charged)
+    assert _run(tmp_path / "charged.extxyz", "--model", "m", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "a charge of -1" in error and "charged.extxyz" in error and error.count("\n") == 1
+
+
+def test_what_is_asked_first_is_of_this_structure(make_energy_model):
+    """Results of another structure do not stay, and a fixed cell needs no stress."""
+    calculator = ADAPTCalculator(
+        make_energy_model(architecture="pairwise", num_vector_channels=8), outside_domain="ignore"
+    )
+    first, second = bulk("Si", cubic=True), bulk("Si")
+    require_predictable(first, calculator)
+    require_predictable(second, calculator)
+    assert len(calculator.results["forces"]) == len(calculator.results["energies"]) == 2
+    assert "stress" not in calculator.results
