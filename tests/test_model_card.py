@@ -503,8 +503,9 @@ class TestAnswers:
     def test_they_may_lie_in_a_folder_of_their_own(self, make_run):
         folder = make_run("pooled")
         self.answered(folder, "answers")
-        run = open_run(folder, [folder / "evaluation", folder / "answers"])
-        assert run.answers["host"] == "silicon" and run.metrics
+        for named in (folder / "answers", folder / "answers" / "answers.json"):
+            run = open_run(folder, [folder / "evaluation", named])
+            assert run.answers["host"] == "silicon" and run.metrics
         require_all_used([folder / "evaluation", folder / "answers"], [run.evaluation, run.answered])
 
     def test_those_of_other_weights_stay_away(self, make_run, stage):
