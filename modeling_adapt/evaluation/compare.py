@@ -17,6 +17,7 @@ from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 
 from ..crystal.alignment import Aligner
+from ..data.columns import describe_row
 from ..data.defects.labelling import load_calculator
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
@@ -27,7 +28,7 @@ from ..hub_access import HUB_DATASETS, revision_for
 from ..loading import load_model, require_forces
 from ..simulation.prediction import predict
 from ..tables import csv_text, format_table
-from .evaluate import describe_row, require_known_elements
+from .evaluate import require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
 from .report import COLUMNS, error_cells
 
@@ -146,10 +147,11 @@ def _predict(
     try:
         forces, energy = contender.predict(atoms)
     except Exception as error:
-        where, kind = describe_row(rows, index), type(error).__name__
+        where, kind = describe_row(index, rows[index]["source"]), type(error).__name__
         raise InputError(f"{where}: {contender.name} fails on it: {kind}: {one_line(error)}") from error
     if forces.shape != (len(atoms), 3) or not np.isfinite(forces).all() or not np.isfinite(energy or 0.0):
-        raise InputError(f"{describe_row(rows, index)}: {contender.name} predicts values that are not finite")
+        where = describe_row(index, rows[index]["source"])
+        raise InputError(f"{where}: {contender.name} predicts values that are not finite")
     return forces, energy
 
 
