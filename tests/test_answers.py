@@ -21,18 +21,10 @@ from modeling_adapt.cli.evaluate import main
 from modeling_adapt.cli.train import main as train
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.answers import (
-    HOSTS,
-    Answer,
-    Reference,
-    answer,
-    answer_cells,
-    answers_text,
-    read_questions,
-    write_answers,
-)
+from modeling_adapt.evaluation.answers import Answer, answer, answer_cells, answers_text, write_answers
 from modeling_adapt.evaluation.compare import is_of_others
 from modeling_adapt.evaluation.measurements import Crystal
+from modeling_adapt.evaluation.questions import HOSTS, Reference, read_questions
 from modeling_adapt.loading import weights_hash
 
 COPPER = {

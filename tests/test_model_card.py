@@ -16,9 +16,10 @@ from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VE
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.answers import Answer, Reference, write_answers
+from modeling_adapt.evaluation.answers import Answer, write_answers
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.evaluation.physical_checks import CHECKS
+from modeling_adapt.evaluation.questions import Reference
 from modeling_adapt.evaluation.report import COLUMNS
 from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.hub.run_folder import open_run, require_all_used

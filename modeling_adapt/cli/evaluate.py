@@ -71,7 +71,8 @@ def _answer(arguments: argparse.Namespace, output: Path | None) -> int:
 
 
 def _answers(arguments: argparse.Namespace) -> "dict[str, Answer]":
-    from ..evaluation.answers import answer, answering_calculator, read_questions
+    from ..evaluation.answers import answer, answering_calculator
+    from ..evaluation.questions import read_questions
 
     questions = read_questions(arguments.answers)
     where = (arguments.device, arguments.revision, arguments.subfolder)
