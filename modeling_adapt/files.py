@@ -1,4 +1,7 @@
-"""Files and folders that exist as a whole or not at all, and whether they can be written, asked before the work."""
+"""
+Files and folders that exist as a whole or not at all, and whether they can be written, asked before the work; and YAML
+that a user writes.
+"""
 
 import os
 import shutil
@@ -6,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from .errors import InputError
 
@@ -66,6 +72,19 @@ def write_whole(path: str | Path, text: str) -> None:
     """Writes a text file as [`whole_file`] does, with its line ends as they are."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+def read_yaml(path: str | Path) -> dict[Any, Any]:
+    """The mapping in a YAML file; raises [`InputError`] if it cannot be read, is no YAML, or holds something else."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must be a mapping of keys to values")
+    return content
 
 
 @contextmanager

@@ -34,6 +34,11 @@ def is_local(name: str | Path) -> bool:
     return path.exists() or path.parent.is_dir() or not _HUB_ID.fullmatch(str(name))
 
 
+def revision_for(name: str | Path, revision: str | None) -> str | None:
+    """Of several models with one `revision`, what it is of this one: a folder has none."""
+    return None if is_local(name) else revision
+
+
 def hub_problem(error: BaseException, name: str, kind: str = "model", revision: str | None = None) -> str | None:
     """
     The line for an error of `huggingface_hub`, also where `transformers` or `datasets` has put it into one of its own.

@@ -1,5 +1,6 @@
 """Answers: measured on potentials whose own are published, and what a model and a card make of them."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,22 +15,17 @@ from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
     StillingerWeber,
 )
 
+from modeling_adapt.cli import evaluate
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.evaluate import main
 from modeling_adapt.cli.train import main as train
 from modeling_adapt.data.defects.labelling import erhart_albe
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.answers import (
-    HOSTS,
-    Answer,
-    Reference,
-    answer,
-    answer_cells,
-    answers_text,
-    read_questions,
-    write_answers,
-)
+from modeling_adapt.evaluation.answers import Answer, answer, answer_cells, answers_text, write_answers
+from modeling_adapt.evaluation.compare import is_of_others
 from modeling_adapt.evaluation.measurements import Crystal
+from modeling_adapt.evaluation.questions import HOSTS, Reference, read_questions
+from modeling_adapt.loading import weights_hash
 
 COPPER = {
     "formula": "Cu",
@@ -278,6 +274,22 @@ def test_models_that_cannot_answer_are_one_line(models, capsys):
     assert run(models / "silicon") == 2 and "name a data set, or what to answer" in capsys.readouterr().err
     assert run(models / "silicon", "--answers", "silicon", "--num-images", 2) == 2
     assert "leave out --ensemble" in capsys.readouterr().err
+    for ignored in (["--energy-model", models / "carbon"], ["--dataset-revision", "v1"]):
+        assert run(models / "silicon", "--answers", "silicon", *ignored) == 2
+        assert f"{ignored[0]} " in capsys.readouterr().err
+    assert run(models / "silicon", "--answers", "silicon", "--revision", "v1") == 2
+    assert "is a folder, which has no revision v1" in capsys.readouterr().err
+
+
+def test_a_folder_of_ours_may_have_any_name(models, capsys, tmp_path):
+    """Its answers have the hash of its weights, by which a card finds them; a calculator of others has none."""
+    for name in ("mine.model", "one:two"):
+        (models / "silicon").rename(models / name)
+        assert not is_of_others(str(models / name))
+        arguments = argparse.Namespace(model=str(models / name), subfolder="", revision=None)
+        assert evaluate._which(arguments)["weights_sha256"] == weights_hash(models / name)
+        (models / name).rename(models / "silicon")
+    assert is_of_others("mine.model") and is_of_others("one:two") and not is_of_others("hf://datasets/a/b")
 
 
 def test_a_model_of_ours_answers_in_double_precision(models, capsys, tmp_path):

@@ -106,7 +106,7 @@ class TestBeforeAnythingGoesOut:
             (["RUN", "org/a b"], "no name of a repository"),
             (["RUN", "org/x"], "no token: log in"),
             (["RUN", "org/x", "--dry-run", "--energy", "RUN"], "is no energy model"),
-            (["RUN", "org/x", "--dry-run", "--evaluation", "RUN"], "holds no metrics.json"),
+            (["RUN", "org/x", "--dry-run", "--evaluation", "RUN"], "holds no metrics.json and no answers.json"),
             (["RUN", "org/x", "--dry-run", "--license", "free for all"], "'free for all': the Hub knows no such"),
             (["RUN", "org/x", "--dry-run", "--tag", "a..b"], "--tag 'a..b': git takes no such name"),
             (["RUN", "org/x", "--dry-run", "--tag", "f" * 40], "git takes no such name"),

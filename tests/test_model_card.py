@@ -16,9 +16,10 @@ from modeling_adapt.configuration.versions_adapt import ADAPT_VERSION, FORMAT_VE
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
-from modeling_adapt.evaluation.answers import Answer, Reference, write_answers
+from modeling_adapt.evaluation.answers import Answer, write_answers
 from modeling_adapt.evaluation.metrics import EnergyMetrics, ForceMetrics
 from modeling_adapt.evaluation.physical_checks import CHECKS
+from modeling_adapt.evaluation.questions import Reference
 from modeling_adapt.evaluation.report import COLUMNS
 from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.hub.run_folder import open_run, require_all_used
@@ -503,8 +504,9 @@ class TestAnswers:
     def test_they_may_lie_in_a_folder_of_their_own(self, make_run):
         folder = make_run("pooled")
         self.answered(folder, "answers")
-        run = open_run(folder, [folder / "evaluation", folder / "answers"])
-        assert run.answers["host"] == "silicon" and run.metrics
+        for named in (folder / "answers", folder / "answers" / "answers.json"):
+            run = open_run(folder, [folder / "evaluation", named])
+            assert run.answers["host"] == "silicon" and run.metrics
         require_all_used([folder / "evaluation", folder / "answers"], [run.evaluation, run.answered])
 
     def test_those_of_other_weights_stay_away(self, make_run, stage):

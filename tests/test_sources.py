@@ -161,7 +161,7 @@ def test_the_card_tells_of_the_sources(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"wieght": 2}, "source 1 (a): there is no key 'wieght'; there are name, files"),
+        ({"wieght": 2}, "source 1 (a): there is no key 'wieght'; did you mean 'weight'? There are name, files"),
         ({"license": None}, "source 1 (a): it needs license"),
         ({"files": "b.extxyz"}, "b.extxyz: no such file"),
         ({"weight": 0}, "source 1 (a): weight: 0 is not a positive number"),
@@ -189,7 +189,7 @@ def test_what_the_whole_list_must_not_say(tmp_path, capsys):
     for sources, more, message in (
         ([one, one], {}, "two sources have the name a"),
         ([one], {"energies": "HSE"}, "energies: no source has the level 'HSE'; there are PBE"),
-        ([one], {"level": "PBE"}, "there is no key 'level'; there are sources, energies, seed"),
+        ([one], {"level": "PBE"}, "There are sources, energies, seed"),
         ([one], {"seed": -1}, "seed: -1 is not a whole number"),
         ([], {}, "no list named sources"),
     ):

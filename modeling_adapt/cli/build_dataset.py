@@ -7,7 +7,6 @@ given again.
 """
 
 import sys
-from collections import Counter
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -75,14 +74,11 @@ def _with_host(source: Source, root: Path) -> Source:
 
 
 def _provenance(recipe: str, mixture: "Mixture", notes: "list[Notes]") -> dict[str, Any]:
-    return {"command": "data_scripts/build_dataset.py", "recipe": recipe} | mixture.provenance(notes)
+    return {"command": "data_scripts/build_dataset.py", "recipe": recipe} | mixture.provenance()
 
 
 def _report(built: "Built", mixture: "Mixture") -> None:
-    filtered: Counter[str] = Counter()
-    for note in built.notes:
-        filtered[note["source"]] += note["filtered"]
-    for name, count in filtered.items():
+    for name, count in mixture.filtered.items():
         if count:
             print(f"left out of {name} by its limits: {count}")
     forces_alone = [source.name for source in mixture.listed.sources if source.level != mixture.level]

@@ -71,12 +71,11 @@ def _answer(arguments: argparse.Namespace, output: Path | None) -> int:
 
 
 def _answers(arguments: argparse.Namespace) -> "dict[str, Answer]":
-    from ..evaluation.answers import answer, answering_calculator, read_questions
-    from ..hub_access import is_local
+    from ..evaluation.answers import answer, answering_calculator
+    from ..evaluation.questions import read_questions
 
     questions = read_questions(arguments.answers)
-    revision = None if is_local(arguments.model) else arguments.revision
-    where = (arguments.device, revision, arguments.subfolder)
+    where = (arguments.device, arguments.revision, arguments.subfolder)
     return answer(questions, answering_calculator(arguments.model, questions, *where))
 
 
@@ -241,8 +240,10 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
     """As far as the command line alone tells."""
     if arguments.dataset is None and not arguments.answers:
         raise InputError("name a data set, or what to answer with --answers; see --help")
-    if arguments.dataset is None and (arguments.ensemble or arguments.num_images > 1 or arguments.compare):
-        raise InputError("--answers are of one model as it is: leave out --ensemble, --num-images and --compare")
+    if arguments.dataset is None and (arguments.ensemble or arguments.num_images > 1):
+        raise InputError("--answers are of one model as it is: leave out --ensemble and --num-images")
+    if arguments.dataset is None and (arguments.energy_model or arguments.dataset_revision):
+        raise InputError("--energy-model and --dataset-revision go with a data set, and there is none: leave them out")
     if arguments.answers and arguments.compare:
         raise InputError("--answers are of one model: leave out --compare")
     if arguments.num_images > 48:
@@ -262,12 +263,12 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
 
 def _ensemble(arguments: argparse.Namespace, head: Any, rows: "Dataset") -> "list[PreTrainedModel]":
     """The models beside the first one, which have its head."""
-    from ..hub_access import is_local
+    from ..hub_access import revision_for
     from ..loading import load_model
 
     models = []
     for name in arguments.ensemble:
-        model, _ = load_model(name, head, "", None if is_local(name) else arguments.revision)
+        model, _ = load_model(name, head, "", revision_for(name, arguments.revision))
         models.append(_ready(arguments, model, name, rows))
     return models
 
@@ -275,13 +276,13 @@ def _ensemble(arguments: argparse.Namespace, head: Any, rows: "Dataset") -> "lis
 def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset") -> "Forces | None":
     """Forces as the gradient of --energy-model; None without one."""
     from ..evaluation.physical_checks import model_forces
-    from ..hub_access import is_local
+    from ..hub_access import revision_for
     from ..loading import load_model, require_forces
     from ..modeling_adapt import ADAPTForEnergy
 
     if arguments.energy_model is None:
         return None
-    revision = None if is_local(arguments.energy_model) else arguments.revision
+    revision = revision_for(arguments.energy_model, arguments.revision)
     model, feature_extractor = load_model(arguments.energy_model, ADAPTForEnergy, "", revision)
     try:
         require_forces(model)
@@ -308,11 +309,12 @@ def _header(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _which(arguments: argparse.Namespace) -> dict[str, Any]:
     """By what the model is known again after its folder was renamed, or has other weights."""
+    from ..evaluation.compare import is_of_others
     from ..hub_access import is_local
     from ..loading import weights_folder, weights_hash
 
-    if ":" in arguments.model or arguments.model.endswith(".model"):
-        return {}  # a calculator of others
+    if is_of_others(arguments.model):
+        return {}
     folder = weights_folder(arguments.model, arguments.subfolder, arguments.revision)
     known = {"weights_sha256": weights_hash(folder)}
     if is_local(arguments.model):

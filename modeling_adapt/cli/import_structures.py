@@ -71,7 +71,7 @@ def _provenance(arguments: argparse.Namespace, files: "list[StructureFile]", not
         "command": "data_scripts/import_structures.py",
         "files": ", ".join(Path(path).name for _, path in map(_split_and_path, arguments.inputs)),
         "number of files": len(files),
-        "split": "as given" if files[0].split else f"{arguments.split}, seed {arguments.seed}",
+        "split": "as given" if files[0].owner else f"{arguments.split}, seed {arguments.seed}",
         "defect sites": arguments.host if arguments.host in ("auto", "none") else Path(arguments.host).name,
         "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, stress {arguments.stress_key}, "
         f"trajectory {arguments.group_key}",
@@ -139,9 +139,11 @@ def _split_and_path(argument: str) -> tuple[str, Path]:
 
 def _by_name(sources: Sequence[str], keys: Sequence[RowKey], seed: int) -> Division:
     """The split in which each trajectory is by its name."""
+    from ..data.read.structure_files import owner_of
+
     splits: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
-        splits.setdefault(key.trajectory.split("/", 1)[0], []).append(row)
+        splits.setdefault(owner_of(key.trajectory), []).append(row)
     return splits, train_subsets(keys, splits, seed)
 
 

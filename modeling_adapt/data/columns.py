@@ -39,6 +39,11 @@ class ArrayRows:
                 yield dict(zip(columns, values, strict=True))
 
 
+def describe_row(row: int, source: str | None) -> str:
+    """How an error names a row, by its number and what its column `source` says."""
+    return f"row {row} ({source or 'source unknown'})"
+
+
 def flat_values(table: pa.Table, name: str) -> np.ndarray:
     """All values of a (nested) list column, without any nesting; null rows are left out."""
     return _flat(table[name].combine_chunks())

@@ -19,9 +19,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import InputError, one_line
+from ..errors import InputError, no_such
+from ..files import read_yaml
 from .options import ReadingOptions
 from .split.splitting import split_fractions
 
@@ -93,11 +92,8 @@ def read_sources(path: str | Path) -> SourceList:
     Raises:
         [`InputError`]: There is no such file, or it says what makes no sense; the line names the source and the key.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
+    content = read_yaml(path)
+    if not isinstance(content.get("sources"), list) or not content["sources"]:
         raise InputError(f"{path}: no list named sources")
     _require_known(content, SourceList, str(path))
     sources = [_source(one, f"{path}, source {number}") for number, one in enumerate(content["sources"], 1)]
@@ -146,7 +142,7 @@ def _source(content: Any, where: str) -> Source:
 def _require_known(content: Mapping[str, Any], kind: Any, where: str) -> None:
     known = [one.name for one in fields(kind)]
     if unknown := [name for name in content if name not in known]:
-        raise InputError(f"{where}: there is no key {unknown[0]!r}; there are {', '.join(known)}")
+        raise InputError(f"{where}: {no_such(str(unknown[0]), known, 'key')} There are {', '.join(known)}")
 
 
 def _require_type(name: str, value: Any, where: str) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 from ..errors import InputError
 from ..feature_extraction_adapt import cell_fault, thin_cells
-from .columns import flat_values, list_lengths, tables
+from .columns import describe_row, flat_values, list_lengths, tables
 
 PER_ATOM = {"positions": "position", "forces": "force", "importance_weights": "importance weight"}  # what each holds
 _LISTS: dict[str, tuple[int, ...]] = {
@@ -105,8 +105,7 @@ def require_valid_table(table: pa.Table, where: str, first: int) -> None:
     fault = _missing(table) or first_fault(FlatRows.of_table(table))
     if fault is not None:
         row, problem = fault
-        source = table["source"][row].as_py() or "source unknown"
-        raise InputError(f"{where}, row {first + row} ({source}): {problem}")
+        raise InputError(f"{where}, {describe_row(first + row, table['source'][row].as_py())}: {problem}")
 
 
 def first_fault(rows: FlatRows) -> tuple[int, str] | None:

@@ -10,13 +10,14 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ..data.columns import describe_row
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..figures import BLUE, GREY, new_figure, save_figure
 from ..simulation.prediction import predict
-from .evaluate import Evaluation, describe_row
+from .evaluate import Evaluation
 from .metrics import ForceMetrics
 
 BINS = 12
@@ -73,7 +74,7 @@ def calibrate(
         if prediction.forces_std is None:
             raise ValueError("one model and one image have no spread")
         if not np.isfinite(prediction.forces).all():
-            raise InputError(f"{describe_row(rows, index)}: the models predict forces that are not finite")
+            raise InputError(f"{describe_row(index, row['source'])}: the models predict forces that are not finite")
         near, labels = item["nearest_defect"][None], item["forces"][None]
         kind, numbers = [row["config_type"]], item["atomic_numbers"][None]
         metrics.update(prediction.forces[None], labels, near, kind, numbers)

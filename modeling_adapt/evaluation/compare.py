@@ -17,17 +17,18 @@ from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 
 from ..crystal.alignment import Aligner
+from ..data.columns import describe_row
 from ..data.defects.labelling import load_calculator
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..device import on_device
 from ..errors import InputError, one_line
 from ..files import write_whole
-from ..hub_access import HUB_DATASETS, is_local
+from ..hub_access import HUB_DATASETS, revision_for
 from ..loading import load_model, require_forces
 from ..simulation.prediction import predict
 from ..tables import csv_text, format_table
-from .evaluate import describe_row, require_known_elements
+from .evaluate import require_known_elements
 from .metrics import EnergyMetrics, ForceMetrics
 from .report import COLUMNS, error_cells
 
@@ -61,7 +62,7 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
     """
     if (others := load_calculator_of_others(name, device)) is not None:
         return _of_calculator(name, others)
-    model, feature_extractor = load_model(name, None, subfolder, None if is_local(name) else revision)
+    model, feature_extractor = load_model(name, None, subfolder, revision_for(name, revision))
     require_forces(model)
     model = on_device(model, device)
     aligner = Aligner(None)  # as in `evaluate_forces`: structures as they are
@@ -73,13 +74,20 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
     return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))
 
 
+def is_of_others(name: str) -> bool:
+    """Whether it is a MACE file that ends in .model or a `module:factory`; anything else is a model of ours."""
+    return _is_mace(name) or (":" in name and not name.startswith(HUB_DATASETS) and not Path(name).exists())
+
+
+def _is_mace(name: str) -> bool:
+    return name.endswith(".model") and not Path(name).is_dir()
+
+
 def load_calculator_of_others(name: str, device: torch.device) -> Calculator | None:
-    """Of a MACE file that ends in .model or a `module:factory`; None for anything else, which is a model of ours."""
-    if name.endswith(".model") and not Path(name).is_dir():
-        return _mace(name, device)
-    if ":" in name and not name.startswith(HUB_DATASETS) and not Path(name).exists():
-        return load_calculator(name)
-    return None
+    """None for a model of ours, see [`is_of_others`]."""
+    if not is_of_others(name):
+        return None
+    return _mace(name, device) if _is_mace(name) else load_calculator(name)
 
 
 def zero_forces() -> Contender:
@@ -139,10 +147,11 @@ def _predict(
     try:
         forces, energy = contender.predict(atoms)
     except Exception as error:
-        where, kind = describe_row(rows, index), type(error).__name__
+        where, kind = describe_row(index, rows[index]["source"]), type(error).__name__
         raise InputError(f"{where}: {contender.name} fails on it: {kind}: {one_line(error)}") from error
     if forces.shape != (len(atoms), 3) or not np.isfinite(forces).all() or not np.isfinite(energy or 0.0):
-        raise InputError(f"{describe_row(rows, index)}: {contender.name} predicts values that are not finite")
+        where = describe_row(index, rows[index]["source"])
+        raise InputError(f"{where}: {contender.name} predicts values that are not finite")
     return forces, energy
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..crystal.trained_region import TrainingDomain
-from ..data.columns import list_column, tables
+from ..data.columns import describe_row, list_column, tables
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
@@ -135,8 +135,9 @@ def require_known_elements(model: PreTrainedModel, rows: datasets.Dataset, name:
         for row, numbers in enumerate(list_column(table, "atomic_numbers"), start):
             assert numbers is not None  # a row without atoms is no valid row
             if len(others := np.flatnonzero(~np.isin(numbers, known))):
+                where = describe_row(row, rows[row]["source"])
                 raise InputError(
-                    f"{describe_row(rows, row)}: atom {others[0]} is {chemical_symbols[numbers[others[0]]]}, but "
+                    f"{where}: atom {others[0]} is {chemical_symbols[numbers[others[0]]]}, but "
                     f"{name} was trained on {', '.join(elements)} only; evaluate a model that knows the element"
                 )
 
@@ -166,8 +167,9 @@ def predicted_batches(
             inputs = {name: batch[name].to(model.device) for name in names}
             try:
                 with torch.no_grad():
-                    asked = {} if target == "energy" else {f"compute_{target}": True}
-                    output = forces_of(model, **inputs) if target == "forces" else model(**inputs, **asked)
+                    # A stress comes with the gradient of which the forces are.
+                    asks = target != "energy"
+                    output = forces_of(model, target == "stress", **inputs) if asks else model(**inputs)
                 values = as_float64(output[target])
             except ValueError as error:
                 raise InputError(f"rows {first} to {last - 1}: {error}") from error
@@ -186,11 +188,5 @@ def _require_finite(
         bad = bad.any(axis=-1) & (attention_mask == 1)
     rows = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))
     if len(rows):
-        raise InputError(
-            f"{describe_row(dataset, first + int(rows[0]))}: the model predicts values that are not finite"
-        )
-
-
-def describe_row(rows: datasets.Dataset, row: int) -> str:
-    """How an error names a row."""
-    return f"row {row} ({rows[row]['source'] or 'source unknown'})"
+        row = first + int(rows[0])
+        raise InputError(f"{describe_row(row, dataset[row]['source'])}: the model predicts values that are not finite")

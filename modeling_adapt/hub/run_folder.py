@@ -144,15 +144,16 @@ def require_all_used(evaluations: Sequence[str | Path], used: Sequence[Path | No
 
 
 def _evaluation_folder(given: str | Path) -> Path:
-    """The folder that `evaluate.py` wrote, also where its `metrics.json` is named.
+    """The folder that `evaluate.py` wrote, also where its `metrics.json` or `answers.json` is named.
 
     Raises:
-        [`InputError`]: There is no metrics.json, or its numbers are not those of one model.
+        [`InputError`]: There is neither, or the numbers of metrics.json are not those of one model.
     """
+    names = ("metrics.json", ANSWERS_FILE)
     folder = Path(given).expanduser()
-    folder = folder.parent if folder.name == "metrics.json" and folder.is_file() else folder
-    if not any((folder / name).is_file() for name in ("metrics.json", ANSWERS_FILE)):
-        raise InputError(f"{given} holds no metrics.json; name a folder that evaluate.py wrote")
+    folder = folder.parent if folder.name in names and folder.is_file() else folder
+    if not any((folder / name).is_file() for name in names):
+        raise InputError(f"{given} holds no {' and no '.join(names)}; name a folder that evaluate.py wrote")
     if _is_of_several(read_record(folder / "metrics.json")):
         raise InputError(
             f"{given} is an evaluation of averaged predictions, not of this model alone; run evaluate.py on it "

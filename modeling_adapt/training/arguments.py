@@ -1,11 +1,10 @@
 """What a training run is told, by a YAML recipe and the command line, which wins, and on what it was launched."""
 
 import argparse
-import difflib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,7 +19,8 @@ from transformers.hf_argparser import string_to_bool
 from ..configuration.architectures_adapt import ARCHITECTURES
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..data.load.augmentation import augmentation_steps
-from ..errors import InputError, one_line
+from ..errors import InputError, no_such, one_line
+from ..files import read_yaml
 from ..loading import load_model, pinned_revision
 from .options import TRAINING_OPTIONS, RunArguments
 
@@ -118,7 +118,7 @@ def parse_arguments(argv: list[str]) -> tuple[ADAPTConfig, RunArguments, ADAPTTr
         action.required = action.required and action.dest not in recipe
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise InputError(_no_such_field(unknown[0], [f"--{name}" for name in actions]))
+        raise InputError(no_such(unknown[0], [f"--{name}" for name in actions], "field"))
     if namespace.recipe != recipe_path:
         raise InputError(f"the recipe comes first: python train.py {namespace.recipe} ...")
     if namespace.output_dir is None:
@@ -205,23 +205,13 @@ def _yaml(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is no YAML") from error
 
 
-def _no_such_field(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-    return f"there is no field '{name}'; did you mean '{nearest}'?"
-
-
 def _read_recipe(path: str, actions: dict[str, argparse.Action]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"recipe {path} does not exist; see configuration/recipes/")
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path} must be a mapping of fields to values")
+    recipe = read_yaml(path)
     for name, value in recipe.items():
         if name not in actions:
-            raise InputError(f"{path}: {_no_such_field(str(name), actions)}")
+            raise InputError(f"{path}: {no_such(str(name), actions, 'field')}")
         if name in MODEL_FIELDS:
             continue
         plain = actions[name].type in (int, float, string_to_bool)

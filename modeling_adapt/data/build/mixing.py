@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..read.structure_files import StructureFile, find_files, structure_rows
+from ..read.structure_files import StructureFile, find_files, owner_of, structure_rows
 from ..sources import Source, SourceList
 from ..split.duplicates import near_duplicates
 from ..split.splitting import SPLITS, Division, RowKey, assign_rows, train_subsets
@@ -27,7 +27,7 @@ _GEOMETRY = ["atomic_numbers", "positions", "cell", "pbc", "source_name"]
 
 
 def source_files(sources: Sequence[Source], root: Path) -> list[StructureFile]:
-    """The files of all sources, each with the name of its source where others have their split.
+    """The files of all sources, each of which is the owner of its files.
 
     Raises:
         [`InputError`]: As [`find_files`].
@@ -47,7 +47,7 @@ def source_rows(
         sources (`Mapping[str, Source]`): By name.
         skip_broken (`bool`): Of [`ReadingOptions`].
     """
-    source = sources[part.split]
+    source = sources[part.owner]
     notes.update(source=source.name, energies=0, filtered=0)
     for row in structure_rows(part, notes, source.options(skip_broken)):
         if _is_filtered(row, source):
@@ -70,6 +70,7 @@ class Mixture:
 
     Attributes:
         level (`str`, *optional*): Whose energies are kept; None until [`Mixture.revise`], or where there are none.
+        filtered (`Counter[str]`): By source, structures left out by its limits; none until [`Mixture.revise`].
         duplicates (`int`): Structures left out as another source has them.
         leaks (`int`): Structures left out as a split that is measured on has nearly the same.
     """
@@ -77,12 +78,13 @@ class Mixture:
     def __init__(self, listed: SourceList) -> None:
         self.listed = listed
         self.level = listed.energies
+        self.filtered: Counter[str] = Counter()
         self.duplicates = self.leaks = 0
 
     def divide(self, sources: Sequence[str], keys: Sequence[RowKey]) -> Division:
         """Each source as it says."""
         splits: dict[str, list[int]] = {}
-        of_source = [key.trajectory.split("/", 1)[0] for key in keys]
+        of_source = [owner_of(key.trajectory) for key in keys]
         for source in self.listed.sources:
             rows = [row for row, name in enumerate(of_source) if name == source.name]
             for split, members in assign_rows([keys[row] for row in rows], source.split, self.listed.seed).items():
@@ -96,6 +98,7 @@ class Mixture:
         levels = {source.name: source.level for source in self.listed.sources}
         for note in notes:
             energies[levels[note["source"]]] += note["energies"]
+            self.filtered[note["source"]] += note["filtered"]
         if self.level is None and energies.total():
             self.level = energies.most_common(1)[0][0]
         with tempfile.TemporaryDirectory(dir=paths[0].parent) as cache:
@@ -134,16 +137,13 @@ class Mixture:
         energies = pc.if_else(keeps, table["energy"], pa.scalar(None, pa.float64()))
         return table.set_column(place, table.schema.field("energy"), energies)
 
-    def provenance(self, notes: list[Notes]) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """For the card; each of the `sources` with what it is, and under which licence."""
-        filtered: Counter[str] = Counter()
-        for note in notes:
-            filtered[note["source"]] += note["filtered"]
         sources = []
         for source in self.listed.sources:
             told = asdict(source) | {"files": [Path(file).name for file in source.files]}
             told["host"] = source.host if source.host in ("auto", "none") else Path(source.host).name
-            told |= {"filtered": filtered[source.name], "energies": source.level == self.level}
+            told |= {"filtered": self.filtered[source.name], "energies": source.level == self.level}
             sources.append({name: value for name, value in told.items() if value not in (None, "")})
         return {
             "energies of": self.level or "none",

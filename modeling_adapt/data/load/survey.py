@@ -11,7 +11,7 @@ import pyarrow as pa
 from ...crystal.symmetry import is_cubic
 from ...elements_adapt import DESCRIPTORS
 from ...errors import InputError
-from ..columns import flat_values, list_lengths, tables
+from ..columns import describe_row, flat_values, list_lengths, tables
 
 _HASHED = (
     "atomic_numbers",
@@ -119,8 +119,8 @@ def require_cubic_cells(rows: datasets.Dataset) -> None:
     if (others := np.flatnonzero(~survey(rows).cubic)).size:
         row = int(others[0])
         raise InputError(
-            f"row {row} ({rows[row]['source'] or 'source unknown'}): octahedral augmentation needs periodic cubic "
-            "cells along x, y, z; use rotation and translation instead"
+            f"{describe_row(row, rows[row]['source'])}: octahedral augmentation needs periodic cubic cells along "
+            "x, y, z; use rotation and translation instead"
         )
 
 

@@ -28,16 +28,16 @@ class StructureFile(NamedTuple):
     Args:
         path (`str`): Of the file.
         name (`str`): What rows call it in `source` and `trajectory`.
-        split (`str`):
-            Where all of it goes, or of which source it is; empty where that is not decided yet. Part of the names of
-            its trajectories, which in two splits are two.
+        owner (`str`):
+            The split where all of it goes, or the source that it is of; empty where there is neither. The names of its
+            trajectories begin with it, so that those of two owners are two, see [`owner_of`].
         one_trajectory (`bool`): Whether the file is one, which bears the name of its folder.
         state (`tuple[int, int]`): See [`file_state`].
     """
 
     path: str
     name: str
-    split: str
+    owner: str
     one_trajectory: bool
     state: tuple[int, int]
 
@@ -46,23 +46,28 @@ def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
     """The files to import: those named, and of folders the VASP runs in them.
 
     Args:
-        inputs (`Sequence[tuple[str, Path]]`): Split, empty where none is named, and path.
+        inputs (`Sequence[tuple[str, Path]]`): Owner, empty where there is none, and path.
 
     Raises:
         [`InputError`]: A file that is missing, and a folder without a VASP run.
     """
     files: list[StructureFile] = []
     seen: set[tuple[str, str]] = set()
-    for (split, path), name in zip(inputs, distinct_names([path for _, path in inputs]), strict=True):
+    for (owner, path), name in zip(inputs, distinct_names([path for _, path in inputs]), strict=True):
         if not path.exists():  # now, and not when those before it are imported
             raise InputError(f"{path}: no such file")
         for run in find_runs(path) if path.is_dir() else [path]:
-            if (where := (split, realpath(run))) in seen:
+            if (where := (owner, realpath(run))) in seen:
                 raise InputError(f"{run} is given twice; its frames would be counted twice, and might be divided")
             seen.add(where)
             inside = (Path(name) / run.relative_to(path)).as_posix()
-            files.append(StructureFile(str(run), inside, split, path.is_dir(), file_state(run)))
+            files.append(StructureFile(str(run), inside, owner, path.is_dir(), file_state(run)))
     return files
+
+
+def owner_of(trajectory: str) -> str:
+    """The owner of the file that a trajectory is from, where that has one."""
+    return trajectory.split("/", 1)[0]
 
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:
@@ -110,7 +115,7 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
             continue
         before, start = atoms, index if new_trajectory else start
         trajectory = group or folder or f"{part.name}#{start}"
-        trajectory = f"{part.split}/{trajectory}" if part.split else trajectory
+        trajectory = f"{part.owner}/{trajectory}" if part.owner else trajectory
         yield row | {"source": f"{part.name}#{index}", "trajectory": trajectory}
     if before is None and not skipped:
         raise InputError(f"{path}: no structures in it")
