@@ -155,6 +155,7 @@ WITHOUT_EFFECT = [
         {"metric_for_best_model": "force_cosine"},
         "metric_for_best_model cannot act: load_best_model_at_end is false",
     ),
+    ({"muon": "true"}, {"optim": "sgd"}, "optim cannot act: muon takes its place"),
     ({"force_loss": "mse"}, {"weight_maximum": 5.0}, "weight_maximum cannot act: force_loss is mse"),
 ]
 
