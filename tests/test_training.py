@@ -392,8 +392,9 @@ class TestRuns:
             train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
-    def test_resumed_run_ends_with_the_same_weights(self, recipe, springs, tmp_path):
-        path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1)
+    @pytest.mark.parametrize("muon", [False, True])
+    def test_resumed_run_ends_with_the_same_weights(self, recipe, springs, tmp_path, muon):
+        path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1, muon=muon, lr_scheduler_type="cosine")
         train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         whole = load_file(tmp_path / "run" / "model.safetensors")
         checkpoint = str(tmp_path / "run" / "checkpoint-8")
