@@ -53,7 +53,10 @@ def choose(
 
     Args:
         candidates (`Mapping[str, Atoms]`): By name.
-        model, feature_extractor, doubt: An energy model, and how far it is to be trusted.
+        number (`int`): How many.
+        model (`PreTrainedModel`): For energies.
+        feature_extractor ([`ADAPTFeatureExtractor`]): Its own.
+        doubt ([`Doubt`]): How far it is to be trusted.
 
     Raises:
         [`InputError`]: The calibration of the doubt had no forces; a candidate that the model cannot take.

@@ -23,7 +23,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         others (`list[nn.Parameter]`): Which AdamW moves.
         lr (`float`): Of both.
         weight_decay (`float`): Of the matrices; the others have none.
-        betas (`tuple[float, float]`), eps (`float`): Of AdamW.
+        betas (`tuple[float, float]`): Of AdamW.
+        eps (`float`): Of AdamW.
     """
 
     def __init__(
@@ -54,11 +55,7 @@ class MuonFactory:
     """Makes the optimiser of a model, as `Trainer` asks for one by `optimizer_cls_and_kwargs`."""
 
     def __call__(self, model: nn.Module, **options: Any) -> MuonWithAdamW:
-        """
-        Args:
-            model (`nn.Module`): The matrices of its trunk behind the embeddings are Muon's.
-            **options: Of [`MuonWithAdamW`].
-        """
+        """The optimiser of a `model`, whose trunk's matrices behind the embeddings are Muon's, with its `options`."""
         learned = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         matrices = {name for name, weight in learned if _is_of_a_layer(name) and _is_matrix(weight)}
         return MuonWithAdamW(
