@@ -409,6 +409,9 @@ class TestRuns:
                     *["--resume_from_checkpoint", checkpoint],
                 ]
             )
+        with pytest.raises(InputError, match="has the state of another optimiser"):
+            other = ["--muon", str(not muon).lower(), "--resume_from_checkpoint", checkpoint]
+            train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run"), *other])
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -149,6 +149,7 @@ def _identity(
         "processes": training.world_size,
         "structures_per_step": at_once * training.gradient_accumulation_steps,
         "atoms_per_batch": run.atoms_per_batch,
+        "muon": run.muon or None,  # as in checkpoints from before there was a choice
         "ema_decay": run.ema_decay,
         "seed": training.seed,
         "data_seed": data_seed(training),
