@@ -46,6 +46,6 @@ def test_frames_are_to_the_letter_what_ase_writes(tmp_path, name, with_energy, m
             forces[1, 2] = np.nan
         energy = float(random.normal(scale=100.0)) if with_energy else None
         watch.see(start.positions + random.normal(size=forces.shape), forces, energy)
-        ase.io.write(expected, watch.frame(), format="extxyz")
+        ase.io.write(expected, watch.frame, format="extxyz")
         assert (tmp_path / "t.extxyz").read_text() == expected.getvalue()  # as soon as it is known
     assert len(asked) == (1 if name != "partly fixed" else 4)  # a column that the pattern does not know

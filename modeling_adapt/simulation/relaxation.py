@@ -93,11 +93,9 @@ def relax(
     atoms.calc = calculator
     has_energy = "energy" in calculator.implemented_properties
     fire = _ForceFIRE(atoms, logfile=None)
-    # Step by step: the loop of ASE asks four times for the same forces, and compares all atoms before each answer.
-    while True:
+    while True:  # the loop of ASE asks four times for the same forces, and compares all atoms before each answer
         energy = atoms.get_potential_energy() if has_energy else None
-        forces = atoms.get_forces(apply_constraint=False)
-        if watch.see(atoms.positions, forces, energy) or watch.steps >= steps:
+        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy) or watch.steps >= steps:
             break
         fire.step()
     spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
@@ -197,9 +195,7 @@ class RelaxationWatch:
         self.on_step = on_step
         self.steps, self.largest_force = -1, np.inf
         self.findings: dict[str, str] = {}
-        self.first_energy: float | None = None
-        self.last: tuple[np.ndarray, np.ndarray, float | None] = (self.start.positions, np.zeros((0, 3)), None)
-        self.free_forces = self.last[1]
+        self.first = self.frame = start
 
     def see(self, positions: np.ndarray, forces: np.ndarray, energy: float | None = None) -> bool:
         """
@@ -209,38 +205,17 @@ class RelaxationWatch:
             `bool`: Whether the relaxation is to end: it has converged, or further steps would only add to the damage.
         """
         self.steps += 1
-        self.last = (positions.copy(), forces.copy(), energy)
+        self.frame = _frame(self.start, positions, forces, energy)
         if self.steps == 0:
-            self.first_energy = energy
+            self.first = self.frame
         if self.trajectory is not None:
-            self.trajectory.write(self.frame, *self.last)
-        self.free_forces = self.frame().get_forces() if self.start.constraints else self.last[1]
-        self.largest_force = float(np.linalg.norm(self.free_forces, axis=1).max())
+            self.trajectory.write(self.frame)
+        self.largest_force = float(np.linalg.norm(self.frame.get_forces(), axis=1).max())
         if self.on_step is not None:
             self.on_step(self.steps, self.largest_force)
-        for kind, line in self._look().items():
+        for kind, line in _findings(self.frame, self.start, self.domain).items():
             self.findings.setdefault(kind, f"step {self.steps}: {line}")
         return self.converged or bool(FATAL_FINDINGS & self.findings.keys())
-
-    def frame(self) -> Atoms:
-        """The last structure with its results frozen, without labels of its file, which no longer hold."""
-        positions, forces, energy = self.last
-        start = self.start
-        frame = Atoms(start.numbers, positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
-        results: dict[str, Any] = {"forces": forces} | ({} if energy is None else {"energy": energy})
-        frame.calc = SinglePointCalculator(frame, **results)
-        return frame
-
-    def _look(self) -> dict[str, str]:
-        """What is to be said of the last step, by its kind; of what was said before, perhaps nothing."""
-        positions, forces, _ = self.last
-        finite = np.isfinite(forces).all(axis=1)
-        if not finite.all():
-            atom = int(np.argmin(finite))
-            return {"not finite": f"the force on {self.start.symbols[atom]} (atom {atom}) is not finite"}
-        if self.domain is None:
-            return {}
-        return self.domain.findings(self.frame(), self.start, forces)
 
     @property
     def converged(self) -> bool:
@@ -248,19 +223,19 @@ class RelaxationWatch:
 
     def result(self, forces_std: np.ndarray | None = None) -> RelaxationResult:
         """What the steps so far came to; `forces_std` (N,) is the spread of the last forces in eV/Å, if known."""
-        frame, energy = self.frame(), self.last[2]
         if forces_std is not None:
-            frame.set_array("forces_std", forces_std)
-        change = None if energy is None or self.first_energy is None else energy - self.first_energy
+            self.frame.set_array("forces_std", forces_std)
+        has_energy = "energy" in self.frame.calc.results
+        change = self.frame.get_potential_energy() - self.first.get_potential_energy() if has_energy else None
         status: Status = "converged" if self.converged else "not converged"
         return RelaxationResult(
-            atoms=frame,
+            atoms=self.frame,
             status="left the trained region" if self.findings else status,
             steps=self.steps,
             fmax=self.largest_force,
-            largest_displacement=largest_displacement(self.start, frame),
-            delta_q=delta_q(self.start, frame),
-            displaced_atoms=int((np.linalg.norm(displacements(self.start, frame), axis=1) > DISPLACED).sum()),
+            largest_displacement=largest_displacement(self.start, self.frame),
+            delta_q=delta_q(self.start, self.frame),
+            displaced_atoms=int((np.linalg.norm(displacements(self.start, self.frame), axis=1) > DISPLACED).sum()),
             energy_change=change,
             findings=tuple(self.findings.values()),
             forces_std=None if forces_std is None else float(forces_std.max()),
@@ -272,3 +247,20 @@ class _ForceFIRE(FIRE):
 
     def log(self, *_: object) -> None:
         pass
+
+
+def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> Atoms:
+    """The structure with its results frozen, without labels of the file it came from, which no longer hold."""
+    frame = Atoms(start.numbers, positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
+    results: dict[str, Any] = {"forces": forces} | ({} if energy is None else {"energy": energy})
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def _findings(frame: Atoms, start: Atoms, domain: TrainingDomain | None) -> dict[str, str]:
+    forces = frame.get_forces(apply_constraint=False)
+    finite = np.isfinite(forces).all(axis=1)
+    if not finite.all():
+        atom = int(np.argmin(finite))
+        return {"not finite": f"the force on {frame.symbols[atom]} (atom {atom}) is not finite"}
+    return {} if domain is None else domain.findings(frame, start, forces)

@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -32,22 +31,19 @@ class TrajectoryFile:
         self._frames = 0
         self._pattern: str | None = None
 
-    def write(
-        self, frame: Callable[[], Atoms], positions: np.ndarray, forces: np.ndarray, energy: float | None
-    ) -> None:
+    def write(self, frame: Atoms) -> None:
         """
-        The next frame, with positions (N, 3) in Å, forces (N, 3) in eV/Å and energy in eV: what `frame()` holds.
+        The next frame, with its forces, and its energy or none, attached.
 
         Raises:
             [`InputError`]: The file cannot be written.
         """
-        if self._pattern is None:
-            text = _as_ase_writes(frame())
-            if self._frames == 0:
-                pattern = _pattern(text, len(positions))
-                self._pattern = pattern if _filled(pattern, positions, forces, energy) == text else None
-        else:
-            text = _filled(self._pattern, positions, forces, energy)
+        text = "" if self._pattern is None else _filled(self._pattern, frame)
+        if not text:
+            text = _as_ase_writes(frame)
+        if self._frames == 0:
+            pattern = _pattern(text, len(frame))
+            self._pattern = pattern if _filled(pattern, frame) == text else None
         try:
             with open(self.path, "a" if self._frames else "w", encoding="utf-8") as file:
                 file.write(text)
@@ -71,9 +67,10 @@ def _pattern(text: str, atoms: int) -> str:
     return "\n".join([count, comment, *filled, ""])
 
 
-def _filled(pattern: str, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> str:
+def _filled(pattern: str, frame: Atoms) -> str:
     """The text of a frame; none where the pattern has places for other values."""
-    values = np.concatenate([positions, forces], axis=1).ravel().tolist()
+    energy = frame.calc.results.get("energy")
+    values = np.concatenate([frame.positions, frame.calc.results["forces"]], axis=1).ravel().tolist()
     try:
         return pattern % (*([] if energy is None else [energy]), *values)
     except TypeError:
