@@ -144,10 +144,12 @@ def doubted(result: RelaxationResult, calculator: ADAPTCalculator) -> Relaxation
     doubt = getattr(calculator, "doubt", None)  # which calculators of others have not
     if doubt is None:
         return result
-    features = calculator.features(result.atoms)
-    of_atoms = doubt.of_atoms(features)
+    if "atom_doubt" in calculator.results and not calculator.check_state(result.atoms):
+        of_atoms, uncertainty = (calculator.results[name] for name in ("atom_doubt", "energy_uncertainty"))
+    else:  # another structure was the last
+        features = calculator.features(result.atoms)
+        of_atoms, uncertainty = doubt.of_atoms(features), float(doubt.deviation(features.sum(axis=0)))
     result.atoms.set_array("atom_doubt", of_atoms)
-    uncertainty = float(doubt.deviation(features.sum(axis=0)))
     return replace(result, energy_uncertainty=uncertainty, atom_doubt=float(of_atoms.max()))
 
 
@@ -210,10 +212,11 @@ class RelaxationWatch:
             self.first = self.frame
         if self.trajectory is not None:
             self.trajectory.write(self.frame)
-        self.largest_force = float(np.linalg.norm(self.frame.get_forces(), axis=1).max())
+        free = self.frame.get_forces() if self.start.constraints else forces  # asking ASE takes as long as all else
+        self.largest_force = float(np.linalg.norm(free, axis=1).max())
         if self.on_step is not None:
             self.on_step(self.steps, self.largest_force)
-        for kind, line in _findings(self.frame, self.start, self.domain).items():
+        for kind, line in _findings(self.frame, self.start, forces, self.domain).items():
             self.findings.setdefault(kind, f"step {self.steps}: {line}")
         return self.converged or bool(FATAL_FINDINGS & self.findings.keys())
 
@@ -257,8 +260,7 @@ def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: floa
     return frame
 
 
-def _findings(frame: Atoms, start: Atoms, domain: TrainingDomain | None) -> dict[str, str]:
-    forces = frame.get_forces(apply_constraint=False)
+def _findings(frame: Atoms, start: Atoms, forces: np.ndarray, domain: TrainingDomain | None) -> dict[str, str]:
     finite = np.isfinite(forces).all(axis=1)
     if not finite.all():
         atom = int(np.argmin(finite))
