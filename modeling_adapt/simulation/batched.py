@@ -24,7 +24,7 @@ from ..neighbours_adapt import NeighbourList
 from .prediction import input_dtype
 from .relaxation import RelaxationResult, RelaxationWatch
 
-ATOMS_ON_CPU = 2_000  # beyond this a larger batch is no faster
+ATOMS_ON_CPU = 500  # a larger batch is no faster, and leaves the cache
 WASTE = 1.25  # of the places in a batch for each that holds an atom
 
 
