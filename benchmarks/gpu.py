@@ -166,7 +166,7 @@ def relaxation(count: int, device: torch.device, atoms: int) -> tuple[str, ...]:
     return f"{1 / seconds:.1f}", f"{count / seconds:.1f}"
 
 
-def model_and_inputs(preset: str, device: torch.device, atoms: int, batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
+def model_and_inputs(preset: str, device: torch.device, atoms: int, batch: int) -> tuple[Any, dict[str, Any]]:
     """A preset with random weights, and structures as it reads them, both on the device."""
     config = preset_config(preset)
     model = HEADS[config.model_type](config).to(device).eval()
