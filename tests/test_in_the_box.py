@@ -85,8 +85,8 @@ def test_the_card_has_the_numbers_of_the_files():
 
 
 def test_it_is_the_recipe_of_its_name():
-    """What stands in `configuration/recipes/adapt-si.yaml` is what it was trained with."""
-    recipe = yaml.safe_load((BOX.parents[1] / "configuration/recipes/adapt-si.yaml").read_text())
+    """What stands in `configuration/recipes/si-dft-pairwise.yaml` is what it was trained with."""
+    recipe = yaml.safe_load((BOX.parents[1] / "configuration/recipes/si-dft-pairwise.yaml").read_text())
     written = yaml.safe_load((BOX / "recipe.yaml").read_text())
     for name in ("message_degree", "pairwise_cutoff", "num_hidden_layers", "num_train_epochs", "ema_decay"):
         assert written[name] == recipe[name], name
