@@ -1,6 +1,8 @@
 """Loading a checkpoint so that a wrong one is an error, not a half-random model; and which weights it has."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +11,16 @@ from typing import NoReturn
 import torch
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
+from transformers.utils import (
+    CONFIG_NAME,
+    FEATURE_EXTRACTOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    cached_file,
+    extract_commit_hash,
+    logging,
+)
 
 from .configuration.versions_adapt import upgraded
 from .configuration_adapt import ADAPTConfig
@@ -23,9 +32,10 @@ from .pretrained_adapt import in_the_box
 
 # What libraries raise over files that are damaged, or do not fit each other.
 BAD_CHECKPOINT = (
-    *(OSError, ValueError, TypeError, LookupError, RuntimeError),
+    *(OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError),
     *(SafetensorError, StrictDataclassError),
 )
+_OUR_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 HEADS: dict[str, type[PreTrainedModel]] = {
     head.config_class.model_type: head for head in (ADAPTForForces, ADAPTForEnergy)
 }
@@ -57,9 +67,10 @@ def load_model(
         `tuple[PreTrainedModel, ADAPTFeatureExtractor]`: The model in evaluation mode and its feature extractor.
 
     Raises:
-        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many; it
-            cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`; it
-            was written by a later version, in a format or units that this one does not read.
+        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many, or some
+            that are whole numbers or not finite; it cannot be had from the Hub, and the line says what to do about it;
+            a folder is given with a `revision`; it was written by a later version, in a format or units that this one
+            does not read.
     """
     model = in_the_box(model)
     local, config_file = is_local(model), Path(model) / subfolder / "config.json"
@@ -80,6 +91,8 @@ def load_model(
         if head is not None and found is not head:
             raise InputError(f"{model} holds {found.__name__}, but {head.__name__} is needed here")
         options = {} if config is None else {"config": config}
+        if local:
+            _require_own_shards(Path(model) / subfolder)
         with _quiet():
             loaded, info = found.from_pretrained(
                 model,
@@ -98,9 +111,36 @@ def load_model(
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
+    _require_sound_weights(loaded, weights_folder(model, subfolder, revision), str(model))
     extractor = _feature_extractor(model, subfolder, revision)
     extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
     return loaded.eval(), extractor
+
+
+def _require_own_shards(folder: Path) -> None:
+    """Raises `ValueError` where an index of weights names a file that is not beside it."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return
+    for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", str(name)):
+            raise ValueError(f"its {index.name} names {name}, which is no safetensors file beside it")
+
+
+def _require_sound_weights(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Raises [`InputError`] for weights that were rounded to whole numbers, or that no training leaves."""
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():
+                if (kind := stored.get_slice(key).get_dtype()) not in _OUR_TYPES:
+                    raise InputError(
+                        f"{name}: {key} is stored as {kind}; take weights in float32, float16 or bfloat16"
+                    )
+    for key, values in model.state_dict().items():
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"{name}: {key} has values that are not finite; the file is damaged, or the training went wrong"
+            )
 
 
 def require_forces(model: PreTrainedModel) -> None:

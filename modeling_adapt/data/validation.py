@@ -18,6 +18,7 @@ from ..feature_extraction_adapt import cell_fault, thin_cells
 from .columns import describe_row, flat_values, list_lengths, tables
 
 PER_ATOM = {"positions": "position", "forces": "force", "importance_weights": "importance weight"}  # what each holds
+LARGEST_STRUCTURE = 1_000_000  # atoms
 _LISTS: dict[str, tuple[int, ...]] = {
     "atomic_numbers": (-1,),
     "positions": (-1, 3),
@@ -143,6 +144,7 @@ def _checks(rows: FlatRows) -> Iterator[tuple[np.ndarray, Callable[[int], str]]]
     """Which rows (B,) have a fault, and a function that words it for one of them."""
     numbers, atoms = rows.values["atomic_numbers"], rows.lengths["atomic_numbers"]
     yield atoms == 0, lambda row: "there are no atoms"
+    yield atoms > LARGEST_STRUCTURE, lambda row: f"{atoms[row]:,} atoms; at most {LARGEST_STRUCTURE:,} are read"
     yield rows.rows_with("atomic_numbers", (numbers < 1) | (numbers >= len(DESCRIPTORS))), partial(_element, rows)
     for name in PER_ATOM:
         yield rows.present[name] & (rows.lengths[name] != atoms), partial(_length, rows, name)
