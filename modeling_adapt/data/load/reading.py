@@ -1,6 +1,7 @@
 """From a folder or a Hub id to one split of a structure data set."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
     folder = _folder_of(dataset, revision)
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
+    _require_inside(folder)
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
@@ -206,6 +208,7 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
         raise InputError(f"{folder}: no such folder; give the folder of a data set")
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
+    _require_inside(folder)
     try:
         found = load_dataset_builder(str(folder)).config.data_files
         splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
@@ -216,6 +219,32 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     except Exception as error:  # a README with broken metadata, a damaged file: datasets and Arrow raise many types
         raise InputError(f"{folder} cannot be read as a data set: {one_line(error)}") from error
     return splits
+
+
+def _require_inside(folder: Path) -> None:
+    """
+    Raises [`InputError`] where the card of a data set names files that are not in its folder: they would be read, and
+    published, as part of it, and those of another machine fetched.
+    """
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    try:
+        configs = DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("configs")
+    except Exception:  # the YAML library raises many types; `datasets` says what is wrong
+        return
+    for name in _texts(configs):
+        if "://" in name or re.match(r"[\\/~]|[A-Za-z]:", name) or ".." in re.split(r"[\\/]", name):
+            raise InputError(f"{card} names files outside of its folder ({name}): take that out of its header")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain YAML."""
+    if isinstance(value, str):
+        yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        yield from _texts(part)
 
 
 def _require_columns(path: Path) -> None:
