@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     CONFIG_NAME,
     FEATURE_EXTRACTOR_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
     cached_file,
     extract_commit_hash,
     logging,
@@ -27,7 +28,7 @@ from .configuration_adapt import ADAPTConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub_access import hub_problem, is_local
-from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, forces_of
 from .pretrained_adapt import in_the_box
 
 # What libraries raise over files that are damaged, or do not fit each other.
@@ -36,6 +37,7 @@ BAD_CHECKPOINT = (
     *(SafetensorError, StrictDataclassError),
 )
 _OUR_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+EXAMPLE = "example.json"  # of a published model: a structure, and what it says of it
 HEADS: dict[str, type[PreTrainedModel]] = {
     head.config_class.model_type: head for head in (ADAPTForForces, ADAPTForEnergy)
 }
@@ -70,7 +72,7 @@ def load_model(
         [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many, or some
             that are whole numbers or not finite; it cannot be had from the Hub, and the line says what to do about it;
             a folder is given with a `revision`; it was written by a later version, in a format or units that this one
-            does not read.
+            does not read; one from the Hub does not compute what its example says.
     """
     model = in_the_box(model)
     local, config_file = is_local(model), Path(model) / subfolder / "config.json"
@@ -114,7 +116,13 @@ def load_model(
     _require_sound_weights(loaded, weights_folder(model, subfolder, revision), str(model))
     extractor = _feature_extractor(model, subfolder, revision)
     extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
-    return loaded.eval(), extractor
+    loaded.eval()
+    if not local:
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        example = cached_file(str(model), EXAMPLE, subfolder=subfolder, revision=revision, **quiet)
+        if example is not None:
+            require_example(loaded, extractor, Path(example))
+    return loaded, extractor
 
 
 def _require_own_shards(folder: Path) -> None:
@@ -141,6 +149,30 @@ def _require_sound_weights(model: PreTrainedModel, folder: Path, name: str) -> N
             raise InputError(
                 f"{name}: {key} has values that are not finite; the file is damaged, or the training went wrong"
             )
+
+
+def require_example(model: PreTrainedModel, extractor: ADAPTFeatureExtractor, path: Path) -> None:
+    """
+    Raises [`InputError`] where a model does not compute what the `example.json` beside it says: a byte of a file that
+    was downloaded may have flipped since.
+    """
+    try:
+        example = json.loads(path.read_text(encoding="utf-8"))
+        inputs = extractor(example)
+        with torch.no_grad():
+            output = forces_of(model, **inputs) if model.config.gives_forces else model(**inputs)
+        share = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1  # other machines round otherwise
+        for name in ("forces", "energy"):
+            if name in example and output.get(name) is not None:
+                expected = torch.as_tensor(example[name], dtype=torch.float64)
+                error = (output[name][0].double() - expected).abs().max().item()
+                if not error <= share * (1 + expected.abs().max().item()):
+                    raise InputError(f"its {name} differ by {error:.1e}")
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise InputError(
+            f"{path.parent}: the model does not compute what its {path.name} says ({one_line(error)}); a file is "
+            "damaged: delete this folder of the cache, and fetch it again"
+        ) from error
 
 
 def require_forces(model: PreTrainedModel) -> None:
@@ -216,9 +248,22 @@ def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) 
 def _refuse(error: Exception, model: str | Path, revision: str | None, what: str = "") -> NoReturn:
     """Raises the line that the Hub's errors or those of a bad checkpoint come to; others are ours, and stay."""
     problem = None if is_local(model) else hub_problem(error, str(model), revision=revision)
+    if problem is None and not is_local(model) and "does not appear to have a file named" in str(error):
+        problem = _why_no_weights(str(model), revision)
     if problem is None and not isinstance(error, BAD_CHECKPOINT):
         raise error
     raise InputError(problem or f"{what}{model} cannot be loaded: {one_line(error)}") from error
+
+
+def _why_no_weights(model: str, revision: str | None) -> str | None:
+    """Whatever the Hub answered where transformers asked for weights, it says that there are none; so ask again."""
+    try:
+        hf_hub_download(model, SAFE_WEIGHTS_NAME, revision=revision)
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        return hub_problem(error, model, revision=revision)
+    return f"the weights of {model} could not be fetched: run the same again"
 
 
 @contextmanager

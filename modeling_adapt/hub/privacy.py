@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..data.columns import open_rows
 from ..data.structures import STRUCTURE_FEATURES
 from ..errors import InputError, one_line
 from ..hub_access import is_local
@@ -192,7 +193,7 @@ def require_publishable_rows(path: Path) -> None:
             folder of this machine or is a token; the line names the column.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = open_rows(path)
         _require_our_schema(path, file)
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         for batch in file.iter_batches(columns=texts):

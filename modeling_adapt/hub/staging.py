@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import yaml
 from ase.build import bulk
@@ -24,12 +23,13 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from ..data.columns import open_rows
 from ..data.load.reading import parquet_splits
 from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
 from ..evaluation.answers import ANSWERS_FIGURE, ANSWERS_FILE
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..hub_access import is_full_disk
+from ..files import is_full_disk
 from ..loading import load_model
 from ..markdown import TEMPLATES
 from ..modeling_adapt import forces_of
@@ -260,7 +260,7 @@ def _first_rows(dataset: str | Path) -> pa.RecordBatch:
     splits = parquet_splits(dataset)
     try:
         for path in [*splits.get("validation", []), *sum(splits.values(), [])]:
-            for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=_COLUMNS):
+            for batch in open_rows(path).iter_batches(_ROWS, columns=_COLUMNS):
                 if len(batch):
                     return batch
     except (pa.ArrowException, OSError) as error:

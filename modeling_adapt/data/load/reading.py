@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
-from huggingface_hub import DatasetCard, snapshot_download
+from huggingface_hub import DatasetCard, constants, snapshot_download
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ...errors import InputError, one_line
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
-from ..columns import ROWS_PER_READ
+from ..columns import ROWS_PER_READ, open_rows
 from ..split.splitting import SUBSETS
 from ..structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from ..validation import require_valid_rows, require_valid_table
@@ -150,7 +152,8 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
     try:
-        return load_dataset(str(folder))
+        checked = ParquetFragmentScanOptions(page_checksum_verification=True)
+        return load_dataset(str(folder), fragment_scan_options=checked)
     except Exception as error:  # damaged parquet, a full disk: datasets raises many types
         problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
         if problem is not None:
@@ -158,6 +161,10 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
         if (empty := _file_without_rows(folder)) is not None:
             raise InputError(f"{empty} has no rows: a split needs some; remove the file, or write it again") from error
         cause = error.__cause__ or error
+        if isinstance(cause, OSError) and str(cause.filename).startswith(str(constants.HF_HOME)):
+            raise InputError(
+                f"{constants.HF_HOME} cannot be written ({cause.strerror}): name another folder with HF_HOME"
+            ) from error
         raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)
@@ -210,7 +217,8 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
         raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
     _require_inside(folder)
     try:
-        found = load_dataset_builder(str(folder)).config.data_files
+        with TemporaryDirectory() as cache:  # it keeps nothing, and the home of a cluster may be read-only
+            found = load_dataset_builder(str(folder), cache_dir=cache).config.data_files
         splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
         for path in sum(splits.values(), []):
             _require_columns(path)
@@ -263,7 +271,7 @@ def parquet_tables(paths: list[Path], checked: bool = False) -> Iterator[pa.Tabl
     for path in paths:
         first = 0
         try:
-            for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_READ):
+            for batch in open_rows(path).iter_batches(ROWS_PER_READ):
                 table = pa.Table.from_batches([batch])
                 if not checked:
                     require_valid_table(table, str(path), first)
