@@ -5,6 +5,7 @@ that a user writes.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ except ImportError:
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _HALF = ".half-"  # what the name of a file begins with while it is written
+_LONGEST_NAME = 180  # bytes of that of a data set, which `datasets` makes longer ones of
 _LONGEST = 240  # bytes of a name, of which most systems allow 255
 
 
@@ -38,6 +40,18 @@ def require_empty_folder(folder: str | Path) -> Path:
         _remove_unfinished(folder)
         raise InputError(f"{folder} exists and is not empty; name a new folder or remove it")
     return require_writable(folder)
+
+
+def require_plain_path(folder: Path) -> Path:
+    """Returns `folder`; raises [`InputError`] if `datasets` would take its path for a pattern, or cannot write it."""
+    whole, name = str(folder.expanduser().absolute()), os.fsencode(folder.name)
+    if found := re.search(r"[*?\[\]]", whole):
+        raise InputError(
+            f"{folder}: the path of a data set has no {found.group()}, which stands for a pattern; rename it"
+        )
+    if len(name) > _LONGEST_NAME or not name.isascii() and readable_name(folder.name) != folder.name:
+        raise InputError(f"{folder}: the name of a data set is UTF-8 of at most {_LONGEST_NAME} bytes; rename it")
+    return folder
 
 
 def require_writable(folder: Path) -> Path:

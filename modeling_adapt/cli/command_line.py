@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ..errors import InputError
 
-_LONGEST_LINE = 500
+_LONGEST_LINE = 2000
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -83,7 +83,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     except (InputError, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -91,9 +91,15 @@ def run_command(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_LINE].rstrip(": ")
+        said = _on_one_line(f"{type(error).__name__}: {error}").rstrip(": ")
         print(f"error: {said}; nobody foresaw this, please report it{_kept(debug)}", file=sys.stderr)
         return 3
+
+
+def _on_one_line(text: str) -> str:
+    """Of a text that may quote a damaged or hostile file what a terminal shows and does not obey."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words[:_LONGEST_LINE])
 
 
 def _debug() -> bool:

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard, constants, snapshot_download
 from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ...errors import InputError, one_line
+from ...files import require_plain_path
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
 from ..columns import ROWS_PER_READ, open_rows
 from ..split.splitting import SUBSETS
@@ -189,6 +190,7 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
             raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
         if not folder.is_dir():
             raise InputError(f"{dataset} is a file; give the folder of a data set")
+        require_plain_path(folder)
         if revision is not None:
             raise InputError(f"{dataset} is a folder, which has no revision {revision}: leave that out")
         return folder
@@ -213,6 +215,7 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of a data set")
+    require_plain_path(folder)
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
     _require_inside(folder)
