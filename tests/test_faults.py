@@ -5,17 +5,21 @@ tells the figures.
 """
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import random
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -24,16 +28,28 @@ import torch
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from hub_uploads import save
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+from safetensors import SafetensorError
 
 from modeling_adapt.cli import describe_dataset, evaluate, import_structures, relax, split_dataset
 from modeling_adapt.cli.command_line import run_command
-from modeling_adapt.data.load.reading import read_splits
+from modeling_adapt.crystal.contacts import coinciding_atoms
+from modeling_adapt.crystal.symmetry import atoms_of
+from modeling_adapt.data.load.reading import parquet_splits, parquet_tables, read_splits
 from modeling_adapt.data.read.frames import read_frames
 from modeling_adapt.data.read.published import read_force_file, read_tokens
+from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.files import alone_in, finished_folder, readable_name, unfinished_folder, write_whole
 from modeling_adapt.hub.records import read_record
-from modeling_adapt.loading import load_model
+from modeling_adapt.hub.run_folder import open_runs
+from modeling_adapt.hub.staging import stage_repository
+from modeling_adapt.hub.stranger import check_as_stranger
+from modeling_adapt.loading import _refuse, load_model, require_example
 from modeling_adapt.published_weights import read_statistics, save_verified
+from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.torch_files import read_torch_file
 
 PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8}
@@ -273,3 +289,229 @@ def test_of_two_equal_commands_one_does_the_work(folder, name):
 @pytest.mark.parametrize("name", ("import", "split", "convert", "relax", "evaluate"))
 def test_of_many_pairs_of_equal_commands_one_does_the_work(folder, name):
     try_pairs(folder, name, 5)
+
+
+class TestBitRot:
+    def test_noise_in_a_file_of_rows_is_found(self, folder):
+        """In the pages of numbers, where nothing else would notice it."""
+        path = folder / "data" / "data" / "train-00000-of-00001.parquet"
+        content, dice = path.read_bytes(), random.Random(0)
+        for number in range(20):
+            place = dice.randrange(4, len(content) * 2 // 3)
+            path.write_bytes(content[:place] + dice.randbytes(20) + content[place + 20 :])
+            os.utime(path, (number, number))
+            for read in (read_splits, lambda folder: list(parquet_tables(parquet_splits(folder)["train"]))):
+                with pytest.raises(InputError):
+                    read(folder / "data")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda atoms: atoms.calc.results["forces"].__setitem__((3, 1), 3e19),
+                "the force of atom 3 .* 3.0e.19 eV/Å",
+            ),
+            (lambda atoms: atoms.calc.results.update(energy=1e12), "an energy of 1.0e.12 eV"),
+            (
+                lambda atoms: atoms.set_positions(atoms.positions + 1e7, None) or atoms.set_pbc(False),
+                "the position of atom",
+            ),
+        ],
+    )
+    def test_what_no_structure_has_is_refused_unless_allowed(self, change, message, monkeypatch):
+        atoms = labelled(0)
+        change(atoms)
+        make = partial(structure_row, atoms, atoms.calc.results["forces"], atoms.calc.results["energy"], source="a#7")
+        with pytest.raises(InputError, match=f"a, frame 7: .*{message}.* ADAPT_ALLOW_EXTREMES=1"):
+            make()
+        monkeypatch.setenv("ADAPT_ALLOW_EXTREMES", "1")
+        make()
+
+    def test_flipped_bytes_in_weights_are_found_by_the_example(self, folder):
+        model, extractor = load_model(folder / "model")
+        path, dice = folder / "model" / "example.json", random.Random(0)
+        structure = {"atomic_numbers": [14] * 8, "cell": SILICON.cell.tolist(), "positions": labelled(0).positions}
+        forces = model(**extractor(structure)).forces[0].tolist()
+        path.write_text(json.dumps(structure | {"positions": structure["positions"].tolist(), "forces": forces}))
+        require_example(model, extractor, path)
+        weights = [
+            values for name, values in model.state_dict().items() if name.endswith("weight") and values.ndim > 1
+        ]
+        found = 0
+        for _ in range(20):
+            values = dice.choice(weights).view(-1)
+            place = dice.randrange(len(values))
+            kept = values[place].item()
+            values[place : place + 1].view(torch.int32).bitwise_xor_(1 << 30)  # the largest bit of the exponent
+            try:
+                require_example(model, extractor, path)
+            except InputError as error:
+                assert "does not compute what its example.json says" in str(error)
+                found += 1
+            values[place] = kept
+        assert found >= 15  # what a structure of one element does not read is not seen
+
+
+def test_a_structure_far_from_the_origin_has_the_same_forces(folder, tmp_path):
+    model, _ = load_model(folder / "model")
+    near, far = labelled(0), labelled(0)
+    far.positions += 1000 * far.cell.sum(axis=0) - 700 * far.cell[0]
+    ase.io.write(tmp_path / "far.extxyz", far)
+    (far,) = read_frames(tmp_path / "far.extxyz")
+    rows = [atoms_of(structure_row(atoms, np.zeros((8, 3)))) for atoms in (near, far)]
+    forces = []
+    for atoms in (near, far, *rows):
+        atoms.calc = ADAPTCalculator(model, outside_domain="ignore")
+        forces.append(atoms.get_forces())
+    assert max(np.abs(one - forces[0]).max() for one in forces) < 2e-5
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_what_is_written_is_as_readable_as_the_umask_says(folder, tmp_path, umask):
+    model, _ = load_model(folder / "model")
+    before = os.umask(umask)
+    try:
+        with finished_folder(tmp_path / "new"):
+            model.save_pretrained(unfinished_folder(tmp_path / "new"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert modes["model.safetensors"] == 0o666 & ~umask, modes
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    for error in (OSError(28, "No space left on device"), SafetensorError("I/O error: full (os error 28)")):
+        with pytest.raises(InputError, match="no space is left for .*/new: make room"):
+            with finished_folder(tmp_path / "new"):
+                raise error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*b", "a?b", "par[e]nt/x", "n" * 200, os.fsdecode(b"d\xe9")])
+def test_names_that_mean_something_else_to_libraries(folder, tmp_path, capsys, name):
+    given = [str(folder / "a.extxyz"), str(tmp_path / name)]
+    assert run_command(lambda: import_structures.main(given)) == 2
+    error = capsys.readouterr().err
+    assert "of a data set" in error and error.count("\n") == 1
+    if len(name) < 200:
+        shutil.copytree(folder / "data", tmp_path / name)
+        with pytest.raises(InputError, match="of a data set"):
+            read_splits(tmp_path / name)
+    assert "/".join(path.name for path in hidden(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"caf\xe9", b"n" * 240, "Å".encode() * 110, b"[a]*{b}", b"=cmd()", b"a b'c"],
+    ids=lambda name: ascii(name)[:20],
+)
+def test_names_of_structures(folder, tmp_path, name):
+    path = tmp_path / os.fsdecode(name + b".extxyz")
+    shutil.copy(folder / "a.extxyz", path)
+    out = tmp_path / "out"
+    (structure,) = read_inputs([path], "0")
+    assert structure.encode() and len(f"{structure}.relaxed.extxyz".encode()) < 250
+    write_whole(tmp_path / f"{structure}.relaxed.extxyz", "x")
+    assert (
+        run_command(lambda: import_structures.main([str(path), str(out), "--host", "none", "--split", "train"])) == 0
+    )
+    assert read_splits(out)["train"]["source"][0] == f"{readable_name(path.name)}#0"
+
+
+HOME = """
+import sys
+from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.cli.import_structures import main
+sys.exit(run_command(lambda: main(sys.argv[1:])))
+"""
+
+
+def test_a_home_that_cannot_be_written_keeps_nobody_from_importing(folder, tmp_path):
+    (tmp_path / "home").write_text("a file, so that even root cannot write below it")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "MPL"))}
+    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", HOME, folder / "a.extxyz", tmp_path / "out", "--host", "none"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+@pytest.mark.slow
+def test_what_transformers_needs_may_come_by_pythonpath(folder, tmp_path, monkeypatch):
+    """As the modules of a cluster bring it: the interpreter alone has nothing."""
+    staged = tmp_path / "staged"
+    stage_repository(open_runs([folder / "model"]), staged, "org/x")
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    assert max(check_as_stranger(staged).values()) < 1e-5
+
+
+ANNOUNCED = {
+    "a.extxyz": "1000000000\nProperties=species:S:1:pos:R:3\nSi 0 0 0\n",
+    "b.xyz": "1\n\nSi 0 0 0\n1000000000\n\nSi 0 0 0\n",
+    "POSCAR": "20261128\n1.0\n5 0 0\n0 5 0\n0 0 5\nSi\n1000000000\nDirect\n0 0 0\n",
+    "c.extxyz.gz": None,
+}
+
+
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_files_that_announce_more_than_there_is(tmp_path, name):
+    text = ANNOUNCED[name] or ANNOUNCED["a.extxyz"]
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    started = time.process_time()
+    with pytest.raises(InputError, match="a structure of 1,000,000,000 atoms; at most 1,000,000 are read"):
+        list(read_frames(tmp_path / name))
+    assert time.process_time() - started < 5
+
+
+def test_tensors_that_repeat_without_end(tmp_path):
+    one = torch.ones(1, 10, 12).expand(10**8, 10, 12)
+    for content in ({"X": one, "Y": one[..., :3]}, [one], one):
+        torch.save(content, tmp_path / "a.pt")
+        for read in (read_torch_file, read_force_file):
+            with pytest.raises(InputError, match="which is more than the file holds"):
+                read(tmp_path / "a.pt")
+
+
+def test_many_atoms_at_one_place():
+    atoms = bulk("Si", cubic=True) * (20, 20, 20)
+    atoms.positions[100:40_000] = 1.0
+    started = time.process_time()
+    assert coinciding_atoms(atoms) == (100, 101)
+    assert time.process_time() - started < 5
+
+
+def test_a_second_command_is_told_who_is_first(tmp_path):
+    with alone_in(tmp_path / "a"):
+        with pytest.raises(InputError, match=rf"another command writes to .*/a now \(process {os.getpid()}\)"):
+            with alone_in(tmp_path / "a"):
+                raise AssertionError
+    (tmp_path / ".new.unfinished").mkdir()
+    (tmp_path / ".new.unfinished" / "left").touch()
+    with alone_in(tmp_path / ".new.unfinished"):
+        with pytest.raises(InputError, match="another command writes to .*/new now"):
+            with finished_folder(tmp_path / "new"):
+                raise AssertionError
+    with finished_folder(tmp_path / "new") as unfinished:
+        assert not list(unfinished.iterdir())
+    assert not hidden(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(403, "your token"), (429, "too many"), (500, "error 500"), (404, "no m")]
+)
+def test_weights_that_the_hub_does_not_give(monkeypatch, status, message):
+    def refuse(*arguments, **options):
+        response = SimpleNamespace(status_code=status, headers={}, reason_phrase="x", request=None, url="")
+        if status == 404:
+            raise RemoteEntryNotFoundError("no model.safetensors", response=response)
+        raise HfHubHTTPError("x", response=response)
+
+    monkeypatch.setattr("modeling_adapt.loading.hf_hub_download", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    missing = OSError("org/x does not appear to have a file named pytorch_model.bin or model.safetensors.")
+    with pytest.raises(InputError, match=message):
+        _refuse(missing, "org/x", None)
