@@ -67,7 +67,7 @@ def _require_counts(path: Path) -> None:
     try:
         with open_with_compression(str(path)) as file:
             if _POSCAR.search(path.name):
-                counts = [line.split() for line in islice(file, 1, 8)]  # after the title
+                counts = [line.split() for line in islice(file, 5, 7)]  # after title, scale and cell
                 _require_count(path, sum(int(one) for words in counts if _are_counts(words) for one in words))
             while _XYZ.search(path.name) and _are_counts(words := next(file, "").split()):
                 _require_count(path, int(words[0]))
