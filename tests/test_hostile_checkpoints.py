@@ -1,6 +1,7 @@
 """A checkpoint of somebody else: what it may not ask for, and what of it is never passed on."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -27,6 +28,23 @@ PLANTED = {
     },
     "feature_extractor_type": EVIL,
 }
+
+
+@pytest.fixture
+def saved(make_force_model, make_energy_model, tmp_path_factory, tmp_path):
+    """Function from an architecture to a folder with a model of forces or energies; each is made once, and copied."""
+
+    def copy(architecture: str, energy: bool = False) -> Path:
+        made = MADE.get((architecture, energy))
+        if made is None:
+            make = make_energy_model if energy else make_force_model
+            made = MADE[architecture, energy] = save(make(architecture=architecture), tmp_path_factory.mktemp("saved"))
+        return Path(shutil.copytree(made, tmp_path / "model"))
+
+    return copy
+
+
+MADE: dict[tuple[str, bool], Path] = {}
 
 
 def edit(folder: Path, name: str = "config.json", **fields) -> None:
@@ -99,19 +117,17 @@ OF_ENERGY = [
 
 
 @pytest.mark.parametrize("fields", NOT_BUILT, ids=str)
-def test_a_configuration_that_cannot_be_meant_is_one_line(make_force_model, tmp_path, fields):
+def test_a_configuration_that_cannot_be_meant_is_one_line(saved, fields):
     architecture = "fourier" if "fourier_wave_numbers" in fields else "cartesian"
     of_pairs = {"pairwise_cutoff", "num_radial_basis", "num_vector_channels"}
-    folder = save(
-        make_force_model(architecture="pairwise" if of_pairs & set(fields) else architecture), tmp_path / "m"
-    )
+    folder = saved("pairwise" if of_pairs & set(fields) else architecture)
     edit(folder, **fields)
     refused(folder)
 
 
 @pytest.mark.parametrize("fields", OF_ENERGY, ids=str)
-def test_so_is_that_of_an_energy(make_energy_model, tmp_path, fields):
-    folder = save(make_energy_model(), tmp_path / "model")
+def test_so_is_that_of_an_energy(saved, fields):
+    folder = saved("mlp", energy=True)
     edit(folder, **fields)
     refused(folder)
 
@@ -154,7 +170,7 @@ def stored_as(folder: Path, change) -> None:
         (lambda folder: (folder / "config.json").write_text("[]"), "no ADAPT checkpoint"),
     ],
 )
-def test_files_that_cannot_be_meant_are_one_line(make_force_model, tmp_path, spoil, message):
-    folder = save(make_force_model(), tmp_path / "model")
+def test_files_that_cannot_be_meant_are_one_line(saved, spoil, message):
+    folder = saved("cartesian")
     spoil(folder)
     assert message in refused(folder)
