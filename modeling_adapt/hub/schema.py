@@ -25,7 +25,7 @@ _PART = {
     *("part", "resumed_from", "versions", "git_revision", "device", "threads", "structures", "sources", "parameters"),
     *("data", "processes", "structures_per_step", "atoms_per_batch", "ema_decay", "seed", "data_seed", "augmentation"),
     *("weighting", "learning_rate", "weight_decay", "max_grad_norm", "sampling", "dataset_revision"),
-    *("initial_revision", "training_seconds"),
+    *("initial_revision", "muon", "training_seconds"),
 }
 _SOURCE = {"name", "license", "citation", "url", "structures"}
 _METRICS = {
