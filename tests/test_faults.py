@@ -173,8 +173,7 @@ def make_commands(folder: Path) -> dict[str, Callable[[Path], object]]:
     data, model = str(folder / "data"), str(folder / "model")
 
     def describe(output: Path) -> None:
-        if not output.exists():
-            shutil.copytree(folder / "data", output)
+        shutil.copytree(folder / "data", output, dirs_exist_ok=True)
         describe_dataset.main([str(output)])
 
     def convert(output: Path) -> None:
@@ -220,7 +219,7 @@ def in_child(call: Callable[[], object], kill_at: int = -1, below: Path | None =
                 os.kill(os.getpid(), 9)
 
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            with contextlib.redirect_stderr(nowhere if below else open(f"/proc/self/fd/{2}", "w")):
+            with contextlib.redirect_stderr(nowhere if below else sys.stderr):
                 if below is not None and kill_at >= 0:
                     sys.addaudithook(watch)
                 os._exit(run_command(call))
