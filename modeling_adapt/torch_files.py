@@ -92,5 +92,5 @@ def read_tensors(path: str | Path, tensors: Iterable[StoredTensor]) -> Iterator[
     for offset, dtype, shape, strides in tensors:
         try:
             yield np.ndarray(shape, dtype, data, offset, strides).copy()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # beyond its end, or of strides that cannot be
             raise InputError(f"{path}: truncated") from error
