@@ -3,6 +3,9 @@
 import dataclasses
 import difflib
 import functools
+import math
+import re
+from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -34,6 +37,22 @@ DESCRIPTOR_CHOICES = (
 PIPELINES = {
     "atom-forces": {"impl": "pipeline_adapt.AtomForcesPipeline", "pt": ["AutoModel"], "type": "multimodal"},
 }
+
+# Fields by which transformers finds code to run. What stands in a file of somebody else is never written again.
+_NAMES_CODE = re.compile(
+    r"auto_map|custom_pipelines|quantization_config|\w*_implementation\w*|(?!model_)\w+_(class|type)"
+)
+
+# Beyond these a configuration is a mistake or malice, and building it would take the memory or the day of a machine.
+_LARGEST = {
+    **{"hidden_size": 65_536, "intermediate_size": 262_144, "num_hidden_layers": 1_000, "num_attention_heads": 4_096},
+    **{"element_embedding_size": 65_536, "num_radial_basis": 4_096, "num_vector_channels": 65_536},
+    **{"pairwise_cutoff": 30, "attention_radius": 100_000, "max_atoms": 100_000},
+    **{"embedding_sizes": 65_536, "energy_hidden_sizes": 65_536, "fourier_wave_numbers": 100_000},
+}
+_LONGEST = 1_000  # entries of a list
+_MOST_LABELS = 1_000  # of which transformers makes a table, and we nothing
+_MOST_WEIGHTS = 20e9
 
 _EARLIER_NAMES = {"geometry": "architecture", "num_descriptors": "descriptors"}
 
@@ -166,6 +185,7 @@ class ADAPTConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers; every way of loading a `config.json` comes through here, where it is upgraded."""
+        _require_plain(config_dict)
         older = config_dict.get("format_version", 1) != FORMAT_VERSION
         config_dict = upgraded(config_dict)
         unknown = {name: config_dict.pop(name) for name in list(config_dict) if cls._is_unknown(name)}
@@ -187,11 +207,23 @@ class ADAPTConfig(PreTrainedConfig):
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, without what the architecture does not read, and with the version of this package."""
+        """
+        As in transformers, without what the architecture does not read, with the version of this package, and with no
+        other code named than its own.
+        """
+        written = super().to_dict()
         unread = self._own_fields() - self._fields_read(self.architecture)
-        values = {name: value for name, value in super().to_dict().items() if name not in unread}
-        values |= {"adapt_version": ADAPT_VERSION}
+        values = {name: value for name, value in written.items() if name not in unread}
+        values = {name: value for name, value in values.items() if not _NAMES_CODE.fullmatch(name)}
+        named = {name: code for name, code in self._code().items() if name in (written.get("auto_map") or {})}
+        values |= {"adapt_version": ADAPT_VERSION} | ({"auto_map": named} if named else {})
         return values | ({"custom_pipelines": PIPELINES} if self.gives_forces else {})
+
+    @classmethod
+    def _code(cls) -> dict[str, str]:
+        """What `save_pretrained` puts beside the weights, by the class of transformers that looks for it."""
+        head = {"forces": "ADAPTForForces", "energy": "ADAPTForEnergy"}[cls.predicts]
+        return {"AutoConfig": f"configuration_adapt.{cls.__name__}", "AutoModel": f"modeling_adapt.{head}"}
 
     def __post_init__(self, **kwargs):
         require_readable(self.format_version)
@@ -203,6 +235,8 @@ class ADAPTConfig(PreTrainedConfig):
         if not type(self).__module__.startswith("transformers_modules"):
             # Where the package is installed its own pipeline is used, whatever code a checkpoint names.
             kwargs.pop("custom_pipelines", None)
+        if (labels := kwargs.get("num_labels")) is not None and not 0 <= labels <= _MOST_LABELS:
+            raise ValueError(f"num_labels must be at most {_MOST_LABELS}, not {labels}")
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -286,6 +320,22 @@ class ADAPTConfig(PreTrainedConfig):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)}")
 
+        for field, most in _LARGEST.items():
+            value = getattr(self, field, None)
+            values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+            if values and not max(values) <= most:
+                raise ValueError(f"{field} must be at most {most:,}, not {value}")
+            if len(values) > _LONGEST:
+                raise ValueError(f"{field} must have at most {_LONGEST:,} entries, not {len(values):,}")
+        if (weights := self._weights()) > _MOST_WEIGHTS:
+            raise ValueError(f"these sizes come to {weights:.0e} weights; at most {_MOST_WEIGHTS:.0e} are built")
+
+    def _weights(self) -> int:
+        """Those of the large matrices, roughly."""
+        sizes = [self.num_features + self.element_embedding_size, *self.embedding_sizes, self.hidden_size]
+        of_layers = self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+        return of_layers + sum(first * second for first, second in pairwise(sizes))
+
     def validate_descriptors(self):
         for name in self.descriptors or ():
             if name not in DESCRIPTOR_CHOICES:
@@ -303,13 +353,20 @@ class ADAPTConfig(PreTrainedConfig):
             for field, values in ((f"{quantity}_mean", mean), (f"{quantity}_std", std)):
                 if values is not None and len(values) != length:
                     raise ValueError(f"{field} must have {length} entries, not {len(values)}")
-            if std is not None and min(std) < 0:
-                raise ValueError(f"{quantity}_std must not be negative, not {list(std)}")
+                if values is not None and not all(map(math.isfinite, values)):
+                    raise ValueError(f"{field} must hold finite numbers, not {list(values)}")
+            if std is not None and not min(std) > 0:
+                raise ValueError(f"{quantity}_std must be positive, not {list(std)}")
         if self.traits.equivariant and self.force_std is not None:
             if any(self.force_mean or ()) or len(set(self.force_std)) > 1:
                 raise ValueError(
                     f"architecture '{self.architecture}' needs force_mean 0 and one force_std: it is equivariant"
                 )
+        for field, lowest in (("rescale_factor", 0.0), ("normalization_eps", -1e-99)):
+            if not lowest < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be a positive number, not {getattr(self, field)}")
+        if not _all_finite(self.training_domain):  # nothing is outside of a region whose limits are no numbers
+            raise ValueError("training_domain holds a number that is not finite; train the model again")
 
 
 @_refuses_unread_fields
@@ -361,6 +418,11 @@ class ADAPTEnergyConfig(ADAPTConfig):
     force_weight: float | int = 1.0
     stress_weight: float | int = 0.0
 
+    def _weights(self) -> int:
+        if self.architecture != "mlp":
+            return super()._weights()
+        return sum(first * second for first, second in pairwise([12 * self.max_atoms, *self.energy_hidden_sizes]))
+
     def validate_energy(self):
         if self.max_atoms < 1:
             raise ValueError(f"max_atoms must be at least 1, not {self.max_atoms}")
@@ -370,9 +432,31 @@ class ADAPTEnergyConfig(ADAPTConfig):
             raise ValueError(f"energy_dropout_prob must be at least 0 and below 1, not {self.energy_dropout_prob}")
         if (self.energy_mean is None) != (self.energy_std is None):
             raise ValueError("energy_mean and energy_std must be given together")
+        if self.energy_std is not None and not 0 < self.energy_std < math.inf:
+            raise ValueError(f"energy_std must be a positive number, not {self.energy_std}")
+        if not _all_finite([self.energy_mean, self.element_energies]):
+            raise ValueError("energy_mean and element_energies must be finite numbers")
         for field in ("force_weight", "stress_weight"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field} must not be negative, not {getattr(self, field)}")
+
+
+def _require_plain(config_dict: dict[str, Any]) -> None:
+    """What a saved configuration may not ask for: kernels from the Hub, and weights of another kind than ours."""
+    for name in [name for name in config_dict if re.fullmatch(r"\w*_implementation\w*", name)]:
+        if not re.fullmatch(r"None|[a-z0-9_]+", str(config_dict[name])):
+            raise ValueError(f"{name} names code of somebody else ({config_dict[name]}); take it out of config.json")
+    if config_dict.get("quantization_config") is not None:
+        raise ValueError("quantised weights cannot be read; take quantization_config and its weights out")
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether every number in plain JSON is."""
+    if isinstance(value, dict):
+        return all(map(_all_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 ADAPTConfig.register_for_auto_class()  # so that `save_pretrained` puts this file into the checkpoint

@@ -60,6 +60,13 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         """The one that a model of this configuration needs."""
         return cls(canonical_order=config.traits.reads_order, cutoff=config.cutoff)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its arguments alone, with its own code: what else a file of somebody names is not written again."""
+        written: dict[str, Any] = {"canonical_order": self.canonical_order, "cutoff": self.cutoff}
+        if getattr(self, "auto_map", None):
+            written["auto_map"] = {"AutoFeatureExtractor": f"feature_extraction_adapt.{type(self).__name__}"}
+        return written | {"feature_extractor_type": type(self).__name__}
+
     def __call__(
         self,
         structures: Any | Mapping[str, Any] | Sequence[Any],

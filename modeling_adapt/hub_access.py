@@ -1,6 +1,5 @@
 """Whether a name means a folder of this machine or a repository of the Hub, and what goes wrong on the way there."""
 
-import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .files import is_full_disk
+
 HUB_DATASETS = "hf://datasets/"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_IN_CACHE = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)  # the last is that of datasets
 
 
@@ -73,13 +73,6 @@ def hub_problem(error: BaseException, name: str, kind: str = "model", revision: 
                 "check the network, then run the same again"
             )
     return None
-
-
-def is_full_disk(error: BaseException) -> bool:
-    """Whether it says that a file system has no space left; the writer of safetensors has only words for it."""
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
-    return any(f"(os error {number})" in str(error) for number in _NO_SPACE)
 
 
 def is_broken_connection(error: BaseException) -> bool:

@@ -1,31 +1,43 @@
 """Loading a checkpoint so that a wrong one is an error, not a half-random model; and which weights it has."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, extract_commit_hash, logging
+from transformers.utils import (
+    CONFIG_NAME,
+    FEATURE_EXTRACTOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    extract_commit_hash,
+    logging,
+)
 
 from .configuration.versions_adapt import upgraded
 from .configuration_adapt import ADAPTConfig
 from .errors import InputError, one_line
 from .feature_extraction_adapt import ADAPTFeatureExtractor
 from .hub_access import hub_problem, is_local
-from .modeling_adapt import ADAPTForEnergy, ADAPTForForces
+from .modeling_adapt import ADAPTForEnergy, ADAPTForForces, forces_of
 from .pretrained_adapt import in_the_box
 
 # What libraries raise over files that are damaged, or do not fit each other.
 BAD_CHECKPOINT = (
-    *(OSError, ValueError, TypeError, LookupError, RuntimeError),
+    *(OSError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError),
     *(SafetensorError, StrictDataclassError),
 )
+_OUR_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+EXAMPLE = "example.json"  # of a published model: a structure, and what it says of it
 HEADS: dict[str, type[PreTrainedModel]] = {
     head.config_class.model_type: head for head in (ADAPTForForces, ADAPTForEnergy)
 }
@@ -57,9 +69,10 @@ def load_model(
         `tuple[PreTrainedModel, ADAPTFeatureExtractor]`: The model in evaluation mode and its feature extractor.
 
     Raises:
-        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many; it
-            cannot be had from the Hub, and the line says what to do about it; a folder is given with a `revision`; it
-            was written by a later version, in a format or units that this one does not read.
+        [`InputError`]: `model` is no checkpoint, has the other head, or lacks weights or has weights too many, or some
+            that are whole numbers or not finite; it cannot be had from the Hub, and the line says what to do about it;
+            a folder is given with a `revision`; it was written by a later version, in a format or units that this one
+            does not read; one from the Hub does not compute what its example says.
     """
     model = in_the_box(model)
     local, config_file = is_local(model), Path(model) / subfolder / "config.json"
@@ -80,6 +93,8 @@ def load_model(
         if head is not None and found is not head:
             raise InputError(f"{model} holds {found.__name__}, but {head.__name__} is needed here")
         options = {} if config is None else {"config": config}
+        if local:
+            _require_own_shards(Path(model) / subfolder)
         with _quiet():
             loaded, info = found.from_pretrained(
                 model,
@@ -98,9 +113,66 @@ def load_model(
     details = [f"{len(keys)} {kind} such as {keys[0]}" for kind, keys in problems.items() if keys]
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
+    _require_sound_weights(loaded, weights_folder(model, subfolder, revision), str(model))
     extractor = _feature_extractor(model, subfolder, revision)
     extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
-    return loaded.eval(), extractor
+    loaded.eval()
+    if not local:
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        example = cached_file(str(model), EXAMPLE, subfolder=subfolder, revision=revision, **quiet)
+        if example is not None:
+            require_example(loaded, extractor, Path(example))
+    return loaded, extractor
+
+
+def _require_own_shards(folder: Path) -> None:
+    """Raises `ValueError` where an index of weights names a file that is not beside it."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return
+    for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", str(name)):
+            raise ValueError(f"its {index.name} names {name}, which is no safetensors file beside it")
+
+
+def _require_sound_weights(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """Raises [`InputError`] for weights that were rounded to whole numbers, or that no training leaves."""
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():
+                if (kind := stored.get_slice(key).get_dtype()) not in _OUR_TYPES:
+                    raise InputError(
+                        f"{name}: {key} is stored as {kind}; take weights in float32, float16 or bfloat16"
+                    )
+    for key, values in model.state_dict().items():
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"{name}: {key} has values that are not finite; the file is damaged, or the training went wrong"
+            )
+
+
+def require_example(model: PreTrainedModel, extractor: ADAPTFeatureExtractor, path: Path) -> None:
+    """
+    Raises [`InputError`] where a model does not compute what the `example.json` beside it says: a byte of a file that
+    was downloaded may have flipped since.
+    """
+    try:
+        example = json.loads(path.read_text(encoding="utf-8"))
+        inputs = extractor(example)
+        with torch.no_grad():
+            output = forces_of(model, **inputs) if model.config.gives_forces else model(**inputs)
+        share = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1  # other machines round otherwise
+        for name in ("forces", "energy"):
+            if name in example and output.get(name) is not None:
+                expected = torch.as_tensor(example[name], dtype=torch.float64)
+                error = (output[name][0].double() - expected).abs().max().item()
+                if not error <= share * (1 + expected.abs().max().item()):
+                    raise InputError(f"its {name} differ by {error:.1e}")
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise InputError(
+            f"{path.parent}: the model does not compute what its {path.name} says ({one_line(error)}); a file is "
+            "damaged: delete this folder of the cache, and fetch it again"
+        ) from error
 
 
 def require_forces(model: PreTrainedModel) -> None:
@@ -176,9 +248,22 @@ def _feature_extractor(model: str | Path, subfolder: str, revision: str | None) 
 def _refuse(error: Exception, model: str | Path, revision: str | None, what: str = "") -> NoReturn:
     """Raises the line that the Hub's errors or those of a bad checkpoint come to; others are ours, and stay."""
     problem = None if is_local(model) else hub_problem(error, str(model), revision=revision)
+    if problem is None and not is_local(model) and "does not appear to have a file named" in str(error):
+        problem = _why_no_weights(str(model), revision)
     if problem is None and not isinstance(error, BAD_CHECKPOINT):
         raise error
     raise InputError(problem or f"{what}{model} cannot be loaded: {one_line(error)}") from error
+
+
+def _why_no_weights(model: str, revision: str | None) -> str | None:
+    """Whatever the Hub answered where transformers asked for weights, it says that there are none; so ask again."""
+    try:
+        hf_hub_download(model, SAFE_WEIGHTS_NAME, revision=revision)
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        return hub_problem(error, model, revision=revision)
+    return f"the weights of {model} could not be fetched: run the same again"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel, load_state_dict
 from transformers.processing_utils import Unpack
 from transformers.utils import (
+    CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     ModelOutput,
@@ -292,11 +294,19 @@ class ADAPTPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, *args, **kwargs):
-        """As everywhere in transformers; the code of the pipeline goes along, for those who lack this package."""
+        """
+        As everywhere in transformers; the code of the pipeline goes along, for those who lack this package. Weights
+        are as readable as what is beside them, where safetensors makes them readable to their owner alone.
+        """
         # transformers copies what the file of a model imports from beside it, wherever the line stands.
         from .pipeline_adapt import AtomForcesPipeline  # noqa: F401
 
-        return super().save_pretrained(*args, **kwargs)
+        saved = super().save_pretrained(*args, **kwargs)
+        folder = Path(args[0] if args else kwargs["save_directory"])
+        if (config := folder / CONFIG_NAME).is_file():
+            for weights in folder.glob("model*.safetensors"):
+                weights.chmod(config.stat().st_mode)
+        return saved
 
 
 def _stored_weights(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:

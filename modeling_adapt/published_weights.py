@@ -150,7 +150,7 @@ def read_statistics(path: str | Path) -> dict[str, list[float]]:
     else:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:  # no JSON, or no text at all
+        except (ValueError, RecursionError) as error:  # no JSON, or no text at all
             raise InputError(f"{path} is no JSON file: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no statistics: expected lists of numbers under names such as x_mean")

@@ -2,11 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # https://owasp.org/www-community/attacks/CSV_Injection
 _ROW = DataRow("", "  ", "")
 _RULED = TableFormat(None, Line("", "-", "  ", ""), None, None, _ROW, _ROW, padding=0, with_header_hide=None)
 _CELLS = DataRow("| ", " | ", " |")
@@ -33,7 +35,31 @@ def markdown_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """The text of a CSV file, its header among the rows; None is an empty cell."""
+    """
+    The text of a CSV file, its header among the rows; None is an empty cell. A text that a spreadsheet would compute,
+    such as a name `=cmd()`, stands behind an apostrophe, which [`csv_rows`] takes away.
+    """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([_harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def csv_rows(text: str) -> Iterator[dict[str | None, Any]]:
+    """The rows of a text by [`csv_text`], as `csv.DictReader` gives them."""
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        yield {name: plain_cell(cell) for name, cell in row.items()}
+
+
+def plain_cell(cell: Any) -> Any:
+    """A cell of [`csv_text`] as it was before."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

@@ -45,11 +45,22 @@ def _load(path: str | Path, device: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch warns about in foreign files is the error below
             try:
-                return torch.load(path, mmap=True, **options)
+                content = torch.load(path, mmap=True, **options)
             except RuntimeError:  # files older than torch 1.6 cannot be mapped
-                return torch.load(path, **options)
+                content = torch.load(path, **options)
     except Exception as error:  # torch raises UnpicklingError, EOFError, RuntimeError, ...
         raise InputError(f"{path}: truncated, or no torch file of plain tensors") from error
+    for tensor in _tensors(content):  # one that repeats a number without end takes no room in a file
+        if tensor.numel() * tensor.element_size() > Path(path).stat().st_size:
+            raise InputError(f"{path}: a tensor of {tensor.numel():,} numbers, which is more than the file holds")
+    return content
+
+
+def _tensors(content: Any) -> list[torch.Tensor]:
+    if isinstance(content, torch.Tensor):
+        return [content]
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def stored_tensor(tensor: torch.Tensor, path: str | Path) -> StoredTensor:
@@ -81,5 +92,5 @@ def read_tensors(path: str | Path, tensors: Iterable[StoredTensor]) -> Iterator[
     for offset, dtype, shape, strides in tensors:
         try:
             yield np.ndarray(shape, dtype, data, offset, strides).copy()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # beyond its end, or of strides that cannot be
             raise InputError(f"{path}: truncated") from error

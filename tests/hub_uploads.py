@@ -1,5 +1,6 @@
 """A run and a data set to publish, with all beside them that must stay home; and what is on the list."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -17,7 +18,9 @@ from modeling_adapt.hub.staging import stage_repository
 PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8}
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECRET = "hf_PlantedTokenThatMustStayHome"
-PIXEL = b"\x89PNG\r\n\x1a\n" + b"not much of a picture"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 
 def save(model, folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """Building a data set in parts: the same for any number of processes, after any interruption, and never half."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.split.splitting import train_subsets
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.files import alone_in
 
 
 def make_rows(part, notes):
@@ -171,10 +171,8 @@ def test_killed_with_its_workers_it_goes_on(tmp_path):
 
 def test_two_runs_do_not_build_the_same_data_set(tmp_path):
     workshop = tmp_path / ".data.unfinished"
-    workshop.mkdir()
-    with (workshop / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another run is building"):
+    with alone_in(workshop):
+        with pytest.raises(InputError, match=rf"another command writes to .*/data now \(process {os.getpid()}\)"):
             build_dataset(tmp_path / "data", parts(1), make_rows, everything_in_train)
     build_dataset(tmp_path / "data", parts(1), make_rows, everything_in_train)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import datasets
 import pytest
@@ -67,8 +68,41 @@ def test_status_of_failures(capsys):
     assert run_command(lambda: fail(InputError("two\n  lines"))) == 2
     assert capsys.readouterr().err == "error: two lines\n"
     assert run_command(lambda: fail(KeyboardInterrupt())) == 130
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not the user's
-        run_command(lambda: fail(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("a\n b"), MemoryError(), RecursionError("deep"), KeyError("x"), UnicodeError("x" * 9999)],
+)
+def test_what_nobody_foresaw_is_one_line_with_its_traceback_kept(capsys, monkeypatch, tmp_path, error):
+    def somewhere():
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    assert run_command(somewhere) == 3
+    said = capsys.readouterr().err
+    (kept,) = tmp_path.iterdir()
+    assert said.startswith(f"error: {type(error).__name__}") and said.count("\n") == 1 and len(said) < 2500
+    assert str(kept) in said and "in somewhere" in kept.read_text()
+    monkeypatch.setattr(sys, "argv", ["x", "--debug"])
+    assert run_command(somewhere) == 3 and sys.argv == ["x"]
+    assert "in somewhere" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(sys, "argv", ["train.py", "--debug", "underflow_overflow"])  # that of `TrainingArguments`
+    run_command(somewhere)
+    assert sys.argv == ["train.py", "--debug", "underflow_overflow"]
+
+
+def test_a_terminal_that_cannot_write_our_letters_ends_nothing():
+    code = """
+import sys
+from modeling_adapt.cli.command_line import run_command
+sys.exit(run_command(lambda: print("53 meV/Å, ΔQ, caf" + chr(0xDCE9)) or print("Å", file=sys.stderr)))
+"""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == rb"53 meV/\xc5, \u0394Q, caf\udce9" + b"\n"
 
 
 def test_commands_show_no_bars_of_libraries_which_they_import_later():

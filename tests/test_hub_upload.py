@@ -341,7 +341,7 @@ def pickle_only(folder: Path) -> None:
 
 
 def remark(folder: Path) -> None:
-    (folder / "run.json").write_text(json.dumps({"parts": [{"remark": f"done in {folder} at night"}]}))
+    (folder / "run.json").write_text(json.dumps({"parts": [{"sampling": f"done in {folder} at night"}]}))
 
 
 def set_weight(folder: Path, value: float) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import yaml
+from hub_uploads import PIXEL
 from huggingface_hub import ModelCard
 
 from modeling_adapt import ADAPTFeatureExtractor
@@ -258,7 +259,7 @@ def test_errors_by_distance_and_element(make_run, stage):
     }
     TestEvaluations.change(folder, **groups)
     for name in ("error_by_distance.png", "error_by_force.png", "secret.png"):
-        (folder / "evaluation" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+        (folder / "evaluation" / name).write_bytes(PIXEL)
     staged, text = stage(folder)
     for lines, table in zip(groups.values(), tables(text, "Errors")[1:], strict=True):
         require_table(table, "forces", lines)

@@ -1,6 +1,11 @@
 """Tables of the commands, the cards and docs/results.md: their form is ours, whatever the library lays them with."""
 
-from modeling_adapt.tables import format_table, markdown_table
+import csv
+import io
+
+import pytest
+
+from modeling_adapt.tables import csv_rows, csv_text, format_table, markdown_table
 
 
 def test_numbers_stand_below_each_other_as_they_were_written():
@@ -22,3 +27,16 @@ def test_no_rows_are_a_table_too():
 def test_markdown_does_not_follow_the_width_of_its_cells():
     table = markdown_table(("a|b", "c"), [(1, "x\ny"), (None, "1.50")])
     assert table == "| a\\|b | c |\n| --- | --- |\n| 1 | x y |\n| None | 1.50 |"
+
+
+FORMULAS = ["=cmd()", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''=1"]
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, "'", "", "-", "<script>", "a,b", 'a"b', "a\nb", "-3.5", "vacancy", "Å"])
+def test_no_cell_is_a_formula_and_each_comes_back(name):
+    text = csv_text([("name", "energy"), (name, -3.5), (f"{name}2", None)])
+    cells = [row[0] for row in csv.reader(io.StringIO(text, newline=""))]
+    assert not any(cell[:1] in ("=", "+", "@", "\t", "\r") for cell in cells)
+    assert all(not cell.startswith("-") or float(cell) for cell in cells)
+    assert [row["name"] for row in csv_rows(text)] == [name, f"{name}2"]
+    assert "-3.5" in text and "'-3.5" not in text

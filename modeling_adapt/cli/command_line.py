@@ -4,10 +4,14 @@ import argparse
 import math
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import InputError
+
+_LONGEST_LINE = 2000
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -16,6 +20,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, description: str | None, example: str, prog: str | None = None) -> None:
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=description, epilog=example, formatter_class=layout)
+        self.add_argument("--debug", action="store_true", help="show where an unforeseen error happened")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
@@ -62,20 +67,60 @@ def _finite(text: str) -> float:
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Runs `main` and turns what a user can cause into one line on stderr.
+    """Runs `main` and turns what goes wrong into one line on stderr.
 
     Returns:
-        `int`: Exit status; what `main` returned (None = 0), 2 for bad input, 130 when interrupted.
+        `int`: Exit status; what `main` returned (None = 0), 2 for bad input, 3 for an error that nobody foresaw, 130
+        when interrupted.
     """
     _without_bars()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # where it cannot write an Å, work goes on
+    debug = _debug()
     try:
         return main() or 0
     except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_on_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        said = _on_one_line(f"{type(error).__name__}: {error}").rstrip(": ")
+        print(f"error: {said}; nobody foresaw this, please report it{_kept(debug)}", file=sys.stderr)
+        return 3
+
+
+def _on_one_line(text: str) -> str:
+    """Of a text that may quote a damaged or hostile file what a terminal shows and does not obey."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words[:_LONGEST_LINE])
+
+
+def _debug() -> bool:
+    """Whether `--debug` was given; the option of `TrainingArguments` that is called so too has a value."""
+    for place, word in enumerate(sys.argv[1:], 1):
+        if word == "--debug" and (place + 1 == len(sys.argv) or sys.argv[place + 1].startswith("--")):
+            del sys.argv[place]
+            return True
+    return False
+
+
+def _kept(shown: bool) -> str:
+    """Keeps the traceback in a file; says where."""
+    if shown:
+        return ""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="adapt-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+    except (OSError, UnicodeError):
+        return " with what the same command says with --debug"
+    return f" with {file.name}, or with what the same command says with --debug"
 
 
 def _without_bars() -> None:

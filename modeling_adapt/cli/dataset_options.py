@@ -1,15 +1,17 @@
 """Options that several commands about data sets share."""
 
 import argparse
+from pathlib import Path
 
 from ..data.split.splitting import split_fractions
 from ..errors import InputError
+from ..files import require_plain_path
 from .command_line import whole_number
 
 
 def add_output(parser: argparse.ArgumentParser, name: str = "OUTPUT_DATASET") -> None:
     """Gives a command its last argument, the folder of a new data set."""
-    parser.add_argument("output", metavar=name, help="folder to write; must not exist or be empty")
+    parser.add_argument("output", metavar=name, type=_output, help="folder to write; must not exist or be empty")
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
@@ -47,3 +49,11 @@ def _split(text: str) -> str:
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _output(text: str) -> Path:
+    """The type of an output, likewise."""
+    try:
+        return require_plain_path(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

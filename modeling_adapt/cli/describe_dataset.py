@@ -1,5 +1,9 @@
 """What a data set holds: prints a summary, and writes its card (README.md and figures/) into its folder."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
+from ..files import alone_in
 from .command_line import CommandParser
 
 EXAMPLE = """example:
@@ -19,5 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     from ..data.build.dataset_card import write_card
     from ..data.build.summary import summary_table
 
-    print(summary_table(write_card(arguments.dataset, name=arguments.name, license=arguments.license)))
+    folder = Path(arguments.dataset).expanduser()
+    with alone_in(folder) if folder.is_dir() else nullcontext():  # else `write_card` says so
+        summary = write_card(arguments.dataset, name=arguments.name, license=arguments.license)
+    print(summary_table(summary))
     print(f"card written to: {arguments.dataset}/README.md")

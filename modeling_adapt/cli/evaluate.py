@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import finished_folder, require_empty_folder
+from ..files import alone_in, finished_folder, require_empty_folder
 from .command_line import CommandParser, whole_number
 
 if TYPE_CHECKING:
@@ -51,23 +52,25 @@ def main(argv: list[str] | None = None) -> int | None:
     from ..device import available_device
 
     arguments.device = available_device(arguments.device)
-    if arguments.dataset is None:
-        return _answer(arguments, output)
-    arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
-    return (_compare if arguments.compare else _evaluate)(arguments, output)
+    if arguments.dataset is not None:
+        arguments.dataset_revision = pinned_revision(arguments.dataset, arguments.dataset_revision)
+    work = _answer if arguments.dataset is None else _compare if arguments.compare else _evaluate
+    with nullcontext() if output is None else finished_folder(output) as folder:
+        what = work(arguments, folder)
+    if output is not None:
+        print(f"{what} saved to: {output}")
+    return 0
 
 
-def _answer(arguments: argparse.Namespace, output: Path | None) -> int:
+def _answer(arguments: argparse.Namespace, folder: Path | None) -> str:
     """The answers alone, for which there need be no data set and any calculator will do."""
     from ..evaluation.answers import answers_text, write_answers
 
     answers = _answers(arguments)
     print(answers_text(answers))
-    if output is not None:
-        with finished_folder(output) as folder:
-            write_answers(folder, answers, _answers_record(arguments))
-        print(f"answers saved to: {output}")
-    return 0
+    if folder is not None:
+        write_answers(folder, answers, _answers_record(arguments))
+    return "answers"
 
 
 def _answers(arguments: argparse.Namespace) -> "dict[str, Answer]":
@@ -86,7 +89,7 @@ def _answers_record(arguments: argparse.Namespace) -> dict[str, Any]:
     return record | _which(arguments)
 
 
-def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
+def _evaluate(arguments: argparse.Namespace, folder: Path | None) -> str:
     from ..evaluation.answers import answers_text, write_answers
     from ..evaluation.report import Assessment
     from ..loading import load_model
@@ -112,15 +115,13 @@ def _evaluate(arguments: argparse.Namespace, output: Path | None) -> int:
         print(f"forces are of the mean, energies of {arguments.model} alone")
     if arguments.split == "train":
         print("These structures were trained on: the errors say nothing about structures that were not.")
-    if output is not None:
+    if folder is not None:
         is_mean = found.calibration is not None
         members = {"ensemble": arguments.ensemble, "num_images": arguments.num_images} if is_mean else {}
-        with finished_folder(output) as folder:
-            found.write(folder, _header(arguments) | _which(arguments) | members)
-            if answers:
-                write_answers(folder, answers, _answers_record(arguments))
-        print(f"metrics and figures saved to: {output}")
-    return 0
+        found.write(folder, _header(arguments) | _which(arguments) | members)
+        if answers:
+            write_answers(folder, answers, _answers_record(arguments))
+    return "metrics and figures"
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
@@ -141,7 +142,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     train, validation = (
         read_split(arguments.dataset, split, target, arguments.dataset_revision) for split in ("train", "validation")
     )
-    write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
+    with alone_in(folder):
+        write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
     print(f"uncertainty of its energies saved to: {folder}")
 
 
@@ -213,7 +215,7 @@ def _assess_forces(
         found.checks = physical_checks(forces, structures, host, gradient)
 
 
-def _compare(arguments: argparse.Namespace, output: Path | None) -> int:
+def _compare(arguments: argparse.Namespace, folder: Path | None) -> str:
     from ..data.load.reading import read_split
     from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
 
@@ -229,11 +231,9 @@ def _compare(arguments: argparse.Namespace, output: Path | None) -> int:
         f"forces in meV/Å, times of one structure at a time on {arguments.device}; energies in meV as they are: one "
         "with another zero than the data is wrong by that much"
     )
-    if output is not None:
-        with finished_folder(output) as folder:
-            write_comparison(folder, found, _header(arguments) | {"device": str(arguments.device)})
-        print(f"comparison saved to: {output}")
-    return 0
+    if folder is not None:
+        write_comparison(folder, found, _header(arguments) | {"device": str(arguments.device)})
+    return "comparison"
 
 
 def _require_consistent(arguments: argparse.Namespace) -> None:

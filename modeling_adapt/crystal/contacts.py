@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from .minimum_image import require_cell
 
 CONTACT_CUTOFF = 4.0  # Å; pairs farther apart than this are no contacts
+_MANY = 1_000
 SAME_PLACE = 0.1  # Å; two atoms nearer than this are one atom that was written twice
 
 
@@ -39,8 +40,20 @@ def closest_contacts(atoms: Atoms, cutoff: float = CONTACT_CUTOFF) -> dict[str, 
 
 def coinciding_atoms(atoms: Atoms) -> tuple[int, int] | None:
     """The first two atoms at the same place, periodic images included; None where there are none."""
+    if len(atoms) > _MANY and (pair := _crowded(atoms.positions)) is not None:
+        return pair
     first, second, _ = contacts(atoms, SAME_PLACE)
     return min(zip(first.tolist(), second.tolist(), strict=True), default=None)
+
+
+def _crowded(positions: np.ndarray) -> tuple[int, int] | None:
+    """Two of many atoms at one place, of which all pairs would be more than memory holds; None where they are few."""
+    boxes = np.floor(positions / (SAME_PLACE / 2))  # whose diagonal is shorter than `SAME_PLACE`
+    _, box, counts = np.unique(boxes, axis=0, return_inverse=True, return_counts=True)
+    if counts.max() <= _MANY:
+        return None
+    first, second = np.flatnonzero(box.ravel() == counts.argmax())[:2].tolist()
+    return first, second
 
 
 def contacts(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """Rows of a data set as Arrow tables, and nested columns as flat numpy arrays, without Python objects in between."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 ROWS_PER_READ = 1000
 
@@ -80,3 +82,8 @@ def _flat(array: pa.Array) -> np.ndarray:
     while pa.types.is_nested(array.type):
         array = array.flatten()  # respects offsets
     return array.to_numpy(zero_copy_only=False)
+
+
+def open_rows(path: str | Path) -> pq.ParquetFile:
+    """A parquet file whose pages are held against their checksums as they are read, where it has some, as ours do."""
+    return pq.ParquetFile(path, page_checksum_verification=True)

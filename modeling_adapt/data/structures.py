@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
+from ase.geometry import wrap_positions
 from datasets import Features, List, Value
 
 from ..crystal.contacts import coinciding_atoms
@@ -24,6 +25,9 @@ LATER_COLUMNS: dict[str, Any] = {
     **{"defect_kinds": [], "subset": None, "stress": None},
     **{"source_name": "", "source_weight": 1.0},
 }
+
+
+_FAR = 200.0  # Å, where float32 has steps of 0.00002 Å
 
 
 def _vectors(dtype: str) -> List:
@@ -95,7 +99,7 @@ def structure_row(
         raise InputError(f"{where}: neither forces nor energy; nothing can be learned from it")
     row: dict[str, Any] = {
         "atomic_numbers": atoms.numbers,
-        "positions": _per_atom(atoms.positions, "positions", atoms, where),
+        "positions": _per_atom(_near(atoms), "positions", atoms, where),
         "cell": np.array(atoms.cell, dtype=np.float64),
         "pbc": np.array(atoms.pbc, dtype=bool),
         "forces": None if forces is None else _per_atom(forces, "forces", atoms, where),
@@ -141,6 +145,14 @@ def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:
     if (pair := coinciding_atoms(atoms)) is not None:
         return f"atoms {pair[0]} and {pair[1]} are at the same place"
     return None
+
+
+def _near(atoms: Atoms) -> np.ndarray:
+    """Positions that are rounded to float32 without harm: those of atoms far from the origin, in the cell."""
+    if not np.abs(atoms.positions).max(initial=0.0) > _FAR:
+        return atoms.positions
+    with np.errstate(invalid="ignore"):
+        return wrap_positions(atoms.positions, atoms.cell, atoms.pbc)
 
 
 def _per_atom(values: np.ndarray, name: str, atoms: Atoms, where: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 Whether something is wrong is asked of whole columns; which row, which atom and in what words, only where something is.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,10 @@ from ..feature_extraction_adapt import cell_fault, thin_cells
 from .columns import describe_row, flat_values, list_lengths, tables
 
 PER_ATOM = {"positions": "position", "forces": "force", "importance_weights": "importance weight"}  # what each holds
+LARGEST_STRUCTURE = 1_000_000  # atoms
+ALLOW_EXTREMES = "ADAPT_ALLOW_EXTREMES"  # variable of the environment; what is larger than these is damage otherwise
+_LARGEST = {"positions": (1e5, "Å"), "forces": (1e3, "eV/Å")}
+_LARGEST_ENERGY = 1e6  # eV per atom, more than that of all electrons of the heaviest
 _LISTS: dict[str, tuple[int, ...]] = {
     "atomic_numbers": (-1,),
     "positions": (-1, 3),
@@ -143,6 +148,7 @@ def _checks(rows: FlatRows) -> Iterator[tuple[np.ndarray, Callable[[int], str]]]
     """Which rows (B,) have a fault, and a function that words it for one of them."""
     numbers, atoms = rows.values["atomic_numbers"], rows.lengths["atomic_numbers"]
     yield atoms == 0, lambda row: "there are no atoms"
+    yield atoms > LARGEST_STRUCTURE, lambda row: f"{atoms[row]:,} atoms; at most {LARGEST_STRUCTURE:,} are read"
     yield rows.rows_with("atomic_numbers", (numbers < 1) | (numbers >= len(DESCRIPTORS))), partial(_element, rows)
     for name in PER_ATOM:
         yield rows.present[name] & (rows.lengths[name] != atoms), partial(_length, rows, name)
@@ -157,6 +163,11 @@ def _checks(rows: FlatRows) -> Iterator[tuple[np.ndarray, Callable[[int], str]]]
     yield ~np.isfinite(rows.energies), lambda row: "the energy is not a finite number"
     negative = rows.rows_with("importance_weights", rows.values["importance_weights"] < 0)
     yield negative, lambda row: "an importance weight is negative"
+    if not os.environ.get(ALLOW_EXTREMES):
+        for name, (largest, unit) in _LARGEST.items():
+            extreme = rows.rows_with(name, np.abs(rows.values[name]) > largest)
+            yield extreme, partial(_extreme, rows, name, largest, unit)
+        yield np.abs(rows.energies) > _LARGEST_ENERGY * atoms, partial(_extreme_energy, rows)
     yield thin_cells(rows.cells), lambda row: str(cell_fault(rows.cells[row]))
 
 
@@ -170,6 +181,20 @@ def _element(rows: FlatRows, row: int) -> str:
 
 def _length(rows: FlatRows, name: str, row: int) -> str:
     return f"{rows.lengths[name][row]} {name} for {rows.lengths['atomic_numbers'][row]} atoms"
+
+
+def _extreme(rows: FlatRows, name: str, largest: float, unit: str, row: int) -> str:
+    values = np.abs(rows.row(name, row)).max(axis=-1)
+    atom = int(values.argmax())
+    return f"the {PER_ATOM[name]} of atom {atom} has a component of {values[atom]:.1e} {unit}, {_too_large(largest)}"
+
+
+def _extreme_energy(rows: FlatRows, row: int) -> str:
+    return f"an energy of {rows.energies[row]:.1e} eV, {_too_large(_LARGEST_ENERGY)} per atom"
+
+
+def _too_large(largest: float) -> str:
+    return f"damage or another unit, unless {ALLOW_EXTREMES}=1 is set, which lets it be more than {largest:.0e}"
 
 
 def _number(rows: FlatRows, name: str, row: int) -> str:

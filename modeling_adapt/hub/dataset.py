@@ -5,9 +5,10 @@ model learned from it, which is told by what it holds, not by what it is called.
 
 import re
 import sys
+from inspect import signature
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCardData, HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.build.dataset_card import read_card
@@ -16,11 +17,13 @@ from ..data.load.survey import content_hash
 from ..errors import InputError
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of
-from .privacy import publishable, publishable_text, require_png, require_publishable_rows
+from .privacy import copy_png, publishable, publishable_text, require_publishable_rows
 from .repository import AS_IT_WAS, OUR_TAG, answers
 from .run_folder import RunFolder
 
 _FIGURES = ("figures/forces.png", "figures/distance.png", "figures/kinds.png")  # that write_card draws
+# What the Hub reads in the header of a card, and we write there; other names may hold anything.
+_HEADER = {*signature(DatasetCardData.__init__).parameters, "dataset_info", "configs", "tags", "provenance"}
 _MEASURED = ("dataset_info", "configs", "license", "tags", "task_categories", "size_categories")
 
 
@@ -39,6 +42,7 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
     splits = parquet_splits(folder)
     paths = sum(splits.values(), [])
     for path in paths:
+        _require_own(path, folder)
         require_publishable_rows(path)
     card = folder / "README.md"
     if not card.is_file():
@@ -46,9 +50,10 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
     target.mkdir(parents=True, exist_ok=True)
     (target / "README.md").write_text(_card(card, paths, repository), encoding="utf-8")
     files = {_name(path, folder): path for path in paths}
-    figures = {name: folder / name for name in _FIGURES if (folder / name).is_file()}
-    for path in figures.values():
-        require_png(path)
+    figures = {name: target / name for name in _FIGURES if (folder / name).is_file()}
+    for name, path in figures.items():
+        path.parent.mkdir(exist_ok=True)
+        copy_png(folder / name, path)
     return files | figures | {"README.md": target / "README.md"}
 
 
@@ -88,6 +93,14 @@ def _name(path: Path, folder: Path) -> str:
     raise InputError(f"{path} is not in {folder}; copy the data set into a folder of its own")
 
 
+def _require_own(path: Path, folder: Path) -> None:
+    """Raises [`InputError`] for a link to a file elsewhere, but for those of the cache of the Hub."""
+    home, where = folder.resolve(), path.resolve()
+    blobs = [parent / "blobs" for parent in (home.parent, home.parents[min(1, len(home.parents) - 1)])]
+    if not any(where.is_relative_to(one) for one in (home, *blobs)):
+        raise InputError(f"{path} leads out of {folder}, to {where}: copy the file there, if it is to be published")
+
+
 def _card(path: Path, files: list[Path], repository: str) -> str:
     card = read_card(path)
     described = card.data.to_dict().get("dataset_info") or {}
@@ -97,8 +110,9 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
             f"{path} is of other files; write it anew with data_scripts/describe_dataset.py {path.parent}"
         )
     for name, value in list(card.data.to_dict().items()):
-        if name not in _MEASURED:
-            card.data[name] = publishable(value, name)
+        card.data.pop(name)
+        if name in _HEADER:
+            card.data[name] = value if name in _MEASURED else publishable(value, name)
     tags = card.data.to_dict().get("tags") or []
     card.data["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), OUR_TAG]))
     text = publishable_text(card.text.replace("path/of/this/folder", repository))

@@ -10,23 +10,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..data.columns import open_rows
 from ..data.structures import STRUCTURE_FEATURES
 from ..errors import InputError, one_line
 from ..hub_access import is_local
 from ..markdown import unescaped
 
-_START = r"(?:file://)?(?:~[\w-]*/|\.{0,2}/(?!/)|[A-Za-z]:[\\/](?!/))"
+_START = r"(?:file://)?(?:~[\w-]*/|\.{0,2}/(?!/)|[A-Za-z]:[\\/](?!/)|\\\\(?=\w))"
 _WHOLE_PATH = re.compile(_START)
-_PATH_IN_TEXT = re.compile(rf"(?<![^\s=,:;'\"`(\[{{|]){_START}[^\s,;:'\"`)\]}}|<>]*")
-_SECRET_NAME = re.compile(r"(^|[_-])(token|password|passwd|secret|credentials?|api[_-]?key)$", re.IGNORECASE)
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}\b")
+_PATH_IN_TEXT = re.compile(rf"(?<![^\s=,:;'\"`(\[{{|<>@]){_START}[^\s,;:'\"`)\]}}|<>]*")
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(token|pass(word|wd|phrase)?|pwd|secrets?|credentials?|cookie|auth(orization)?|(api|access|private)[_-]?key|"
+    r"host[_-]?name|user([_-]?name)?|login|e?mail)$",
+    re.IGNORECASE,
+)
+# Of the rules of gitleaks (https://github.com/gitleaks/gitleaks, MIT) those for keys that are known by their form, and
+# accounts on a machine. Arrow understands these expressions too, which look neither back nor ahead.
+_SECRETS = (
+    *(r"\bhf_[A-Za-z0-9]{10,}", r"\bapi_org_[A-Za-z0-9]{20,}"),  # Hugging Face
+    *(r"\bgh[pousr]_[A-Za-z0-9]{16,}", r"\bgithub_pat_\w{16,}", r"\bglpat-[\w-]{16,}"),  # GitHub, GitLab
+    *(r"\b(A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b", r"\bAIza[\w-]{35}"),  # Amazon, Google
+    *(r"\bsk-[A-Za-z0-9][\w-]{18,}", r"\b[sr]k_(live|test)_[A-Za-z0-9]{10,}"),  # OpenAI, Anthropic, Stripe
+    *(
+        r"\bxox[abeoprs]-[\w-]{10,}",
+        r"\bnpm_[A-Za-z0-9]{36}",
+        r"\bpypi-AgE[\w-]{20,}",
+        r"\bSG\.[\w-]{16,}\.[\w-]{16,}",
+    ),
+    r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",  # JSON web tokens
+    r"-----BEGIN[A-Z0-9 _-]{0,100}(KEY|CERTIFICATE)[A-Z -]*-----([^-]+-----END[A-Z0-9 -]*-----)?",
+    r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@",  # a password in an address
+    r"\b[\w.+-]+@[A-Za-z][\w-]*(:|(\.[A-Za-z][\w-]*)+)",  # an account on a machine, or an address of mail
+)
+_TOKEN_IN_ROWS = "|".join(_SECRETS)
+_TOKEN = re.compile(_TOKEN_IN_ROWS)
 _NO_TEXTS = (".safetensors", ".parquet", ".png")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OF_A_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"sBIT", b"bKGD")
 _OUR_NOTES = {b"huggingface", b"ARROW:schema", b"content_defined_chunking"}  # the last two are of libraries' writers
 _NOTES_OF_FIELDS = {b"PARQUET:field_id"}
 # In the expressions of Arrow, which look neither back nor ahead.
-_TOKEN_IN_ROWS = r"\bhf_[A-Za-z0-9]{10,}"
-_PATH_IN_ROWS = r"(^|[\s=,;'\"`(\[{<|])(~[\w-]*|[A-Za-z]:|\\)?[/\\]|//|(^|[/\\\s=])\.\.[/\\]"
+_PATH_IN_ROWS = r"(^|[\s=,;'\"`(\[{<>@|])(~[\w-]*|[A-Za-z]:|\\)?[/\\]|//|(^|[/\\\s=])\.\.[/\\]"
 _NAMES_OF_FOLDERS = ("dataset", "initial_model", "model", "output_dir", "logging_dir", "resumed_from")
 
 
@@ -38,7 +62,12 @@ def last_name(path: str) -> str:
 
 def publishable_text(text: str) -> str:
     """`text` with each local path in it reduced to its last name, and without tokens."""
-    return _TOKEN.sub("hf_...", _PATH_IN_TEXT.sub(lambda found: last_name(found.group()), text))
+    return _TOKEN.sub(_hidden, _PATH_IN_TEXT.sub(lambda found: last_name(found.group()), text))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    """What stands where a secret was; of a token of the Hub, what it was."""
+    return "hf_..." if found.group().startswith("hf_") else "..."
 
 
 def publishable(value: Any, name: str = "") -> Any:
@@ -137,11 +166,24 @@ def _on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def require_png(path: Path) -> None:
-    """A name is no proof: a key, or a link to one, that is called parity.png stays home too."""
-    with path.open("rb") as file:
-        if file.read(len(_PNG)) != _PNG:
-            raise InputError(f"{path} is no PNG picture; remove it, or draw it again")
+def copy_png(path: Path, target: Path) -> None:
+    """
+    Copies a picture without what is appended to it or noted in it. A name is no proof: a key, or a link to one, that
+    is called parity.png stays home too.
+
+    Raises:
+        [`InputError`]: It is no PNG picture.
+    """
+    content, place, kept = path.read_bytes(), len(_PNG), [_PNG]
+    while content.startswith(_PNG) and place + 12 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        kind = content[place + 4 : place + 8]
+        kept += [content[place:end]] if kind in _OF_A_PICTURE else []
+        place = end
+        if kind == b"IEND" and end <= len(content):
+            target.write_bytes(b"".join(kept))
+            return
+    raise InputError(f"{path} is no PNG picture; remove it, or draw it again")
 
 
 def require_publishable_rows(path: Path) -> None:
@@ -151,7 +193,7 @@ def require_publishable_rows(path: Path) -> None:
             folder of this machine or is a token; the line names the column.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = open_rows(path)
         _require_our_schema(path, file)
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
         for batch in file.iter_batches(columns=texts):

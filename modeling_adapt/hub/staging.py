@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import yaml
 from ase.build import bulk
@@ -24,20 +23,22 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from ..data.columns import open_rows
 from ..data.load.reading import parquet_splits
 from ..data.structures import atoms_from_row
 from ..errors import InputError, one_line
 from ..evaluation.answers import ANSWERS_FIGURE, ANSWERS_FILE
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..hub_access import is_full_disk
+from ..files import is_full_disk
 from ..loading import load_model
 from ..markdown import TEMPLATES
 from ..modeling_adapt import forces_of
 from ..simulation.doubt import load_doubt
 from .card import write_model_card
 from .dataset import trained_on
-from .privacy import publishable, require_png
+from .privacy import copy_png, publishable
 from .run_folder import ENERGY, PICKLES, RunFolder
+from .schema import published_fields
 
 SUBFOLDERS = ["", ENERGY]  # of the first model and of the second
 MAY_BE_IMPORTED = {"numpy", "torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names  # by published code
@@ -144,13 +145,13 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
         for path in target.glob("*.py"):
             path.unlink()
     for file in ("config.json", "preprocessor_config.json"):
-        _write(target / file, _without_local_names(json.loads((target / file).read_text(encoding="utf-8"))))
+        _write(target / file, json.loads((target / file).read_text(encoding="utf-8")))
     _write(target / "example.json", _with_answer(structure, model, feature_extractor))
     _write(target / "recipe.yaml", run.recipe)
     _write(target / "run.json", _published_run(run))
     _write(target / "training_metrics.json", run.training_metrics)
     _write(target / "metrics.json", _published_metrics(run))
-    _write(target / ANSWERS_FILE, {name: value for name, value in run.answers.items() if name != "model_path"})
+    _write(target / ANSWERS_FILE, run.answers)
     figures = [(run.run, "training_curve.png")]
     if run.evaluation is not None:
         figures += [(run.evaluation, f"{name}.png") for name in _OF_EVALUATION]
@@ -158,8 +159,7 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
         figures.append((run.answered, ANSWERS_FIGURE))
     for source, file in figures:
         if (source / file).is_file():
-            require_png(source / file)
-            shutil.copyfile(source / file, target / file)
+            copy_png(source / file, target / file)
     return model
 
 
@@ -214,10 +214,10 @@ def _save(model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor, fold
 
 
 def _published_run(run: RunFolder) -> dict[str, Any]:
-    """The last part of the training. Not its command: what stands there names this machine in ways nobody foresees."""
+    """The last part of the training."""
     if not run.parts:
         return {}
-    last = {name: value for name, value in run.parts[-1].items() if name != "command"}
+    last = dict(run.parts[-1])
     if run.training_seconds is not None:
         last["training_seconds"] = run.training_seconds
     return {"parts": [last | {"part": len(run.parts)}]}
@@ -225,8 +225,7 @@ def _published_run(run: RunFolder) -> dict[str, Any]:
 
 def _published_metrics(run: RunFolder) -> dict[str, Any]:
     """With what the card cannot tell from the names alone, when they are cut to their last part."""
-    kept = {name: value for name, value in run.metrics.items() if name != "model_path"}
-    return kept | {"data_set_of_the_training": run.evaluated_on_its_data} if kept else {}
+    return run.metrics | {"data_set_of_the_training": run.evaluated_on_its_data} if run.metrics else {}
 
 
 def _require_finite(model: PreTrainedModel, run: RunFolder) -> None:
@@ -237,15 +236,11 @@ def _require_finite(model: PreTrainedModel, run: RunFolder) -> None:
             )
 
 
-def _without_local_names(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("_name_or_path", "_commit_hash")}
-
-
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    """As JSON or YAML, with nothing private in it; a record that is not there is not written."""
+    """As JSON or YAML, its named fields alone, with nothing private in them; one that is not there is not written."""
+    values = publishable(published_fields(path.name, values))
     if not values:
         return
-    values = publishable(values)
     if path.suffix == ".yaml":
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     else:
@@ -265,7 +260,7 @@ def _first_rows(dataset: str | Path) -> pa.RecordBatch:
     splits = parquet_splits(dataset)
     try:
         for path in [*splits.get("validation", []), *sum(splits.values(), [])]:
-            for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=_COLUMNS):
+            for batch in open_rows(path).iter_batches(_ROWS, columns=_COLUMNS):
                 if len(batch):
                     return batch
     except (pa.ArrowException, OSError) as error:

@@ -70,6 +70,8 @@ def check_as_stranger(folder: str | Path, subfolders: Sequence[str] = ("",)) -> 
     """
     with tempfile.TemporaryDirectory(prefix="adapt-stranger-") as home:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+        # Environment modules of clusters, and pip's --target, bring what transformers needs by PYTHONPATH.
+        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
         environment |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         run = subprocess.run(
             [sys.executable, "-c", _PROGRAM, json.dumps([str(folder), list(subfolders), TOLERANCE])],

@@ -87,6 +87,8 @@ class Doubt:
         with whole_file(folder / FILE) as unfinished:
             metadata = {"weights_sha256": weights, "numbers": json.dumps(numbers)}
             save_file({"covariance": torch.from_numpy(self.covariance)}, unfinished, metadata)
+            if (config := folder / "config.json").is_file():
+                unfinished.chmod(config.stat().st_mode)  # safetensors makes files that their owner alone can read
 
     @classmethod
     def load(cls, path: Path, weights: str | None) -> "Doubt | None":

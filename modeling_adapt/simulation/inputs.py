@@ -15,7 +15,10 @@ from ..data.load.reading import read_split
 from ..data.read.frames import read_frames
 from ..data.structures import atoms_from_row
 from ..errors import InputError
+from ..files import readable_name
 from .exchange import holds_objects, read_objects
+
+_LONGEST = 220  # bytes
 
 
 def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
@@ -43,7 +46,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     for path, name in zip(paths, _names(paths), strict=True):
         for inside, atoms in _read(path, index, split).items():
             _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path))
-            usable = _openable(f"{name}-{_usable(inside)}" if inside else name)
+            usable = _short(_openable(f"{name}-{_usable(inside)}" if inside else name))
             if usable in structures:
                 raise InputError(f"2 inputs would write to the same files {usable}.*; rename them or relax them apart")
             structures[usable] = atoms
@@ -72,6 +75,11 @@ def _openable(name: str) -> str:
     return name.lower() if any(fnmatchcase(f"{name}.relaxed.extxyz", pattern) for pattern in patterns) else name
 
 
+def _short(name: str) -> str:
+    """`name`, or the end of it, so that the names of the results are no longer than systems allow."""
+    return name.encode()[-_LONGEST:].decode(errors="ignore")
+
+
 def _expanded(path: Path) -> list[Path]:
     """A glob as what it matches, and a folder that is no data set as the files in it, by name."""
     if not path.exists() and any(mark in str(path) for mark in "*?["):
@@ -94,6 +102,7 @@ def _is_dataset(path: Path) -> bool:
 def _names(paths: list[Path]) -> list[str]:
     shared = Counter(path.stem for path in paths)
     names = ["-".join(path.parts).strip("/.-") if shared[path.stem] > 1 else path.stem for path in paths]
+    names = [readable_name(name) for name in names]
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError(f"{count} inputs would write to the same files {name}.*; rename them or relax them apart")

@@ -1,6 +1,5 @@
 """The results of `relax.py` as one page that opens in any browser without a network: `templates/report.html.jinja`."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..crystal.minimum_image import displacements, shortest_images
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
+from ..tables import csv_rows
 from .relaxation import DISPLACED
 from .report_drawings import FRAME, NEAR, chart, view
 from .results import BETWEEN, Line, SummaryFile, read_record, trajectory_file
@@ -137,8 +137,8 @@ def _ranks(path: Path) -> dict[str, Line]:
     """What the ranking says of each structure; nothing where there is none."""
     if not path.is_file():
         return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    text = path.read_text(encoding="utf-8")
+    rows: list[Any] = [row for row in csv_rows(text) if None not in row and None not in row.values()]
     for row in rows:
         if row.get("same_as") == row["name"]:
             row["same_as"] = ""  # each is the same as itself

@@ -1,9 +1,7 @@
 """The folder that relaxations write: which command it is of, a line for each that has ended, and last structures."""
 
-import csv
 import hashlib
 import importlib.util
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +16,7 @@ from ase.io.formats import ioformats
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
-from ..tables import csv_text, format_table
+from ..tables import csv_rows, csv_text, format_table
 from .doubt import UNUSUAL
 from .exchange import as_structure
 from .relaxation import RelaxationResult
@@ -73,7 +71,7 @@ def read_record(output: Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}; relax into a new folder") from error
     if not isinstance(record, dict):
         raise InputError(f"{path} is no record of relax.py; relax into a new folder")
@@ -135,7 +133,7 @@ class SummaryFile:
         """One mapping from `CSV_COLUMNS` to text for each relaxation that has ended, in the order of their ends."""
         text = self.path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+        rows: list[Any] = list(csv_rows(whole))
         if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
             raise InputError(f"{self.path} is no summary of relax.py")
         return [row for row in rows if None not in row and None not in row.values()]

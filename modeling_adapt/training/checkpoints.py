@@ -20,7 +20,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from ..configuration.versions_adapt import upgraded
 from ..errors import InputError, one_line
-from ..files import require_empty_folder, whole_file
+from ..files import is_full_disk, require_empty_folder, whole_file
 from .arguments import FITTED_FIELDS, MODEL_FIELDS, ADAPTTrainingArguments
 from .callbacks import is_end_of_training
 
@@ -109,9 +109,10 @@ def readable_errors(what: str) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if type(error) is RuntimeError and not any(sign in str(error) for sign in _SIGNS_OF_A_FULL_DISK):
             raise
+        full = is_full_disk(error) or type(error) is RuntimeError
         raise InputError(
-            f"{what} cannot be written: {one_line(error)}; make room and give the same command with "
-            "--resume_from_checkpoint true, which goes on from the newest checkpoint that is whole"
+            f"{what} cannot be written: {one_line(error)}; {'make room' if full else 'see to that'} and give the same "
+            "command with --resume_from_checkpoint true, which goes on from the newest checkpoint that is whole"
         ) from error
 
 

@@ -212,8 +212,7 @@ def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None
     """Fills in the normalisation statistics of `config` from the training split."""
     statistics = fit_statistics(train_rows)
     config.feature_mean = statistics.feature_mean
-    # A column that never varies, such as a descriptor in data of one element, has no scale; 1 keeps it at zero.
-    config.feature_std = [std if std > 1e-9 else 1.0 for std in statistics.feature_std]
+    config.feature_std = [_scale(std) for std in statistics.feature_std]
     _fit_force_scale(config, statistics)
     if isinstance(config, ADAPTEnergyConfig):
         config.energy_std = fit_reference_energies(config, train_rows)
@@ -221,10 +220,10 @@ def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None
 
 def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None:
     """Energy models read the scale alone; they have no mean force to add."""
-    mean, std = statistics.force_mean, statistics.force_std
+    mean, std = statistics.force_mean, statistics.force_std and [_scale(one) for one in statistics.force_std]
     if config.traits.equivariant and std:  # one scale for all directions keeps them equivalent
-        scale = np.sqrt(np.mean(np.square(np.array(std))))
-        mean, std = [0.0] * 3, [float(scale)] * 3
+        scale = np.sqrt(np.mean(np.square(np.array(statistics.force_std))))
+        mean, std = [0.0] * 3, [_scale(float(scale))] * 3
     config.force_mean, config.force_std = mean if config.predicts == "forces" else None, std
 
 
@@ -235,7 +234,7 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
     count.
 
     Returns:
-        `float`: Standard deviation of what is left over in eV.
+        `float`: Standard deviation of what is left over in eV; 1 where nothing is.
     """
     found, baseline = survey(train_rows), _baseline(train_rows)
     config.element_energies = baseline.element_energies()
@@ -244,7 +243,12 @@ def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Datas
         left_over = left_over / found.sizes
     left_over = left_over[found.labelled]
     config.energy_mean = float(np.mean(left_over))
-    return float(np.std(left_over))
+    return _scale(float(np.std(left_over)))
+
+
+def _scale(std: float) -> float:
+    """What never varies has no scale; 1 keeps it at zero."""
+    return std if std > 1e-9 else 1.0
 
 
 def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset) -> None:

@@ -6,7 +6,6 @@ a hidden folder beside the output, named by a fingerprint of what it was made fr
 another one. When all are there, their rows are divided into splits and written as the data set.
 """
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -30,7 +29,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...files import require_empty_folder, require_replaceable
+from ...files import alone_in, require_empty_folder, require_replaceable, unfinished_folder
+from ..columns import open_rows
 from ..split.splitting import Division
 from ..structures import STRUCTURE_FEATURES
 from .summary import DatasetSummary
@@ -109,7 +109,7 @@ def build_dataset(
             raise InputError(f"no structures to write to {folder}")
         if expected is not None and rows != expected:
             raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
-        batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(columns=KEY_COLUMNS))
+        batches = (batch for path in paths for batch in open_rows(path).iter_batches(columns=KEY_COLUMNS))
         sources, keys = sources_and_keys(batches)
         sources, keys = sources[:rows], keys[:rows]
         division, change = (revise or _as_it_is)(paths, notes, divide(sources, keys))
@@ -145,14 +145,9 @@ def _workshop(folder: Path) -> Iterator[Path]:
 
     What no later run can use (half a part, half a data set) is removed, and all of it when no part is left.
     """
-    absolute = require_replaceable(folder).absolute()
-    workshop = absolute.parent / f".{absolute.name}.unfinished"
-    workshop.mkdir(parents=True, exist_ok=True)
-    with (workshop / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run is building {folder}; wait for it, or name another folder") from error
+    workshop = unfinished_folder(require_replaceable(folder))
+    with alone_in(workshop, folder):
+        require_empty_folder(folder)  # which another run may have finished just now
         _tidy(workshop)  # after a run that was killed
         try:
             yield workshop

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ...errors import InputError
 from ...files import finished_folder
-from ..columns import tables
+from ..columns import open_rows, tables
 from ..load.reading import read_splits
 from ..split.splitting import SPLIT_FILE, Division, RowKey, write_split_file
 from ..structures import STRUCTURE_FEATURES
@@ -30,7 +30,8 @@ class RowWriter(pq.ParquetWriter):
     """One parquet file of rows with the columns of `STRUCTURE_FEATURES`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, STRUCTURE_FEATURES.arrow_schema)  # which carries the Features in its metadata
+        # The schema carries the Features in its metadata.
+        super().__init__(path, STRUCTURE_FEATURES.arrow_schema, write_page_checksum=True)
 
     def write_rows(self, rows: Iterable[dict[str, Any]]) -> int:
         """Writes rows of [`structure_row`]; returns how many."""
@@ -190,7 +191,7 @@ def rows_of_files(sources: Sequence[Path], wanted: np.ndarray) -> Iterator[pa.Ta
     them are read."""
     start = 0
     for source in sources:
-        file = pq.ParquetFile(source)
+        file = open_rows(source)
         end = start + file.metadata.num_rows
         if ((wanted >= start) & (wanted < end)).any():
             for batch in file.iter_batches(ROWS_PER_GROUP):

@@ -1,8 +1,10 @@
 """From a folder or a Hub id to one split of a structure data set."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
-from huggingface_hub import DatasetCard, snapshot_download
+from huggingface_hub import DatasetCard, constants, snapshot_download
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ...errors import InputError, one_line
+from ...files import require_plain_path
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
-from ..columns import ROWS_PER_READ
+from ..columns import ROWS_PER_READ, open_rows
 from ..split.splitting import SUBSETS
 from ..structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from ..validation import require_valid_rows, require_valid_table
@@ -144,11 +148,13 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
     folder = _folder_of(dataset, revision)
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
+    _require_inside(folder)
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
     try:
-        return load_dataset(str(folder))
+        checked = ParquetFragmentScanOptions(page_checksum_verification=True)
+        return load_dataset(str(folder), fragment_scan_options=checked)
     except Exception as error:  # damaged parquet, a full disk: datasets raises many types
         problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
         if problem is not None:
@@ -156,6 +162,10 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
         if (empty := _file_without_rows(folder)) is not None:
             raise InputError(f"{empty} has no rows: a split needs some; remove the file, or write it again") from error
         cause = error.__cause__ or error
+        if isinstance(cause, OSError) and str(cause.filename).startswith(str(constants.HF_HOME)):
+            raise InputError(
+                f"{constants.HF_HOME} cannot be written ({cause.strerror}): name another folder with HF_HOME"
+            ) from error
         raise InputError(f"{dataset} cannot be loaded: {type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)
@@ -180,6 +190,7 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
             raise InputError(f"{dataset}: no such folder; build a data set with a command in data_scripts/")
         if not folder.is_dir():
             raise InputError(f"{dataset} is a file; give the folder of a data set")
+        require_plain_path(folder)
         if revision is not None:
             raise InputError(f"{dataset} is a folder, which has no revision {revision}: leave that out")
         return folder
@@ -204,10 +215,13 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of a data set")
+    require_plain_path(folder)
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
+    _require_inside(folder)
     try:
-        found = load_dataset_builder(str(folder)).config.data_files
+        with TemporaryDirectory() as cache:  # it keeps nothing, and the home of a cluster may be read-only
+            found = load_dataset_builder(str(folder), cache_dir=cache).config.data_files
         splits = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
         for path in sum(splits.values(), []):
             _require_columns(path)
@@ -216,6 +230,32 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     except Exception as error:  # a README with broken metadata, a damaged file: datasets and Arrow raise many types
         raise InputError(f"{folder} cannot be read as a data set: {one_line(error)}") from error
     return splits
+
+
+def _require_inside(folder: Path) -> None:
+    """
+    Raises [`InputError`] where the card of a data set names files that are not in its folder: they would be read, and
+    published, as part of it, and those of another machine fetched.
+    """
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    try:
+        configs = DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("configs")
+    except Exception:  # the YAML library raises many types; `datasets` says what is wrong
+        return
+    for name in _texts(configs):
+        if "://" in name or re.match(r"[\\/~]|[A-Za-z]:", name) or ".." in re.split(r"[\\/]", name):
+            raise InputError(f"{card} names files outside of its folder ({name}): take that out of its header")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain YAML."""
+    if isinstance(value, str):
+        yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        yield from _texts(part)
 
 
 def _require_columns(path: Path) -> None:
@@ -234,7 +274,7 @@ def parquet_tables(paths: list[Path], checked: bool = False) -> Iterator[pa.Tabl
     for path in paths:
         first = 0
         try:
-            for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_READ):
+            for batch in open_rows(path).iter_batches(ROWS_PER_READ):
                 table = pa.Table.from_batches([batch])
                 if not checked:
                     require_valid_table(table, str(path), first)

@@ -2,9 +2,11 @@
 
 import lzma
 import os
+import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from ase.io.formats import UnknownFileTypeError, get_compression, open_with_comp
 
 from ...crystal.minimum_image import shortest_images
 from ...errors import InputError
+from ..validation import LARGEST_STRUCTURE
 
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
+_XYZ, _POSCAR = re.compile(r"xyz(\.\w+)?$"), re.compile(r"poscar|contcar|\.vasp", re.IGNORECASE)
 _KINDS = {"vasprun.xml": "vasp-xml", "OUTCAR": "vasp-out"}  # ASE's names; the better one first
 _LAST_WORDS = {"vasp-xml": "</modeling>", "vasp-out": "General timing and accounting"}
 _LAST_LINES = 100  # more than VASP writes from there on
@@ -37,7 +41,7 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
             ASE's name of the format, such as vasp-out; by default it is found by name and content.
 
     Raises:
-        [`InputError`]: A file that is missing, empty or not readable.
+        [`InputError`]: A file that is missing, empty or not readable, or announces more than `LARGEST_STRUCTURE`.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a file")
@@ -45,6 +49,7 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
+    _require_counts(path)
     count = 0
     try:
         for atoms in iread(path, index=index, format=kind, do_not_split_by_at_sign=True):
@@ -55,6 +60,29 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise InputError(f"{path}: ASE cannot read frame {count}: {message}") from error
+
+
+def _require_counts(path: Path) -> None:
+    """ASE makes room, or waits, for as many atoms as a file says it has; of some that would take hours."""
+    try:
+        with open_with_compression(str(path)) as file:
+            if _POSCAR.search(path.name):
+                counts = [line.split() for line in islice(file, 5, 7)]  # after title, scale and cell
+                _require_count(path, sum(int(one) for words in counts if _are_counts(words) for one in words))
+            while _XYZ.search(path.name) and _are_counts(words := next(file, "").split()):
+                _require_count(path, int(words[0]))
+                deque(islice(file, 1 + int(words[0])), 0)  # to the next frame
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError):
+        return  # no text, which is for ASE to read
+
+
+def _are_counts(words: list[str]) -> bool:
+    return bool(words) and all(map(str.isdecimal, words))
+
+
+def _require_count(path: Path, count: int) -> None:
+    if count > LARGEST_STRUCTURE:
+        raise InputError(f"{path}: a structure of {count:,} atoms; at most {LARGEST_STRUCTURE:,} are read")
 
 
 def same_trajectory(before: Atoms, after: Atoms) -> bool:

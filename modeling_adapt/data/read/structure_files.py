@@ -13,6 +13,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from ...errors import InputError
+from ...files import readable_name
 from ..options import ENERGY_KEYS, FORCE_KEYS, RUN_ENERGY_KEYS, STRESS_KEYS, ReadingOptions
 from ..structures import structure_row
 from .frames import file_state, find_runs, read_frames, read_run, run_kind, same_trajectory
@@ -60,7 +61,7 @@ def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
             if (where := (owner, realpath(run))) in seen:
                 raise InputError(f"{run} is given twice; its frames would be counted twice, and might be divided")
             seen.add(where)
-            inside = (Path(name) / run.relative_to(path)).as_posix()
+            inside = (Path(name) / readable_name(str(run.relative_to(path)))).as_posix()
             files.append(StructureFile(str(run), inside, owner, path.is_dir(), file_state(run)))
     return files
 
@@ -74,7 +75,7 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     """Short names for files: the part of each path below the folder that all share; base names for one folder."""
     absolute = [Path(abspath(path)) for path in paths]
     shared = commonpath([path.parent for path in absolute])
-    return [path.relative_to(shared).as_posix() for path in absolute]
+    return [readable_name(path.relative_to(shared).as_posix()) for path in absolute]
 
 
 def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingOptions) -> Iterator[dict[str, Any]]:

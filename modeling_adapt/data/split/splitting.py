@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ...errors import InputError
+from ...tables import csv_text, plain_cell
 
 Unit = Literal["trajectory", "config_type"]  # what is never divided
 SPLITS = ("train", "validation", "test")
@@ -269,12 +270,11 @@ def write_split_file(
         subsets (`np.ndarray` of shape `(rows,)`): As [`train_subsets`] returns them.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_SPLIT_FILE_COLUMNS)
+        file.write(csv_text([_SPLIT_FILE_COLUMNS]))
         for split, rows in splits.items():
             for row in rows:
                 subset = "" if np.isnan(subsets[row]) else f"{subsets[row]:g}"
-                writer.writerow((sources[row], keys[row].trajectory, keys[row].config_type, split, subset))
+                file.write(csv_text([(sources[row], keys[row].trajectory, keys[row].config_type, split, subset)]))
 
 
 def read_split_file(
@@ -315,8 +315,9 @@ def _lines(path: Path) -> dict[str, tuple[str, str]]:
         for line in reader:
             said = (line["split"], line["subset"])
             _require_values(*said, f"{path}, line {reader.line_num}")
-            if lines.setdefault(line["source"], said) != said:
-                raise InputError(f"{path}, line {reader.line_num}: {line['source']!r} is in another split already")
+            source = plain_cell(line["source"])
+            if lines.setdefault(source, said) != said:
+                raise InputError(f"{path}, line {reader.line_num}: {source!r} is in another split already")
     return lines
 
 
