@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..simulation.ranking import Host
     from ..simulation.results import Line
 
+_FINISH = 0.005  # eV/Å
+
 EXAMPLE = """\
 examples:
   python relax.py POSCAR
@@ -56,9 +58,10 @@ def main(argv: list[str] | None = None) -> int | None:
         results.require_writable_format(arguments.format)
     processes, output = _processes(), Path(arguments.output)
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
+    calculator = _calculator(arguments, processes)
+    arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
-    calculator = _calculator(arguments, processes)
     host = _host(arguments, calculator)
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
@@ -81,7 +84,8 @@ def main(argv: list[str] | None = None) -> int | None:
         trajectory = partial(results.trajectory_file, output=output)
         limits = (arguments.fmax, arguments.steps)
         try:
-            for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
+            relaxations = relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one, arguments.finish)
+            for name, result in relaxations:
                 results.write_result(name, result, output)
                 summary.append(name, result)
         finally:
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> int | None:
         if processes.is_main_process:
             if processes.num_processes > 1:
                 print(results.summary_table(lines))
-            _conclude(arguments, lines, host, output)
+            _conclude(arguments, lines, calculator, host, output)
         return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
 
@@ -123,6 +127,17 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
         energy_subfolder=arguments.energy_subfolder or "",
         energy_revision=arguments.energy_revision,
     )
+
+
+def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> float:
+    """How far relaxations go in eV/Å: where there are energies, what is compared by them is to be at a minimum."""
+    if arguments.finish is None:
+        return min(arguments.fmax, _FINISH) if "energy" in calculator.implemented_properties else arguments.fmax
+    if arguments.finish > arguments.fmax:
+        raise InputError(
+            f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
+        )
+    return arguments.finish
 
 
 def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host | None":
@@ -181,21 +196,39 @@ def _about(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from error
 
 
-def _conclude(arguments: argparse.Namespace, lines: "list[Line]", host: "Host | None", output: Path) -> None:
+def _conclude(
+    arguments: argparse.Namespace,
+    lines: "list[Line]",
+    calculator: "ADAPTCalculator",
+    host: "Host | None",
+    output: Path,
+) -> None:
     """What is made of all relaxations together: other formats, the ranking and the report."""
+    from ..simulation.doubt import DifferenceDoubt
     from ..simulation.ranking import converged_candidates, rank, ranking_table, write_ranking
     from ..simulation.report import write_report
     from ..simulation.results import write_formats
 
     if arguments.format is not None:
         write_formats(arguments.format, [line["name"] for line in lines], output)
-    ranked = rank(converged_candidates(output, lines), host)
+    ranked = rank(converged_candidates(output, lines), host, DifferenceDoubt.by(calculator))
     write_ranking(output / "ranking.csv", ranked)
     if len(ranked) > 1 or host is not None:
         print(ranking_table(ranked))
+        _tell_finish(arguments, lines)
     if arguments.report:
         print(f"report saved to: {write_report(output)}")
     print(f"structures saved to: {output}")
+
+
+def _tell_finish(arguments: argparse.Namespace, lines: "list[Line]") -> None:
+    """How near to their minima the structures were when they were compared."""
+    if arguments.finish < arguments.fmax:
+        print(f"relaxed on from {arguments.fmax:g} to {arguments.finish:g} eV/Å before they were compared (--finish)")
+    for line in lines:
+        if line["status"] == "converged" and float(line["fmax_ev_per_ang"]) >= arguments.finish:
+            left = f"still {float(line['fmax_ev_per_ang']):.3f} eV/Å after as many steps again"
+            print(f"{line['name']}: {left}; it may be on its way to another minimum")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,6 +272,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     relaxation.add_argument(
         "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
+    )
+    relaxation.add_argument(
+        "--finish",
+        type=positive_number,
+        metavar="FMAX",
+        help="relax those that converged on to this before they are compared, as they may stand on a plateau "
+        f"(default: {_FINISH} eV/Å where the model has energies, else --fmax)",
     )
     relaxation.add_argument(
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"

@@ -282,6 +282,12 @@ class ADAPTCalculator(Calculator):
             model.forward(**inputs)  # not a compiled call, which does not tell
         return seen[0][0].cpu().double().numpy()
 
+    def member_energies(self, atoms: Atoms) -> np.ndarray:
+        """The energy of a structure by each of the models in eV, (M,); they are pooled energies."""
+        aligner = Aligner.of(self.model.config.training_domain)
+        each = [predict([one], self.feature_extractor, atoms, self.num_images, aligner) for one in self.models]
+        return np.array([prediction.energy for prediction in each])
+
     def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
         """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""
         model = self.models[0] if self.energy_model is None else self.energy_model

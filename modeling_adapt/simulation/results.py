@@ -26,7 +26,7 @@ from .relaxation import RelaxationResult
 RECORD = "relax.json"
 _OPTIONS = (
     *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
-    *("fmax", "steps", "num_images", "dtype"),
+    *("fmax", "finish", "steps", "num_images", "dtype"),
 )
 # A ranking is made anew each time, so it may have another host.
 _OF_THE_RANKING = ("host", "chemical_potentials")
