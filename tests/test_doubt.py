@@ -327,7 +327,8 @@ class TestShown:
         (ranked,) = csv.DictReader((output / "ranking.csv").open())
         printed = capsys.readouterr().out
         assert f"± {float(ranked['formation_energy_uncertainty_ev']):.2f}" in printed and "± E (eV)" in printed
-        assert "± formation energy" in (output / "report.html").read_text()
+        page = (output / "report.html").read_text()
+        assert f"± {float(ranked['formation_energy_uncertainty_ev']):.2f}</td>" in page
 
     def test_an_unusual_atom_is_named_in_the_summary(self, checkpoint, structures, tmp_path, capsys):
         structures[0].positions[0] = structures[0].positions[1] + [0.9, 0, 0]

@@ -170,7 +170,7 @@ def test_what_files_say_is_text(output):
     page = Page(write_report(output, "<i>Title</i> $facts"))
     text = (output / "report.html").read_text()
     assert "<img" not in text and "<script>alert" not in text and "<copper>" not in text
-    assert "&lt;i&gt;Title&lt;/i&gt; $facts</h1>" in text and "runs/&lt;copper&gt;" in text
+    assert "&lt;i&gt;Title&lt;/i&gt; $facts</h1>" in text and "<dd>&lt;copper&gt;</dd>" in text
     assert page.statuses()[NASTY] == "left the trained region"
     assert NASTY in page.sections and finding in page.sections[NASTY]
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "details"}

@@ -49,13 +49,15 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
 
-    from ..files import alone_in
+    from ..files import alone_in, require_empty_folder
     from ..simulation import results
     from ..simulation.inputs import read_inputs
     from ..simulation.relaxation import relax_each
 
     if arguments.format is not None:
         results.require_writable_format(arguments.format)
+    if arguments.write_tree is not None and require_empty_folder(arguments.write_tree) == Path(arguments.output):
+        raise InputError("--write-tree and --output are one folder; name another for the tree")
     processes, output = _processes(), Path(arguments.output)
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
     calculator = _calculator(arguments, processes)
@@ -63,6 +65,8 @@ def main(argv: list[str] | None = None) -> int | None:
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
     host = _host(arguments, calculator)
+    if arguments.write_tree is not None and "energy" not in calculator.implemented_properties:
+        raise InputError("--write-tree needs energies: give --energy-model, or a pooled energy as --model")
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
@@ -207,7 +211,8 @@ def _conclude(
     from ..simulation.doubt import DifferenceDoubt
     from ..simulation.ranking import converged_candidates, rank, ranking_table, write_ranking
     from ..simulation.report import write_report
-    from ..simulation.results import write_formats
+    from ..simulation.results import model_names, write_formats
+    from ..simulation.tree import write_tree
 
     if arguments.format is not None:
         write_formats(arguments.format, [line["name"] for line in lines], output)
@@ -216,6 +221,9 @@ def _conclude(
     if len(ranked) > 1 or host is not None:
         print(ranking_table(ranked))
         _tell_finish(arguments, lines)
+    if arguments.write_tree is not None:
+        write_tree(Path(arguments.write_tree), ranked, model_names(arguments.model))
+        print(f"structures for DFT saved to: {arguments.write_tree}")
     if arguments.report:
         print(f"report saved to: {write_report(output)}")
     print(f"structures saved to: {output}")
@@ -301,6 +309,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     results.add_argument(
         "--format", metavar="NAME", help="write the last steps in this format too: cif, vasp, ... of ASE, or pymatgen"
+    )
+    results.add_argument(
+        "--write-tree",
+        metavar="DIR",
+        help="new folder to go on from with DFT: DEFECT_CHARGE/RANK/POSCAR of each minimum, and what ShakeNBreak and "
+        "doped read",
     )
     results.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
     return parser

@@ -141,7 +141,7 @@ class DifferenceDoubt:
         doubt = getattr(calculator, "doubt", None)
         if doubt is not None:
             return cls(lambda atoms: calculator.features(atoms).sum(axis=0), doubt.difference_deviation)
-        if getattr(calculator, "conservative", False) and len(calculator.models) > 1:
+        if getattr(calculator, "conservative", False) and len(getattr(calculator, "models", ())) > 1:
             return cls(calculator.member_energies, lambda energies: float(np.std(energies, ddof=1)))
         return None
 
