@@ -9,15 +9,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import yaml
-from ase import Atoms
 
 from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from ..files import finished_folder
 from .exchange import as_structure
 from .ranking import Candidate
+from .results import write_as
 
 ENTRIES = "relaxed.json"
 _DISTORTION = re.compile(r"(Bond_Distortion_|Unperturbed|Rattled|Dimer).*")  # folders of ShakeNBreak
@@ -89,14 +88,12 @@ def _distinct(group: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _write_vasp(path: Path, one: Candidate, label: str) -> None:
+    """In the order of its atoms, in which elements that come twice are listed twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = f"{label}: {one.name}, {one.energy:.4f} eV"
-    ase.io.write(path, _plain(one.atoms), format="vasp", label=" ".join(text.split()), direct=True)
-
-
-def _plain(atoms: Atoms) -> Atoms:
-    """What a POSCAR file holds; its order is kept, as elements that come twice are listed twice."""
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
+    write_as("vasp", path, one.atoms)
+    _, *rest = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    comment = " ".join(f"{label}: {one.name}, {one.energy:.4f} eV".split())
+    path.write_text("".join([comment + "\n", *rest]), encoding="utf-8")
 
 
 def _write_distortions(folder: Path, group: Sequence[Candidate], caption: str) -> None:
@@ -146,22 +143,24 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
 
 
 def _write_entries(path: Path, minima: dict[str, list[Candidate]]) -> None:
-    from monty.json import MontyEncoder
-    from pymatgen.entries.computed_entries import ComputedStructureEntry
-
+    """As the class writes itself, which is in the whole of pymatgen and not in the core that structures need."""
     entries = {
         defect: [
-            ComputedStructureEntry(
-                as_structure(one.atoms),
-                one.energy,
-                entry_id=one.name,
-                data={"uncertainty_above_lowest_ev": one.energy_above_lowest_uncertainty},
-            )
+            {
+                "@module": "pymatgen.entries.computed_entries",
+                "@class": "ComputedStructureEntry",
+                "structure": as_structure(one.atoms).as_dict(),
+                "energy": one.energy,
+                "correction": 0.0,
+                "entry_id": one.name,
+                "parameters": {},
+                "data": {"uncertainty_above_lowest_ev": one.energy_above_lowest_uncertainty},
+            }
             for one in group
         ]
         for defect, group in minima.items()
     }
-    path.write_text(json.dumps(entries, cls=MontyEncoder), encoding="utf-8")
+    path.write_text(json.dumps(entries), encoding="utf-8")
 
 
 __all__ = ["defect_of", "distortion_of", "plot_distortions", "write_tree"]
