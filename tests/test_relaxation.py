@@ -527,3 +527,33 @@ class TestFinish:
         assert _run(*arguments, tmp_path / "none", "--finish", "0.1") == 2
         assert "--finish 0.1 is above --fmax 0.05" in capsys.readouterr().err
         assert not (tmp_path / "none").exists()
+
+
+class TestCell:
+    """EMT has a stress: copper in a cell that is too large gets that of its potential."""
+
+    def test_a_host(self, tmp_path, as_model, capsys):
+        calculator = EMT()
+        calculator.domain = None
+        as_model(calculator)
+        ase.io.write(tmp_path / "host.extxyz", bulk("Cu", a=3.7, cubic=True))
+        assert _run(tmp_path / "host.extxyz", "--cell", "--model", "m", "--output", tmp_path / "out") == 0
+        relaxed = ase.io.read(tmp_path / "out" / "host.relaxed.extxyz")
+        assert relaxed.cell.lengths() == pytest.approx([3.59] * 3, abs=0.005)  # EMT's lattice constant
+        assert "cell edges from 3.700 3.700 3.700 to 3.59" in capsys.readouterr().out
+        few = ("--cell", "--steps", "1", "--model", "m", "--output", tmp_path / "few")
+        assert _run(tmp_path / "host.extxyz", *few) == 1
+        assert "host: the cell has not converged after 1 steps" in capsys.readouterr().out
+
+    def test_what_has_none(self, tmp_path, as_model, capsys):
+        ase.io.write(tmp_path / "host.extxyz", bulk("Cu", cubic=True))
+        command_line = (tmp_path / "host.extxyz", "--cell", "--model", "m", "--output", tmp_path / "out")
+        assert _run(*command_line) == 2
+        assert "host: the model has no stress" in capsys.readouterr().err
+        calculator = EMT()
+        calculator.domain = None
+        as_model(calculator)
+        ase.io.write(tmp_path / "host.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]]))
+        assert _run(*command_line) == 2
+        assert "periodic in all three directions" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

@@ -28,6 +28,7 @@ _FINISH = 0.005  # eV/Å
 EXAMPLE = """\
 examples:
   python relax.py POSCAR
+  python relax.py host.cif --cell --output host
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
@@ -49,6 +50,8 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
 
+    from dataclasses import replace
+
     from ..files import alone_in, require_empty_folder
     from ..simulation import results
     from ..simulation.inputs import read_inputs
@@ -64,6 +67,8 @@ def main(argv: list[str] | None = None) -> int | None:
     arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
+    if arguments.cell:
+        _require_cells(arguments, structures, calculator)
     host = _host(arguments, calculator)
     if arguments.write_tree is not None and "energy" not in calculator.implemented_properties:
         raise InputError("--write-tree needs energies: give --energy-model, or a pooled energy as --model")
@@ -88,8 +93,10 @@ def main(argv: list[str] | None = None) -> int | None:
         trajectory = partial(results.trajectory_file, output=output)
         limits = (arguments.fmax, arguments.steps)
         try:
+            mine, stuck = _with_cells(arguments, mine, calculator)
             relaxations = relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one, arguments.finish)
             for name, result in relaxations:
+                result = replace(result, status="not converged", findings=stuck[name]) if name in stuck else result
                 results.write_result(name, result, output)
                 summary.append(name, result)
         finally:
@@ -142,6 +149,37 @@ def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> flo
             f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
         )
     return arguments.finish
+
+
+def _require_cells(
+    arguments: argparse.Namespace, structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator"
+) -> None:
+    """Before any is relaxed for minutes."""
+    from ..simulation.cell import require_cell_to_relax
+
+    if arguments.host is not None:
+        raise InputError("--cell is for the host itself; relax that first, and its defects in the cell that it gets")
+    for name, atoms in structures.items():
+        with _about(name):
+            require_cell_to_relax(atoms, calculator)
+
+
+def _with_cells(
+    arguments: argparse.Namespace, structures: "dict[str, Atoms]", calculator: "ADAPTCalculator"
+) -> "tuple[dict[str, Atoms], dict[str, tuple[str, ...]]]":
+    """The structures in the cells that they are to have, and a line for each cell that has not converged."""
+    from ..simulation.cell import relax_cell
+
+    if not arguments.cell:
+        return structures, {}
+    moved, stuck = {}, {}
+    for name, atoms in structures.items():
+        with _about(name):
+            moved[name], line, converged = relax_cell(atoms, calculator, arguments.finish, arguments.steps)
+        print(f"{name}: {line}")
+        if not converged:
+            stuck[name] = (f"the cell has not converged after {arguments.steps} steps",)
+    return moved, stuck
 
 
 def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host | None":
@@ -280,6 +318,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     relaxation.add_argument(
         "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
+    )
+    relaxation.add_argument(
+        "--cell", action="store_true", help="the cell too, before the positions: of a host, by a model with a stress"
     )
     relaxation.add_argument(
         "--finish",

@@ -27,7 +27,7 @@ from .relaxation import RelaxationResult
 RECORD = "relax.json"
 _OPTIONS = (
     *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
-    *("fmax", "finish", "steps", "num_images", "dtype"),
+    *("fmax", "finish", "steps", "num_images", "dtype", "cell"),
 )
 # A ranking is made anew each time, so it may have another host.
 _OF_THE_RANKING = ("host", "chemical_potentials")

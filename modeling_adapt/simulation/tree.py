@@ -101,11 +101,11 @@ def _write_distortions(folder: Path, group: Sequence[Candidate], caption: str) -
     for one in group:
         _write_vasp(folder / one.name.split("/")[-1] / "CONTCAR", one, caption)
     keyed = {distortion_of(one.name): float(one.energy or 0.0) for one in group}
-    shares = sorted(key for key in keyed if isinstance(key, float))
-    others = sorted(str(key) for key in keyed if not isinstance(key, float))
-    whole = [key for key in others if "Unperturbed" in key and "_from_" not in key]
-    energies: dict[str, object] = {"distortions": {key: keyed[key] for key in (*shares, *others) if key not in whole}}
-    energies |= {key: keyed[key] for key in whole}
+    distortions = {key: keyed[key] for key in sorted(keyed, key=lambda key: (isinstance(key, str), key))}
+    energies: dict[str, object] = {}
+    if "Unperturbed" in distortions:  # which is no distortion
+        energies["Unperturbed"] = distortions.pop("Unperturbed")
+    energies["distortions"] = distortions
     (folder / f"{folder.name}.yaml").write_text(yaml.safe_dump(energies, sort_keys=False), encoding="utf-8")
     plot_distortions(group, folder / f"{folder.name}.png", f"{folder.name}, {caption}".removesuffix(", "))
 
