@@ -155,9 +155,9 @@ def _ranks(path: Path) -> dict[str, Line]:
 
 def _facts(record: Mapping[str, Any], models: str) -> dict[str, str]:
     facts = {"model": models, "converged below": f"{record['fmax']} eV/Å" if "fmax" in record else ""}
-    facts |= {label: str(record[name]) for name, label in _OPTIONS.items() if record.get(name) is not None}
     if record.get("finish", np.inf) < record.get("fmax", 0):
         facts["then relaxed on to"] = f"{record['finish']} eV/Å"
+    facts |= {label: str(record[name]) for name, label in _OPTIONS.items() if record.get(name) is not None}
     for label in ("energy model", "host"):
         facts |= {label: model_names([facts[label]])} if label in facts else {}
     if potentials := record.get("chemical_potentials"):
