@@ -190,7 +190,7 @@ def test_columns_without_values_are_left_out(output):
 
 
 def test_what_is_asked_first_stands_first(output):
-    """Rank, energies and what is the same, by rank; each uncertainty beside its number, and no path of this machine."""
+    """By rank; each uncertainty beside its number, and no path of this machine."""
     lines = [
         ["rank", "name", "energy_above_lowest_ev", "energy_above_lowest_uncertainty_ev", "same_as"],
         ["2", "easy", "0.7", "0.125", "easy"],

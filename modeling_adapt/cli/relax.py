@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
+from ..device import DTYPES, keep_freed_memory
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..pretrained_adapt import DEFAULT_MODEL
@@ -49,6 +49,7 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
 
     from dataclasses import replace
 
