@@ -173,7 +173,8 @@ def _with_cells(
 
     if not arguments.cell:
         return structures, {}
-    moved, stuck = {}, {}
+    moved: dict[str, Atoms] = {}
+    stuck: dict[str, tuple[str, ...]] = {}
     for name, atoms in structures.items():
         with _about(name):
             moved[name], line, converged = relax_cell(atoms, calculator, arguments.finish, arguments.steps)
