@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 VISIBLE = ("configuration", "data_scripts", "modeling_adapt", "benchmarks", "examples", "tests", "Makefile")
-VISIBLE += ("train.py", "evaluate.py", "relax.py", "hub_upload.py", "pyproject.toml", "constraints.txt")
+VISIBLE += ("train.py", "evaluate.py", "relax.py", "neb.py", "hub_upload.py", "pyproject.toml", "constraints.txt")
 
 # What a script gets in addition, as its last options.
 SMALLER = {
@@ -34,6 +34,7 @@ SMALLER = {
     "--train_subset 100 --disable_tqdm true",
     "data_scripts/generate_defects.py": "--structures 10 --frames 1 --steps 1 --md-steps 1 --repeat 2 --num-proc 1",
     "relax.py": "--steps 2 --fmax 100",
+    "neb.py": "--steps 2 --fmax 100 --images 1",
 }
 UNLESS_GIVEN = {"evaluate.py": "--checks 1"}  # what a script gets where the command does not say it
 _ENVIRONMENT_OF_IMPORTS = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT")  # read when the packages are imported

@@ -2,18 +2,20 @@
 
 import copy
 import pickle
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces
 from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import Trajectory
+from ase.md.langevin import Langevin
 from ase.optimize import BFGS, FIRE
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
@@ -334,6 +336,22 @@ class TestOutsideTheTrainedRegion:
                 atoms.get_forces()
         assert sum("Ge" in str(warning.message) for warning in caught) == 1
 
+    def test_each_structure_is_named_and_warned_of(self, trained):
+        calculator = ADAPTCalculator(trained)
+        first, second = _atoms(), _atoms()
+        first.symbols[0] = second.symbols[1] = "Ge"
+        second.info["name"] = "v_Si_0"
+        with pytest.warns(OutsideDomainWarning) as caught:
+            for atoms in (first, second, first, second):  # as images of one band
+                atoms.calc = calculator
+                atoms.rattle(0.001)
+                atoms.get_forces()
+        formula = first.get_chemical_formula()
+        assert [str(warning.message).split(" atom ")[0] for warning in caught] == [
+            f"{formula} is outside the trained region:",
+            f"v_Si_0 ({formula}) is outside the trained region:",
+        ]
+
     def test_ignore(self, trained, recwarn):
         atoms = _atoms()
         atoms.symbols[0] = "Ge"
@@ -344,6 +362,27 @@ class TestOutsideTheTrainedRegion:
     def test_unknown_word(self, trained):
         with pytest.raises(InputError, match="must be raise, warn or ignore, not 'shout'"):
             ADAPTCalculator(trained, outside_domain="shout")
+
+
+class TestDynamics:
+    def test_direct_forces_warn_once(self, model):
+        atoms = _atoms()
+        atoms.calc = ADAPTCalculator(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            BFGS(atoms, logfile=None).step()
+        with pytest.warns(UserWarning, match="gradient of no energy") as caught:
+            options = {"temperature_K": 300, "friction": 0.01, "fixcm": False}
+            Langevin(atoms, 1 * units.fs, **options, rng=np.random.default_rng(0)).run(3)
+        assert len([one for one in caught if "have momenta" in str(one.message)]) == 1
+
+    def test_a_gradient_does_not(self, make_energy_model):
+        atoms = _atoms()
+        atoms.set_momenta(np.ones((len(atoms), 3)))
+        atoms.calc = ADAPTCalculator(make_energy_model(architecture="pairwise", num_vector_channels=8))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            atoms.get_forces()
 
 
 class TestAse:

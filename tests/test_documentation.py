@@ -78,7 +78,7 @@ UNSAID = {
     "summarise(Path('runs/demo/relaxed'), converged=True)\"",
 }
 # A structure that is not like the small data, or a relaxation of two steps, is no fault of the documentation.
-MAY_END_WITH_1 = ("relax.py", "check_splits.py")
+MAY_END_WITH_1 = ("relax.py", "neb.py", "check_splits.py")
 
 
 def write_inputs(folder: Path) -> None:
@@ -93,6 +93,9 @@ def write_inputs(folder: Path) -> None:
         write(folder / f"{name}.extxyz", atoms)
         write(folder / f"{name}.cif", atoms)
     write(folder / "silicon.extxyz", crystal)
+    for name, site in (("before", 0), ("after", 1)):
+        write(folder / f"{name}.cif", crystal[[number for number in range(len(crystal)) if number != site]])
+    (folder / "pairs.csv").write_text("start,end\nbefore.cif,after.cif\n")
     write(folder / "POSCAR", vacancy, format="vasp")
     for place in ("candidates", "interstitials"):
         (folder / place).mkdir()

@@ -26,8 +26,8 @@ from modeling_adapt.hub.staging import example_structure, is_ours, stage_model
 from modeling_adapt.loading import weights_hash
 from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.doubt import FILE, Doubt, features_seen, load_doubt
-from modeling_adapt.simulation.ranking import Host
+from modeling_adapt.simulation.doubt import FILE, DifferenceDoubt, Doubt, features_seen, load_doubt
+from modeling_adapt.simulation.ranking import Candidate, Host, rank
 
 POOLED = {"architecture": "pairwise", "pairwise_cutoff": 4.0, "num_vector_channels": 8, "force_weight": 10.0}
 POOLED |= {"energy_mean": 0.01, "energy_std": 0.2, "element_energies": {"Si": -5.0, "C": -9.1}}
@@ -188,15 +188,38 @@ class TestSymmetry:
         defect = structures[0]
         site = defect.copy()
         site.append("Si")
-        own = Host(site, -40.0, {}, calculator.doubt, calculator.features)
+        own = Host.by(calculator, site, -40.0, {})
         assert own.formation_uncertainty(site) == pytest.approx(0, abs=1e-4)
         features = calculator.features(defect).sum(axis=0), calculator.features(site).sum(axis=0)
         expected = 2 * calculator.doubt.deviation(features[0] - 7 / 8 * features[1])
         assert own.formation_uncertainty(defect) == pytest.approx(expected)
-        reservoir = Host(site, -40.0, {"Si": -4.0}, calculator.doubt, calculator.features)
+        reservoir = Host.by(calculator, site, -40.0, {"Si": -4.0})
         expected = 2 * calculator.doubt.deviation(features[0] - features[1])
         assert reservoir.formation_uncertainty(defect) == pytest.approx(expected)
         assert Host(site, -40.0, {}).formation_uncertainty(defect) is None
+
+    def test_what_two_candidates_share_is_certain(self, model, structures):
+        calculator = ADAPTCalculator(model, outside_domain="ignore", doubt=any_doubt())
+        lowest, other = (structures[0].copy() for _ in range(2))
+        other.rattle(0.02, seed=9)
+        candidates = [Candidate("a", lowest, -3.0), Candidate("b", other, -2.5)]
+        ranked = rank(candidates, doubt=DifferenceDoubt.by(calculator))
+        first, second = (calculator.features(one).sum(axis=0) for one in (lowest, other))
+        assert ranked[0].energy_above_lowest_uncertainty == 0
+        found = ranked[1].energy_above_lowest_uncertainty
+        assert found == pytest.approx(2 * calculator.doubt.deviation(second - first))
+        assert found < calculator.doubt.deviation(first) + calculator.doubt.deviation(second)
+
+    def test_of_several_models_it_is_their_spread(self, make_energy_model, structures):
+        models = [make_energy_model(seed, **POOLED) for seed in range(3)]
+        doubt = DifferenceDoubt.by(ADAPTCalculator(models, outside_domain="ignore"))
+        alone = [ADAPTCalculator(one, outside_domain="ignore") for one in models]
+        first, second = structures[0], structures[0].copy()
+        second.rattle(0.1, seed=3)
+        differences = [one.get_potential_energy(second) - one.get_potential_energy(first) for one in alone]
+        found = doubt.deviation(doubt.read(second) - doubt.read(first))
+        assert found == pytest.approx(np.std(differences, ddof=1), rel=1e-3)
+        assert DifferenceDoubt.by(alone[0]) is None
 
 
 class TestFile:
@@ -289,6 +312,7 @@ class TestShown:
         for name, atoms in (("host", host), ("defect", defect)):
             ase.io.write(tmp_path / f"{name}.extxyz", atoms)
         command = [str(tmp_path / "defect.extxyz"), "--model", str(checkpoint), "--fmax", "1000", "--report"]
+        command += ["--finish", "1000"]
         output = tmp_path / "relaxed"
         relax_command.main([*command, "--host", str(tmp_path / "host.extxyz"), "--output", str(output)])
         (line,) = csv.DictReader((output / "summary.csv").open())
@@ -303,7 +327,8 @@ class TestShown:
         (ranked,) = csv.DictReader((output / "ranking.csv").open())
         printed = capsys.readouterr().out
         assert f"± {float(ranked['formation_energy_uncertainty_ev']):.2f}" in printed and "± E (eV)" in printed
-        assert "± formation energy" in (output / "report.html").read_text()
+        page = (output / "report.html").read_text()
+        assert f"± {float(ranked['formation_energy_uncertainty_ev']):.2f}</td>" in page
 
     def test_an_unusual_atom_is_named_in_the_summary(self, checkpoint, structures, tmp_path, capsys):
         structures[0].positions[0] = structures[0].positions[1] + [0.9, 0, 0]

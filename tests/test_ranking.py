@@ -111,6 +111,12 @@ class TestFormationEnergy:
         with pytest.raises(InputError, match="no chemical potential of Au; add Au=ENERGY"):
             Host(_copper(None), -10.0, {}).formation_energy(substituted, -12.0)
 
+    def test_another_crystal_in_the_same_cell(self):
+        small = Atoms("Cu64", np.zeros((64, 3)), cell=_copper().cell, pbc=True)
+        with pytest.raises(InputError, match="differs by 43 atoms from the host: it is Cu107, and the host Cu64"):
+            Host(small, -10.0, {}).require_fits(_copper())
+        Host(_copper(None), -10.0, {}).require_fits(_copper()[8:])
+
     def test_another_cell(self):
         with pytest.raises(InputError, match="cell is not that of the host"):
             Host(bulk("Cu", cubic=True) * 2, -10.0, {}).formation_energy(_copper(), -1.0)

@@ -476,3 +476,84 @@ def test_what_is_asked_first_is_of_this_structure(make_energy_model):
     require_predictable(second, calculator)
     assert len(calculator.results["forces"]) == len(calculator.results["energies"]) == 2
     assert "stress" not in calculator.results
+
+
+class TestFinish:
+    def test_it_goes_on_below_fmax(self):
+        result = relax(_vacancy(), ForcesOnly(), fmax=0.2, finish=0.01)
+        assert result.status == "converged" and result.fmax < 0.01
+        coarse = relax(_vacancy(), ForcesOnly(), fmax=0.2)
+        assert coarse.status == "converged" and 0.01 < coarse.fmax < 0.2 and coarse.steps < result.steps
+
+    def test_as_many_steps_again_and_the_end_counts(self):
+        first = relax(_vacancy(), ForcesOnly(), fmax=0.2).steps
+        result = relax(_vacancy(), ForcesOnly(), fmax=0.2, steps=first + 1, finish=1e-9)
+        assert result.steps == first + first + 1
+        assert result.status == ("converged" if result.fmax < 0.2 else "not converged")
+
+    def test_a_plateau_is_left(self):
+        """On top of a hill forces are small too: what stands there has not converged, though it looks so at first."""
+
+        class Hill(Calculator):
+            implemented_properties = ["energy", "forces"]
+
+            def calculate(self, atoms=None, properties=("forces",), system_changes=all_changes):
+                super().calculate(atoms, properties, system_changes)
+                x = self.atoms.positions[:, 0]
+                forces = np.zeros((len(x), 3))
+                forces[:, 0] = 2 * np.sin(x)
+                self.results = {"energy": float(2 * np.cos(x).sum()), "forces": forces}
+
+        start = Atoms("H", positions=[[0.02, 0, 0]])
+        assert relax(start, Hill()).steps == 0
+        result = relax(start, Hill(), finish=0.005)
+        assert result.status == "converged" and result.energy_change == pytest.approx(-4, abs=1e-3)
+
+    def test_of_the_command(self, tmp_path, as_model, capsys):
+        ase.io.write(tmp_path / "vacancy.extxyz", _vacancy())
+        with_energy = EMT()
+        with_energy.domain = None
+        arguments = (tmp_path / "vacancy.extxyz", "--model", "m", "--output")
+        for calculator, options, below in (
+            (ForcesOnly(), [], 0.05),
+            (with_energy, [], 0.005),
+            (with_energy, ["--finish", "0.02"], 0.02),
+        ):
+            as_model(calculator)
+            output = tmp_path / f"{type(calculator).__name__}{len(options)}"
+            assert _run(*arguments, output, *options) == 0
+            (line,) = csv.DictReader((output / "summary.csv").read_text().splitlines())
+            assert below / 4 < float(line["fmax_ev_per_ang"]) < below
+        assert _run(*arguments, tmp_path / "none", "--finish", "0.1") == 2
+        assert "--finish 0.1 is above --fmax 0.05" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
+
+
+class TestCell:
+    """EMT has a stress: copper in a cell that is too large gets that of its potential."""
+
+    def test_a_host(self, tmp_path, as_model, capsys):
+        calculator = EMT()
+        calculator.domain = None
+        as_model(calculator)
+        ase.io.write(tmp_path / "host.extxyz", bulk("Cu", a=3.62))
+        assert _run(tmp_path / "host.extxyz", "--cell", "--model", "m", "--output", tmp_path / "out") == 0
+        relaxed = ase.io.read(tmp_path / "out" / "host.relaxed.extxyz")
+        assert relaxed.get_volume() == pytest.approx(3.59**3 / 4, rel=0.003)  # EMT's lattice constant
+        assert "cell edges from 2.560 2.560 2.560 to 2.53" in capsys.readouterr().out
+        few = ("--cell", "--steps", "1", "--model", "m", "--output", tmp_path / "few")
+        assert _run(tmp_path / "host.extxyz", *few) == 1
+        assert "host: the cell has not converged after 1 steps" in capsys.readouterr().out
+
+    def test_what_has_none(self, tmp_path, as_model, capsys):
+        ase.io.write(tmp_path / "host.extxyz", bulk("Cu", cubic=True))
+        command_line = (tmp_path / "host.extxyz", "--cell", "--model", "m", "--output", tmp_path / "out")
+        assert _run(*command_line) == 2
+        assert "host: the model has no stress" in capsys.readouterr().err
+        calculator = EMT()
+        calculator.domain = None
+        as_model(calculator)
+        ase.io.write(tmp_path / "host.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]]))
+        assert _run(*command_line) == 2
+        assert "periodic in all three directions" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

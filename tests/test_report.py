@@ -170,7 +170,7 @@ def test_what_files_say_is_text(output):
     page = Page(write_report(output, "<i>Title</i> $facts"))
     text = (output / "report.html").read_text()
     assert "<img" not in text and "<script>alert" not in text and "<copper>" not in text
-    assert "&lt;i&gt;Title&lt;/i&gt; $facts</h1>" in text and "runs/&lt;copper&gt;" in text
+    assert "&lt;i&gt;Title&lt;/i&gt; $facts</h1>" in text and "<dd>&lt;copper&gt;</dd>" in text
     assert page.statuses()[NASTY] == "left the trained region"
     assert NASTY in page.sections and finding in page.sections[NASTY]
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "details"}
@@ -187,6 +187,25 @@ def test_columns_without_values_are_left_out(output):
         _change_summary(output, name, energy_change_ev="")
     header = Page(write_report(output)).rows[0]
     assert "ΔE (eV)" not in header and "E − lowest (eV)" not in header
+
+
+def test_what_is_asked_first_stands_first(output):
+    """By rank; each uncertainty beside its number, and no path of this machine."""
+    lines = [
+        ["rank", "name", "energy_above_lowest_ev", "energy_above_lowest_uncertainty_ev", "same_as"],
+        ["2", "easy", "0.7", "0.125", "easy"],
+        ["1", "bulk", "0.0", "0.0", "bulk"],
+    ]
+    (output / "ranking.csv").write_text("\n".join(map(",".join, [lines[0], lines[2], lines[1]])) + "\n")
+    record = json.loads((output / "relax.json").read_text())
+    (output / "relax.json").write_text(json.dumps(record | {"model": [str(output)], "host": str(output / "host.cif")}))
+    header, *rows = Page(write_report(output)).rows
+    assert header[:4] == ["name", "status", "rank", "E − lowest (eV)"] and not any(
+        "uncertainty" in one for one in header
+    )
+    assert [row[0] for row in rows][:2] == ["bulk", "easy"] and rows[1][3] == "0.700 ± 0.12"
+    page = (output / "report.html").read_text()
+    assert f"<h1>Relaxations with {output.name}</h1>" in page and str(output) not in page and "host.cif" in page
 
 
 def test_charts_and_views(output):

@@ -126,6 +126,15 @@ class TestBatchedRelaxation:
             frames = ase.io.read(tmp_path / f"{name}.extxyz", ":")
             assert len(frames) == ends[name].steps + 1
 
+    def test_finishing_is_as_alone(self, make_energy_model):
+        model = make_energy_model(architecture="pairwise", num_vector_channels=8, energy_mean=0.0, seed=3)
+        structures = {f"s{number}": _shaken(number, scale=0.02) for number in range(2)}
+        limits = {"fmax": 2e-2, "steps": 200, "finish": 3e-3}
+        for name, result in relax_batched(structures, model, **limits):
+            one = relax(structures[name], ADAPTCalculator(model), **limits)
+            assert (result.status, result.steps) == (one.status, one.steps)
+            assert result.fmax < 3e-3
+
     def test_what_is_relaxed_already_takes_no_step(self, model):
         atoms = bulk("Si", cubic=True)
         ((name, result),) = relax_batched({"perfect": atoms}, model, fmax=10.0)

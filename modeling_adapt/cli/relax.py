@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from ..simulation.ranking import Host
     from ..simulation.results import Line
 
+_FINISH = 0.005  # eV/Å
+
 EXAMPLE = """\
 examples:
   python relax.py POSCAR
+  python relax.py host.cif --cell --output host
   python relax.py vacancy.extxyz interstitial.cif --model runs/silicon --output relaxed
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
@@ -48,19 +51,28 @@ def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
     keep_freed_memory()
 
-    from ..files import alone_in
+    from dataclasses import replace
+
+    from ..files import alone_in, require_empty_folder
     from ..simulation import results
     from ..simulation.inputs import read_inputs
     from ..simulation.relaxation import relax_each
 
     if arguments.format is not None:
         results.require_writable_format(arguments.format)
+    if arguments.write_tree is not None and require_empty_folder(arguments.write_tree) == Path(arguments.output):
+        raise InputError("--write-tree and --output are one folder; name another for the tree")
     processes, output = _processes(), Path(arguments.output)
     structures = read_inputs(arguments.input, arguments.index, arguments.split)
+    calculator = _calculator(arguments, processes)
+    arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
-    calculator = _calculator(arguments, processes)
+    if arguments.cell:
+        _require_cells(arguments, structures, calculator)
     host = _host(arguments, calculator)
+    if arguments.write_tree is not None and "energy" not in calculator.implemented_properties:
+        raise InputError("--write-tree needs energies: give --energy-model, or a pooled energy as --model")
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
@@ -82,7 +94,10 @@ def main(argv: list[str] | None = None) -> int | None:
         trajectory = partial(results.trajectory_file, output=output)
         limits = (arguments.fmax, arguments.steps)
         try:
-            for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
+            mine, stuck = _with_cells(arguments, mine, calculator)
+            relaxations = relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one, arguments.finish)
+            for name, result in relaxations:
+                result = replace(result, status="not converged", findings=stuck[name]) if name in stuck else result
                 results.write_result(name, result, output)
                 summary.append(name, result)
         finally:
@@ -93,7 +108,7 @@ def main(argv: list[str] | None = None) -> int | None:
         if processes.is_main_process:
             if processes.num_processes > 1:
                 print(results.summary_table(lines))
-            _conclude(arguments, lines, host, output)
+            _conclude(arguments, lines, calculator, host, output)
         return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
 
 
@@ -124,6 +139,49 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
         energy_subfolder=arguments.energy_subfolder or "",
         energy_revision=arguments.energy_revision,
     )
+
+
+def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> float:
+    """How far relaxations go in eV/Å: where there are energies, what is compared by them is to be at a minimum."""
+    if arguments.finish is None:
+        return min(arguments.fmax, _FINISH) if "energy" in calculator.implemented_properties else arguments.fmax
+    if arguments.finish > arguments.fmax:
+        raise InputError(
+            f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
+        )
+    return arguments.finish
+
+
+def _require_cells(
+    arguments: argparse.Namespace, structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator"
+) -> None:
+    """Before any is relaxed for minutes."""
+    from ..simulation.cell import require_cell_to_relax
+
+    if arguments.host is not None:
+        raise InputError("--cell is for the host itself; relax that first, and its defects in the cell that it gets")
+    for name, atoms in structures.items():
+        with _about(name):
+            require_cell_to_relax(atoms, calculator)
+
+
+def _with_cells(
+    arguments: argparse.Namespace, structures: "dict[str, Atoms]", calculator: "ADAPTCalculator"
+) -> "tuple[dict[str, Atoms], dict[str, tuple[str, ...]]]":
+    """The structures in the cells that they are to have, and a line for each cell that has not converged."""
+    from ..simulation.cell import relax_cell
+
+    if not arguments.cell:
+        return structures, {}
+    moved: dict[str, Atoms] = {}
+    stuck: dict[str, tuple[str, ...]] = {}
+    for name, atoms in structures.items():
+        with _about(name):
+            moved[name], line, converged = relax_cell(atoms, calculator, arguments.finish, arguments.steps)
+        print(f"{name}: {line}")
+        if not converged:
+            stuck[name] = (f"the cell has not converged after {arguments.steps} steps",)
+    return moved, stuck
 
 
 def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host | None":
@@ -182,21 +240,43 @@ def _about(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from error
 
 
-def _conclude(arguments: argparse.Namespace, lines: "list[Line]", host: "Host | None", output: Path) -> None:
+def _conclude(
+    arguments: argparse.Namespace,
+    lines: "list[Line]",
+    calculator: "ADAPTCalculator",
+    host: "Host | None",
+    output: Path,
+) -> None:
     """What is made of all relaxations together: other formats, the ranking and the report."""
+    from ..simulation.doubt import DifferenceDoubt
     from ..simulation.ranking import converged_candidates, rank, ranking_table, write_ranking
     from ..simulation.report import write_report
-    from ..simulation.results import write_formats
+    from ..simulation.results import model_names, write_formats
+    from ..simulation.tree import write_tree
 
     if arguments.format is not None:
         write_formats(arguments.format, [line["name"] for line in lines], output)
-    ranked = rank(converged_candidates(output, lines), host)
+    ranked = rank(converged_candidates(output, lines), host, DifferenceDoubt.by(calculator))
     write_ranking(output / "ranking.csv", ranked)
     if len(ranked) > 1 or host is not None:
         print(ranking_table(ranked))
+        _tell_finish(arguments, lines)
+    if arguments.write_tree is not None:
+        write_tree(Path(arguments.write_tree), ranked, model_names(arguments.model))
+        print(f"structures for DFT saved to: {arguments.write_tree}")
     if arguments.report:
         print(f"report saved to: {write_report(output)}")
     print(f"structures saved to: {output}")
+
+
+def _tell_finish(arguments: argparse.Namespace, lines: "list[Line]") -> None:
+    """How near to their minima the structures were when they were compared."""
+    if arguments.finish < arguments.fmax:
+        print(f"relaxed on from {arguments.fmax:g} to {arguments.finish:g} eV/Å before they were compared (--finish)")
+    for line in lines:
+        if line["status"] == "converged" and float(line["fmax_ev_per_ang"]) >= arguments.finish:
+            left = f"still {float(line['fmax_ev_per_ang']):.3f} eV/Å after as many steps again"
+            print(f"{line['name']}: {left}; it may be on its way to another minimum")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,6 +322,16 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=whole_number(0), default=500, help="most steps of each relaxation (default: 500)"
     )
     relaxation.add_argument(
+        "--cell", action="store_true", help="the cell too, before the positions: of a host, by a model with a stress"
+    )
+    relaxation.add_argument(
+        "--finish",
+        type=positive_number,
+        metavar="FMAX",
+        help="relax those that converged on to this before they are compared, as they may stand on a plateau "
+        f"(default: {_FINISH} eV/Å where the model has energies, else --fmax)",
+    )
+    relaxation.add_argument(
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"
     )
 
@@ -262,6 +352,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     results.add_argument(
         "--format", metavar="NAME", help="write the last steps in this format too: cif, vasp, ... of ASE, or pymatgen"
+    )
+    results.add_argument(
+        "--write-tree",
+        metavar="DIR",
+        help="new folder to go on from with DFT: DEFECT_CHARGE/RANK/POSCAR of each minimum, and what ShakeNBreak and "
+        "doped read",
     )
     results.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
     return parser

@@ -120,6 +120,7 @@ def relax_batched(
     steps: int = 500,
     domain: TrainingDomain | None = None,
     trajectory: Callable[[str], Path | None] = lambda name: None,
+    finish: float | None = None,
 ) -> Iterator[tuple[str, RelaxationResult]]:
     """
     As [`relax`] for each of `structures`, with a result as soon as its relaxation ends, in the order of their ends;
@@ -128,12 +129,16 @@ def relax_batched(
     Args:
         trajectory (`Callable[[str], Path | None]`, *optional*):
             From a name to the file that receives each frame, or None.
+        finish (`float`, *optional*): As in [`relax`].
     """
     wrapper = ADAPTTorchSimModel(model, compute_stress=False)  # cells stay
     conservative = isinstance(model, ADAPTForEnergy)
     waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
-    watches = {name: RelaxationWatch(structures[name], fmax, domain, trajectory(name)) for name in structures}
+    watches = {
+        name: RelaxationWatch(atoms, fmax, domain, trajectory(name), None, steps, finish)
+        for name, atoms in structures.items()
+    }
     running: list[str] = []
     state: FireState | CellFireState | None = None
     while running or waiting:
@@ -141,17 +146,17 @@ def relax_batched(
         if newcomers:
             atoms = [structures[name] for name in newcomers]
             entered = fire_init(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype), wrapper)
-            yield from _ended(entered, newcomers, watches, steps, conservative)
+            yield from _ended(entered, newcomers, watches, conservative)
         if newcomers:
             # Alone: beside others that move already, torch-sim halves the first step of a structure.
             entered = fire_step(entered, wrapper)
-            yield from _ended(entered, newcomers, watches, steps, conservative)
+            yield from _ended(entered, newcomers, watches, conservative)
         if newcomers:
             state = entered if state is None else ts.concatenate_states([state, entered])
             running += newcomers
         if state is not None:
             state = fire_step(state, wrapper)
-            yield from _ended(state, running, watches, steps, conservative)
+            yield from _ended(state, running, watches, conservative)
             state = state if running else None
 
 
@@ -177,7 +182,6 @@ def _ended(
     state: ts.SimState,
     names: list[str],
     watches: Mapping[str, RelaxationWatch],
-    steps: int,
     conservative: bool,
 ) -> Iterator[tuple[str, RelaxationResult]]:
     """Shows a step to the watches; takes the structures that have ended out of `state` and `names`."""
@@ -187,7 +191,7 @@ def _ended(
     over = []
     for index, name in enumerate(names):
         energy = energies[index] if conservative else None
-        if watches[name].see(positions[index].numpy(), forces[index].numpy(), energy) or watches[name].steps >= steps:
+        if watches[name].see(positions[index].numpy(), forces[index].numpy(), energy):
             over.append(index)
     results = [(names[index], watches[names[index]].result()) for index in over]
     if over:

@@ -71,7 +71,8 @@ class ADAPTCalculator(Calculator):
             The one that `energy_model` was saved with; it may have an order of atoms of its own.
         outside_domain (`str`, defaults to `"warn"`):
             What happens to a structure outside the region that the (first) model was trained on: `"raise"` an
-            [`InputError`], `"warn"` once for each kind of finding ([`OutsideDomainWarning`]), or `"ignore"`.
+            [`InputError`], `"warn"` once for each structure and kind of finding ([`OutsideDomainWarning`]), or
+            `"ignore"`. Warnings name the structure by its `info["name"]`, if it has one, and its formula.
         num_images (`int`, defaults to `1`): Symmetry images to average over, at most 48.
         device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
         dtype (`str`, *optional*):
@@ -114,7 +115,10 @@ class ADAPTCalculator(Calculator):
             raise InputError(f"a {type(energy_model).__name__} gives no energies; energy_model is an ADAPTForEnergy")
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images, self._compiled = outside_domain, num_images, compiled
-        self._warned: set[str] = set()
+        self._warned: dict[
+            int, tuple[weakref.ref[Atoms], set[str]]
+        ] = {}  # of which structure, and what was said of it
+        self._warned_of_dynamics = False
         self._aligner = Aligner.of(models[0].config.training_domain)
         self._moving: weakref.ref[Atoms] | None = None  # whose motion the aligners follow
         self._energy_aligner = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
@@ -245,7 +249,8 @@ class ADAPTCalculator(Calculator):
             self._energy_aligner.forget()
         try:
             require_readable(structure)  # before anything looks at it
-            self._check_domain(structure)
+            self._check_domain(structure, structure if atoms is None else atoms)
+            self._check_dynamics(structure)
             seen: list[torch.Tensor] = []
             if self.conservative or "forces" in properties:
                 self._wants_stress |= "stress" in properties and "stress" in self.implemented_properties
@@ -287,6 +292,12 @@ class ADAPTCalculator(Calculator):
             model.forward(**inputs)  # not a compiled call, which does not tell
         return seen[0][0].cpu().double().numpy()
 
+    def member_energies(self, atoms: Atoms) -> np.ndarray:
+        """The energy of a structure by each of the models in eV, (M,); they are pooled energies."""
+        aligner = Aligner.of(self.model.config.training_domain)
+        each = [predict([one], self.feature_extractor, atoms, self.num_images, aligner) for one in self.models]
+        return np.array([prediction.energy for prediction in each])
+
     def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
         """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""
         model = self.models[0] if self.energy_model is None else self.energy_model
@@ -294,20 +305,40 @@ class ADAPTCalculator(Calculator):
             return nullcontext([])
         return features_seen(model)
 
-    def _check_domain(self, atoms: Atoms) -> None:
+    def _check_dynamics(self, atoms: Atoms) -> None:
+        """Who integrates motion gives atoms momenta, which no optimiser does."""
+        if self.conservative or self._warned_of_dynamics or not atoms.get_momenta().any():
+            return
+        self._warned_of_dynamics = True
+        warnings.warn(
+            "these atoms have momenta, as in dynamics, and the forces of this model are the gradient of no energy: "
+            "what moves by them heats up or cools down by itself; use a model with a pooled energy",
+            stacklevel=4,
+        )
+
+    def _check_domain(self, atoms: Atoms, asked: Atoms) -> None:
+        """Of `atoms`, a copy of those that were `asked` for, by which it is known which warnings there have been."""
         if self.outside_domain == "ignore" or self.domain is None:
             return
         findings = self.domain.findings(atoms)
         if findings and self.outside_domain == "raise":
             raise InputError("; ".join(findings.values()))
+        if not findings:
+            return
+        known, said = self._warned.get(id(asked), (None, set[str]()))
+        if known is None or known() is not asked:
+            said = set()
+            self._warned[id(asked)] = weakref.ref(asked), said
+        name, formula = atoms.info.get("name"), atoms.get_chemical_formula()
         for kind, line in findings.items():
-            if kind not in self._warned:
-                self._warned.add(kind)
-                warnings.warn(f"outside the trained region: {line}", OutsideDomainWarning, stacklevel=3)
+            if kind not in said:
+                said.add(kind)
+                called = f"{name} ({formula})" if name else formula
+                warnings.warn(f"{called} is outside the trained region: {line}", OutsideDomainWarning, stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles follow structures of their own."""
-        return self.__dict__ | {"_moving": None}
+        return self.__dict__ | {"_moving": None, "_warned": {}}
 
     def _get_name(self) -> str:
         return "adapt"

@@ -11,7 +11,7 @@ How S is found is in `evaluation/rigidity.py`; here it is read from a file besid
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -119,6 +120,34 @@ def load_doubt(model: str | Path, subfolder: str = "", revision: str | None = No
     return Doubt.load(path, weights_hash(folder)) if path.is_file() else None
 
 
+@dataclass(frozen=True)
+class DifferenceDoubt:
+    """
+    How far differences of the energies by one calculator are to be trusted. Errors of two structures are no strangers
+    to each other, so their uncertainties do not add: what is wrong with both alike cancels.
+
+    Args:
+        read (`Callable[[Atoms], np.ndarray]`):
+            From a structure to a vector in which its energy is linear: what the last layer reads, summed over atoms,
+            where there is a [`Doubt`]; of several models, the energy by each in eV.
+        deviation (`Callable[[np.ndarray], float]`):
+            From the same difference of such vectors as of the energies to its standard deviation in eV.
+    """
+
+    read: Callable[[Atoms], np.ndarray]
+    deviation: Callable[[np.ndarray], float]
+
+    @classmethod
+    def by(cls, calculator: Any) -> "DifferenceDoubt | None":
+        """That of an [`ADAPTCalculator`] with a doubt, or with several models that have energies; None of others."""
+        doubt = getattr(calculator, "doubt", None)
+        if doubt is not None:
+            return cls(lambda atoms: calculator.features(atoms).sum(axis=0), doubt.difference_deviation)
+        if getattr(calculator, "conservative", False) and len(getattr(calculator, "models", ())) > 1:
+            return cls(calculator.member_energies, lambda energies: float(np.std(energies, ddof=1)))
+        return None
+
+
 @contextmanager
 def features_seen(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """
@@ -138,4 +167,4 @@ def features_seen(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-__all__ = ["Doubt", "features_seen", "load_doubt"]
+__all__ = ["DifferenceDoubt", "Doubt", "features_seen", "load_doubt"]

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,14 @@ from ..data.read.frames import read_frames
 from ..errors import InputError
 from ..files import write_whole
 from ..tables import csv_text, format_table
-from .doubt import Doubt
+from .doubt import DifferenceDoubt
 from .results import Line, result_file
 
 SAME_ENVIRONMENT = 0.1  # Å; what a relaxation to 0.05 eV/Å leaves of soft coordinates
 SAME_ENERGY = 0.02  # eV
 SAME_SEPARATION = 0.5  # Å, of defects from each other; less than from a site to the next
 SAME_CELL = 1e-2  # Å, and degrees
+_FEW_ATOMS, _FEW_SHARE = 8, 0.25  # at most the larger of these is exchanged by defects in a host of so many atoms
 _CELL_TOLERANCE = 1e-3  # Å; a supercell and its host share their cell
 # Columns of ranking.csv, and of what of a candidate.
 RANKING_COLUMNS = {
@@ -32,6 +33,7 @@ RANKING_COLUMNS = {
     "formula": "formula",
     "energy_ev": "energy",
     "energy_above_lowest_ev": "energy_above_lowest",
+    "energy_above_lowest_uncertainty_ev": "energy_above_lowest_uncertainty",
     "formation_energy_ev": "formation_energy",
     "formation_energy_uncertainty_ev": "formation_energy_uncertainty",
     "same_as": "same_as",
@@ -49,15 +51,13 @@ class Host:
         energy (`float`): Its total energy in eV, by the model that gives the energies of the defects.
         chemical_potentials (`Mapping[str, float]`):
             Energy of an atom of each element in its reservoir in eV, on the same scale.
-        doubt ([`Doubt`], *optional*): Of the model.
-        features (`Callable[[Atoms], np.ndarray]`, *optional*): See [`ADAPTCalculator.features`]; where there is doubt.
+        doubt ([`DifferenceDoubt`], *optional*): Of the model.
     """
 
     atoms: Atoms
     energy: float
     chemical_potentials: Mapping[str, float]
-    doubt: Doubt | None = None
-    features: Callable[[Atoms], np.ndarray] | None = None
+    doubt: DifferenceDoubt | None = None
 
     def __post_init__(self) -> None:
         """In a crystal of one element, its energy per atom is the chemical potential of that element."""
@@ -69,15 +69,21 @@ class Host:
     @classmethod
     def by(cls, calculator: Any, atoms: Atoms, energy: float, chemical_potentials: Mapping[str, float]) -> "Host":
         """With the doubt of a calculator that has one, as an [`ADAPTCalculator`] may."""
-        doubt = getattr(calculator, "doubt", None)
-        return cls(atoms, energy, chemical_potentials, doubt, None if doubt is None else calculator.features)
+        return cls(atoms, energy, chemical_potentials, DifferenceDoubt.by(calculator))
 
     def require_fits(self, atoms: Atoms) -> None:
-        """Raises [`InputError`] unless `atoms` is in the cell of the host, and what it exchanges has a reservoir."""
+        """
+        Raises [`InputError`] unless `atoms` is in the cell of the host, differs from it by as few atoms as defects do,
+        and what it exchanges has a reservoir.
+        """
         same_cell = np.allclose(atoms.cell.array, self.atoms.cell.array, atol=_CELL_TOLERANCE)
         if not (same_cell and np.array_equal(atoms.pbc, self.atoms.pbc)):
             raise InputError("its cell is not that of the host; give the perfect crystal in the same supercell")
-        for element in self._exchanged(atoms):
+        exchanged = self._exchanged(atoms)
+        if (count := sum(map(abs, exchanged.values()))) > max(_FEW_ATOMS, _FEW_SHARE * len(self.atoms)):
+            sizes = f"{atoms.get_chemical_formula()}, and the host {self.atoms.get_chemical_formula()}"
+            raise InputError(f"differs by {count} atoms from the host: it is {sizes}; give its perfect crystal")
+        for element in exchanged:
             if element not in self.chemical_potentials:
                 raise InputError(f"there is no chemical potential of {element}; add {element}=ENERGY in eV")
 
@@ -99,22 +105,22 @@ class Host:
         Standard deviation of the formation energy in eV, or None without a doubt. What is wrong with the defect and
         the host alike cancels; chemical potentials that are not those of the host have no uncertainty of their own.
         """
-        if self.doubt is None or self.features is None:
+        if self.doubt is None:
             return None
         own = {element for element in self.atoms.symbols if self.chemical_potentials.get(element) == self._per_atom}
         added = sum(count for element, count in self._exchanged(atoms).items() if element in own)
         hosts = 1 + added / len(self.atoms)
-        difference = self.features(atoms).sum(axis=0) - hosts * self._sum_of_features
-        return float(self.doubt.difference_deviation(difference))
+        assert self._reading is not None
+        return float(self.doubt.deviation(self.doubt.read(atoms) - hosts * self._reading))
 
     @property
     def _per_atom(self) -> float:
         return self.energy / len(self.atoms)
 
     @cached_property
-    def _sum_of_features(self) -> np.ndarray:
-        assert self.features is not None
-        return self.features(self.atoms).sum(axis=0)
+    def _reading(self) -> np.ndarray | None:
+        """Of the host; it is subtracted from many others."""
+        return None if self.doubt is None else self.doubt.read(self.atoms)
 
     def _exchanged(self, atoms: Atoms) -> dict[str, int]:
         """Atoms that the defect has more (or, negative, less) of each element than the host."""
@@ -135,6 +141,9 @@ class Candidate:
         rank (`int`, *optional*):
             Place of its minimum by energy, from 1; equal for candidates in one minimum, None without energies.
         energy_above_lowest (`float`, *optional*): Energy minus that of the lowest candidate of the composition in eV.
+        energy_above_lowest_uncertainty (`float`, *optional*):
+            Standard deviation of that difference in eV, where the model tells it; less than those of both energies
+            together, as what is wrong with both alike cancels.
         formation_energy (`float`, *optional*): In eV; None without a host.
         formation_energy_uncertainty (`float`, *optional*): Its standard deviation in eV, where the model tells it.
         same_as (`str`, defaults to `""`):
@@ -150,6 +159,7 @@ class Candidate:
     energy: float | None
     rank: int | None = None
     energy_above_lowest: float | None = None
+    energy_above_lowest_uncertainty: float | None = None
     formation_energy: float | None = None
     formation_energy_uncertainty: float | None = None
     same_as: str = ""
@@ -179,7 +189,9 @@ def converged_candidates(output: Path, lines: Sequence[Line]) -> list[Candidate]
     return candidates
 
 
-def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Candidate]:
+def rank(
+    candidates: Sequence[Candidate], host: Host | None = None, doubt: DifferenceDoubt | None = None
+) -> list[Candidate]:
     """
     Fills in what [`Candidate`] says, within each composition, and sorts: compositions by formula, then by energy.
 
@@ -191,21 +203,39 @@ def rank(candidates: Sequence[Candidate], host: Host | None = None) -> list[Cand
     for formula in sorted({one.formula for one in candidates}):
         group = [one for one in candidates if one.formula == formula]
         group.sort(key=lambda one: (np.inf if one.energy is None else one.energy, one.name))
-        lowest, minima = group[0], list[Candidate]()
+        _group(group)
+        _compare(group, doubt)
         for one in group:
-            twin = next((minimum for minimum in minima if _same_minimum(minimum, one)), None)
-            if twin is None:
-                minima.append(one)
-            one.same_as = one.name if twin is None else twin.name
-            if one.energy is not None and lowest.energy is not None:
-                one.delta_q_to_lowest = _matched_delta_q(lowest.atoms, one.atoms)
-                one.rank = len(minima) if twin is None else minima.index(twin) + 1
-                one.energy_above_lowest = one.energy - lowest.energy
-                if host is not None:
-                    one.formation_energy = host.formation_energy(one.atoms, one.energy)
-                    one.formation_energy_uncertainty = host.formation_uncertainty(one.atoms)
+            if host is not None and one.energy is not None:
+                one.formation_energy = host.formation_energy(one.atoms, one.energy)
+                one.formation_energy_uncertainty = host.formation_uncertainty(one.atoms)
         ranked += group
     return ranked
+
+
+def _group(group: Sequence[Candidate]) -> None:
+    """Which of the candidates of a composition, the lowest first, are one minimum."""
+    minima: list[Candidate] = []
+    for one in group:
+        twin = next((minimum for minimum in minima if _same_minimum(minimum, one)), one)
+        if twin is one:
+            minima.append(one)
+        one.same_as = twin.name
+        one.rank = None if one.energy is None else minima.index(twin) + 1
+
+
+def _compare(group: Sequence[Candidate], doubt: DifferenceDoubt | None) -> None:
+    """Each candidate of a composition with the lowest, which is the first."""
+    lowest = group[0]
+    reading = None if doubt is None else doubt.read(lowest.atoms)
+    for one in group:
+        if one.energy is None or lowest.energy is None:
+            continue
+        one.energy_above_lowest = one.energy - lowest.energy
+        one.delta_q_to_lowest = _matched_delta_q(lowest.atoms, one.atoms)
+        if doubt is not None:
+            difference = 0.0 if one is lowest else float(doubt.deviation(doubt.read(one.atoms) - reading))
+            one.energy_above_lowest_uncertainty = difference
 
 
 def _same_minimum(first: Candidate, second: Candidate) -> bool:
@@ -224,7 +254,7 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
 
 
 def _plus_minus(deviation: float | None) -> str:
-    return "" if deviation is None else f" ± {deviation:.2f}"
+    return f" ± {deviation:.2f}" if deviation else ""
 
 
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
@@ -245,7 +275,7 @@ def ranking_table(ranked: Sequence[Candidate]) -> str:
             str(one.rank or "-"),
             one.name,
             one.formula,
-            number(one.energy_above_lowest),
+            number(one.energy_above_lowest) + _plus_minus(one.energy_above_lowest_uncertainty),
             number(one.formation_energy) + _plus_minus(one.formation_energy_uncertainty),
             "" if one.same_as == one.name else one.same_as,
             number(one.delta_q_to_lowest),

@@ -71,6 +71,7 @@ def relax(
     domain: TrainingDomain | None = None,
     trajectory: str | Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    finish: float | None = None,
 ) -> RelaxationResult:
     """
     Relaxes the positions of `atoms` in a fixed cell with FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006)),
@@ -86,16 +87,19 @@ def relax(
         trajectory (`str` or `Path`, *optional*): Extended XYZ file that receives each frame as soon as it is known.
         on_step (`Callable[[int, float], None]`, *optional*):
             Called with the number of steps taken and the largest force in eV/Å.
+        finish (`float`, *optional*):
+            Below `fmax`: how far a relaxation that has converged goes on, for as many steps again at most, in eV/Å. At
+            `fmax` it may still be on a plateau; whether it has converged is judged by the forces at its end.
     """
     atoms = as_atoms(atoms)
-    watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step)
+    watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step, steps, finish)
     atoms = atoms.copy()
     atoms.calc = calculator
     has_energy = "energy" in calculator.implemented_properties
     fire = _ForceFIRE(atoms, logfile=None)
     while True:  # the loop of ASE asks four times for the same forces, and compares all atoms before each answer
         energy = atoms.get_potential_energy() if has_energy else None
-        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy) or watch.steps >= steps:
+        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy):
             break
         fire.step()
     spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
@@ -109,6 +113,7 @@ def relax_each(
     steps: int = 500,
     trajectory: Callable[[str], Path | None] = lambda name: None,
     one_by_one: bool = False,
+    finish: float | None = None,
 ) -> Iterator[tuple[str, RelaxationResult]]:
     """
     [`relax`] for each of `structures` in the trained region of the model, with a result as soon as one ends: many at
@@ -118,6 +123,7 @@ def relax_each(
         trajectory (`Callable[[str], Path | None]`, *optional*):
             From a name to the file that receives each frame, or None.
         one_by_one (`bool`, defaults to `False`): Nothing at once.
+        finish (`float`, *optional*): As in [`relax`].
     """
     domain = calculator.domain
     together = {} if one_by_one else {name: one for name, one in structures.items() if can_batch(one, calculator)}
@@ -125,7 +131,7 @@ def relax_each(
         from .batched import relax_batched
 
         with tqdm(total=len(together), desc="relaxing", unit=" structures", leave=False, disable=None) as bar:
-            for name, result in relax_batched(together, calculator.model, fmax, steps, domain, trajectory):
+            for name, result in relax_batched(together, calculator.model, fmax, steps, domain, trajectory, finish):
                 bar.update()
                 yield name, doubted(result, calculator)
     for name in [name for name in structures if name not in together]:
@@ -135,7 +141,7 @@ def relax_each(
                 bar.update(step - bar.n)
                 bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
 
-            result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show)
+            result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show, finish)
         yield name, doubted(result, calculator)
 
 
@@ -191,10 +197,14 @@ class RelaxationWatch:
         domain: TrainingDomain | None = None,
         trajectory: str | Path | None = None,
         on_step: Callable[[int, float], None] | None = None,
+        steps: int = 500,
+        finish: float | None = None,
     ) -> None:
         self.start, self.fmax, self.domain = start.copy(), fmax, domain
         self.trajectory = None if trajectory is None else TrajectoryFile(trajectory)
         self.on_step = on_step
+        self.finish = fmax if finish is None else min(fmax, finish)
+        self.most_steps, self.last_step = steps, steps
         self.steps, self.largest_force = -1, np.inf
         self.findings: dict[str, str] = {}
         self.first = self.frame = start
@@ -204,7 +214,8 @@ class RelaxationWatch:
         The next step, the start being the first: positions (N, 3) in Å, forces (N, 3) in eV/Å, energy in eV.
 
         Returns:
-            `bool`: Whether the relaxation is to end: it has converged, or further steps would only add to the damage.
+            `bool`: Whether the relaxation is to end: it is finished, has no steps left, or further ones would only add
+            to the damage.
         """
         self.steps += 1
         self.frame = _frame(self.start, positions, forces, energy)
@@ -218,7 +229,10 @@ class RelaxationWatch:
             self.on_step(self.steps, self.largest_force)
         for kind, line in _findings(self.frame, self.start, forces, self.domain).items():
             self.findings.setdefault(kind, f"step {self.steps}: {line}")
-        return self.converged or bool(FATAL_FINDINGS & self.findings.keys())
+        if self.converged and self.last_step == self.most_steps:
+            self.last_step += self.steps
+        over = self.largest_force < self.finish or self.steps >= self.last_step
+        return over or bool(FATAL_FINDINGS & self.findings.keys())
 
     @property
     def converged(self) -> bool:

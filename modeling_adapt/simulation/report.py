@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..tables import csv_rows
 from .relaxation import DISPLACED
 from .report_drawings import FRAME, NEAR, chart, view
-from .results import BETWEEN, Line, SummaryFile, read_record, trajectory_file
+from .results import BETWEEN, Line, SummaryFile, model_names, read_record, trajectory_file
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PAGES = Environment(
@@ -55,10 +55,16 @@ _HEADERS = {
     "energy_above_lowest_ev": "E − lowest",
     "formation_energy_ev": "formation energy",
     "forces_std_ev_per_ang": "force spread",
-    "energy_uncertainty_ev": "± E",
-    "formation_energy_uncertainty_ev": "± formation energy",
     "atom_doubt": "doubt of an atom",
     "delta_q_to_lowest_amu_half_ang": "ΔQ to lowest",
+}
+# What is asked first stands first, where no screen is too narrow for it.
+_FIRST = ("rank", "formation_energy_ev", "energy_above_lowest_ev", "same_as")
+# Written beside what it is the uncertainty of.
+_UNCERTAINTY = {
+    "energy_ev": "energy_uncertainty_ev",
+    "energy_above_lowest_ev": "energy_above_lowest_uncertainty_ev",
+    "formation_energy_ev": "formation_energy_uncertainty_ev",
 }
 # By the ending of the column, longer ones first.
 _UNITS = {"_ev_per_ang": "eV/Å", "_amu_half_ang": "amu<sup>1/2</sup> Å", "_ev": "eV", "_ang": "Å"}
@@ -101,7 +107,7 @@ def write_report(output: Path, title: str | None = None) -> Path:
     """
     try:
         lines, record = _summary(output), read_record(output)
-        models = " + ".join(map(str, record.get("model", [])))
+        models = model_names(record.get("model", []))
         expected = record.get("structures")
         columns = _columns(lines)
         page = {
@@ -128,9 +134,11 @@ def _summary(output: Path) -> list[Line]:
     lines = SummaryFile(path).lines()
     ranks = _ranks(output / "ranking.csv")
     # What a summary says comes first, also in the order of the columns; a ranking is of converged structures alone.
-    return [
+    joined = [
         {**line, **ranks.get(line["name"], {}), **line} if line["status"] == "converged" else line for line in lines
     ]
+    order = list(ranks)
+    return sorted(joined, key=lambda line: order.index(line["name"]) if line.get("rank") else len(order))
 
 
 def _ranks(path: Path) -> dict[str, Line]:
@@ -147,7 +155,11 @@ def _ranks(path: Path) -> dict[str, Line]:
 
 def _facts(record: Mapping[str, Any], models: str) -> dict[str, str]:
     facts = {"model": models, "converged below": f"{record['fmax']} eV/Å" if "fmax" in record else ""}
+    if record.get("finish", np.inf) < record.get("fmax", 0):
+        facts["then relaxed on to"] = f"{record['finish']} eV/Å"
     facts |= {label: str(record[name]) for name, label in _OPTIONS.items() if record.get(name) is not None}
+    for label in ("energy model", "host"):
+        facts |= {label: model_names([facts[label]])} if label in facts else {}
     if potentials := record.get("chemical_potentials"):
         facts["chemical potentials"] = ", ".join(f"{element} {energy:g} eV" for element, energy in potentials)
     return {name: text for name, text in facts.items() if text}
@@ -161,7 +173,9 @@ def _counts(lines: Sequence[Line]) -> dict[Mark, int]:
 
 def _columns(lines: Sequence[Line]) -> dict[str, Column]:
     """Those of the tables that have a value somewhere."""
-    names = dict.fromkeys(name for line in lines for name in line if name not in ("name", "status", "findings"))
+    hidden = ("name", "status", "findings", *_UNCERTAINTY.values())
+    names = dict.fromkeys(name for line in lines for name in line if name not in hidden)
+    names = dict.fromkeys([*(name for name in _FIRST if name in names), *names])
     columns = {}
     for name in names:
         values = [value for line in lines if (value := line.get(name))]
@@ -184,18 +198,19 @@ def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | N
         "name": name,
         "anchor": quote(name, safe=""),
         "mark": _STATUSES.get(line["status"], _UNKNOWN),
-        "cells": [_cell(line.get(column, "")) for column in columns],
+        "cells": [_cell(line.get(column, ""), line.get(_UNCERTAINTY.get(column, ""), "")) for column in columns],
         "findings": [finding for finding in line["findings"].split(BETWEEN) if finding],
     }
 
 
-def _cell(text: str) -> tuple[str, float | None]:
+def _cell(text: str, uncertainty: str = "") -> tuple[str, float | None]:
     """What is shown, and the number by which rows are sorted."""
     value = _number(text)
     if value is None:
         return text, None
     shown = text if text.lstrip("-").isdigit() else f"{value:.3f}"
-    return shown.replace("-", "−"), value
+    deviation = _number(uncertainty)
+    return shown.replace("-", "−") + (f" ± {deviation:.2f}" if deviation else ""), value
 
 
 def _number(text: str) -> float | None:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ from ase.io.formats import ioformats
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
+from ..hub_access import is_local
 from ..tables import csv_rows, csv_text, format_table
 from .doubt import UNUSUAL
 from .exchange import as_structure
@@ -24,10 +25,11 @@ from .relaxation import RelaxationResult
 RECORD = "relax.json"
 _OPTIONS = (
     *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
-    *("fmax", "steps", "num_images", "dtype"),
+    *("fmax", "finish", "steps", "num_images", "dtype", "cell"),
 )
 # A ranking is made anew each time, so it may have another host.
 _OF_THE_RANKING = ("host", "chemical_potentials")
+RECORDED = (*_OPTIONS, *_OF_THE_RANKING)
 
 CSV_COLUMNS = (
     "name",
@@ -52,35 +54,37 @@ BETWEEN = " | "  # findings, which are sentences with commas and semicolons
 _PYMATGEN = "pymatgen"  # a format that ASE does not write
 
 
-def record_of(options: Mapping[str, Any], structures: Mapping[str, Atoms]) -> dict[str, Any]:
-    """Those `options` of the command that decide the results or the ranking, and a hash of the structures."""
+def record_of(
+    options: Mapping[str, Any], structures: Mapping[str, Atoms], recorded: Sequence[str] = RECORDED
+) -> dict[str, Any]:
+    """Those `options` of the command that decide its results, called `recorded`, and a hash of the structures."""
     digest = hashlib.sha256()
     for name, atoms in structures.items():
         digest.update(name.encode())
         for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(values).tobytes())
         digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
-    recorded = {name: options[name] for name in (*_OPTIONS, *_OF_THE_RANKING)}
-    return recorded | {"structures": len(structures), "sha256": digest.hexdigest()}
+    chosen = {name: options[name] for name in recorded}
+    return chosen | {"structures": len(structures), "sha256": digest.hexdigest()}
 
 
-def read_record(output: Path) -> dict[str, Any]:
-    """What `relax.json` holds; nothing where there is none. Raises [`InputError`] where it is damaged."""
-    path = output / RECORD
+def read_record(output: Path, file: str = RECORD) -> dict[str, Any]:
+    """What the record of a command holds; nothing where there is none. Raises [`InputError`] where it is damaged."""
+    path = output / file
     if not path.is_file():
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; relax into a new folder") from error
+        raise InputError(f"{path} cannot be read: {error}; name a new folder") from error
     if not isinstance(record, dict):
-        raise InputError(f"{path} is no record of relax.py; relax into a new folder")
+        raise InputError(f"{path} is no record of a command; name a new folder")
     return record
 
 
-def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
+def require_same_command(output: Path, record: Mapping[str, Any], file: str = RECORD) -> None:
     """Raises [`InputError`] unless `output` is empty, can be made, or holds the beginnings of the same command."""
-    there = read_record(output)
+    there = read_record(output, file)
     if not there:
         require_empty_folder(output)
         return
@@ -93,9 +97,15 @@ def require_same_command(output: Path, record: Mapping[str, Any]) -> None:
         raise InputError(f"{output} holds results of another command ({what}); name a new folder")
 
 
-def write_record(output: Path, record: Mapping[str, Any]) -> None:
-    """Writes `relax.json`."""
-    write_whole(output / RECORD, json.dumps(record, indent=2) + "\n")
+def write_record(output: Path, record: Mapping[str, Any], file: str = RECORD) -> None:
+    """Writes the record of a command into its folder."""
+    write_whole(output / file, json.dumps(record, indent=2) + "\n")
+
+
+def model_names(models: Iterable[Any]) -> str:
+    """What models are called on pages and in figures: folders by their last name, as where they are is nobody's
+    business there."""
+    return " + ".join(Path(str(one)).name if is_local(str(one)) else str(one) for one in models)
 
 
 class SummaryFile:
