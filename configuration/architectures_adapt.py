@@ -69,7 +69,10 @@ ARCHITECTURES = {
     ),
     # Attention through displacements.
     "pairwise": Architecture(
-        reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "message_degree"),
+        reads=(
+            *(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "message_degree"),
+            *("long_range", "long_range_cutoff", "long_range_channels"),
+        ),
         equivariant=True,
         reads_positions=False,
         cutoff_field="pairwise_cutoff",

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
-from .neighbours_adapt import Neighbours, find_neighbours, wrap
+from .neighbours_adapt import Neighbours, find_neighbours, find_wave_numbers, wrap
 from .pretrained_adapt import in_the_box
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
@@ -39,17 +39,27 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         cutoff (`float`, *optional*):
             Distance in Å up to which the pairs of neighbours are listed, for models with a `config.cutoff`; positions
             are then wrapped into the cell, in float64, before they are rounded. `None`: neither.
+        reciprocal_cutoff (`float`, *optional*):
+            Length in 1/Å up to which the waves of the lattice are listed, for models with `config.long_range`; then
+            all structures must be periodic in all three directions. `None`: none are.
     """
 
     model_input_names = [
         *("input_features", "attention_mask", "cell", "atomic_numbers"),
-        *("neighbours", "neighbour_shifts"),
+        *("neighbours", "neighbour_shifts", "wave_numbers"),
     ]
 
-    def __init__(self, canonical_order: bool = False, cutoff: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        canonical_order: bool = False,
+        cutoff: float | None = None,
+        reciprocal_cutoff: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.canonical_order = canonical_order
         self.cutoff = cutoff
+        self.reciprocal_cutoff = reciprocal_cutoff
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -58,7 +68,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     @classmethod
     def for_model(cls, config: Any) -> "ADAPTFeatureExtractor":
         """The one that a model of this configuration needs."""
-        return cls(canonical_order=config.traits.reads_order, cutoff=config.cutoff)
+        return cls(config.traits.reads_order, config.cutoff, config.reciprocal_cutoff)
 
     def __call__(
         self,
@@ -83,11 +93,13 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             [`BatchFeature`]: `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding). With
             a `cutoff` also `neighbours` (B, N, S; -1 = empty slot) and `neighbour_shifts` (B, N, S, 3), see
-            [`find_neighbours`].
+            [`find_neighbours`]; with a `reciprocal_cutoff` also `wave_numbers` (B, K, 3; zeros = empty slot), see
+            [`find_wave_numbers`].
 
         Raises:
             `ValueError`: A structure without atoms, of mismatched shapes, with a value that is not finite, a cell
-                without volume or an element that has no descriptors; the message names the structure and the atom.
+                without volume, an element that has no descriptors, or with a `reciprocal_cutoff` a direction that is
+                not periodic; the message names the structure and the atom.
         """
         if isinstance(structures, Mapping) and _holds_several(structures):
             columns = {name: structures[name] for name in _STRUCTURE if structures.get(name) is not None}
@@ -128,6 +140,8 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         if self.cutoff is not None:
             found = _neighbours_given(structures, is_atom) or find_neighbours(positions, cells, is_atom, self.cutoff)
             data |= {"neighbours": found.others, "neighbour_shifts": found.shifts}
+        if self.reciprocal_cutoff is not None:
+            data["wave_numbers"] = find_wave_numbers(cells, self.reciprocal_cutoff)
         return ADAPTBatch(data, tensor_type=return_tensors)
 
 

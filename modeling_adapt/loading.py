@@ -99,7 +99,8 @@ def load_model(
     if details:
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
     extractor = _feature_extractor(model, subfolder, revision)
-    extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
+    # Which checkpoints of earlier formats do not say.
+    extractor.cutoff, extractor.reciprocal_cutoff = loaded.config.cutoff, loaded.config.reciprocal_cutoff
     return loaded.eval(), extractor
 
 

@@ -314,9 +314,15 @@ def _commit(model: PreTrainedModel) -> str | None:
 
 
 def _extractor(models: Sequence[PreTrainedModel]) -> ADAPTFeatureExtractor:
-    """Lists the neighbours that the models read, whose own cutoffs decide; without, where one reads coordinates."""
+    """
+    Lists the neighbours and waves that the models read, whose own cutoffs decide; no neighbours where one reads
+    coordinates.
+    """
     cutoffs = [model.config.cutoff for model in models]
-    return ADAPTFeatureExtractor(cutoff=None if None in cutoffs else max(cutoffs))
+    of_waves = [model.config.reciprocal_cutoff or 0.0 for model in models]
+    return ADAPTFeatureExtractor(
+        cutoff=None if None in cutoffs else max(cutoffs), reciprocal_cutoff=max(of_waves) or None
+    )
 
 
 __all__ = ["ADAPTCalculator"]
