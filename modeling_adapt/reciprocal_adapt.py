@@ -84,7 +84,7 @@ class ADAPTWaveMeasure(nn.Module):
         squares = torch.where(valid, squares, self.cutoff**2)
         x = squares / self.cutoff**2
         envelope = (1 - x) ** 3 * (1 + 3 * x + 6 * x**2)  # twice continuously differentiable at the cutoff
-        coulomb = 8 * math.pi * valid * envelope / (squares * volume[:, None])
+        coulomb = 8 * math.pi * envelope * valid / (squares * volume[:, None])
         return coulomb[..., None] * torch.exp(x[..., None] * self.exponents(x.dtype))
 
     @torch.no_grad()
