@@ -82,6 +82,9 @@ class ADAPTConfig(PreTrainedConfig):
         element_embedding_size (`int`, defaults to `0`):
             Width of a learned vector per element, read beside the descriptors; a linear layer behind it makes it the
             same as a one-hot code.
+        reads_charge (`bool`, defaults to `False`):
+            The total charge of a structure is an input, which every atom reads; of a neutral one nothing is added.
+            `False`: the model knows nothing of charges.
         embedding_sizes (`tuple[int, ...]`, defaults to `(128, 256)`):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
         hidden_size (`int`, defaults to `256`): Width of the Transformer encoder, whose fields are named as in ViT.
@@ -136,6 +139,7 @@ class ADAPTConfig(PreTrainedConfig):
     fourier_wave_numbers: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 24)
     descriptors: list[str] | tuple[str, ...] | None = None
     element_embedding_size: int = 0
+    reads_charge: bool = False
     embedding_sizes: list[int] | tuple[int, ...] = (128, 256)
     hidden_size: int = 256
     num_hidden_layers: int = 8

@@ -161,6 +161,7 @@ class ADAPTEncoder(nn.Module):
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
         wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, None]:
         """States (B, N, hidden_size), and no vectors; see [`ADAPTModel.forward`]. Neither pairs nor waves are read."""
@@ -169,7 +170,7 @@ class ADAPTEncoder(nn.Module):
         cell = None if cell is None else cell.to(features.dtype)
         with torch.autocast(device_type=features.device.type, enabled=False):
             coordinates = self.coordinates(positions, cell)
-        hidden_states = self.embeddings(coordinates, descriptors, atomic_numbers)
+        hidden_states = self.embeddings(coordinates, descriptors, atomic_numbers, charge)
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,

@@ -42,11 +42,13 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         reciprocal_cutoff (`float`, *optional*):
             Length in 1/Å up to which the waves of the lattice are listed, for models with `config.long_range`; then
             all structures must be periodic in all three directions. `None`: none are.
+        reads_charge (`bool`, defaults to `False`):
+            Whether to give total charges, for models with `config.reads_charge`.
     """
 
     model_input_names = [
         *("input_features", "attention_mask", "cell", "atomic_numbers"),
-        *("neighbours", "neighbour_shifts", "wave_numbers"),
+        *("neighbours", "neighbour_shifts", "wave_numbers", "charge"),
     ]
 
     def __init__(
@@ -54,12 +56,14 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         canonical_order: bool = False,
         cutoff: float | None = None,
         reciprocal_cutoff: float | None = None,
+        reads_charge: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.canonical_order = canonical_order
         self.cutoff = cutoff
         self.reciprocal_cutoff = reciprocal_cutoff
+        self.reads_charge = reads_charge
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -68,7 +72,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     @classmethod
     def for_model(cls, config: Any) -> "ADAPTFeatureExtractor":
         """The one that a model of this configuration needs."""
-        return cls(config.traits.reads_order, config.cutoff, config.reciprocal_cutoff)
+        return cls(config.traits.reads_order, config.cutoff, config.reciprocal_cutoff, config.reads_charge)
 
     def __call__(
         self,
@@ -81,9 +85,9 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             structures (`ase.Atoms`, `Mapping[str, Any]` or `Sequence[Any]`):
                 One or a sequence of them. A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the
                 structure is periodic, `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to
-                periodic. Or it has a list of each of these, as several rows of a data set are one mapping. Mappings
-                may bring `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is
-                searched.
+                periodic; its total `charge`, in elementary charges, to 0 (of `ase.Atoms` that is `info["charge"]`). Or
+                it has a list of each of these, as several rows of a data set are one mapping. Mappings may bring
+                `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is searched.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
@@ -94,7 +98,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding). With
             a `cutoff` also `neighbours` (B, N, S; -1 = empty slot) and `neighbour_shifts` (B, N, S, 3), see
             [`find_neighbours`]; with a `reciprocal_cutoff` also `wave_numbers` (B, K, 3; zeros = empty slot), see
-            [`find_wave_numbers`].
+            [`find_wave_numbers`]; with `reads_charge` also `charge` (B,).
 
         Raises:
             `ValueError`: A structure without atoms, of mismatched shapes, with a value that is not finite, a cell
@@ -142,10 +146,34 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             data |= {"neighbours": found.others, "neighbour_shifts": found.shifts}
         if self.reciprocal_cutoff is not None:
             data["wave_numbers"] = find_wave_numbers(cells, self.reciprocal_cutoff)
+        if self.reads_charge:
+            data["charge"] = np.array([charge_of(one, index) for index, one in enumerate(structures)], dtype=dtype)
         return ADAPTBatch(data, tensor_type=return_tensors)
 
 
-_STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc")
+_STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc", "charge")
+
+
+def charge_of(structure: Any, index: int = 0) -> float:
+    """Total charge in elementary charges of a structure as [`ADAPTFeatureExtractor`] takes it; 0 if none is told."""
+    told = structure.get("charge") if isinstance(structure, Mapping) else structure.info.get("charge")
+    try:
+        charge = 0.0 if told is None else float(told)
+    except (TypeError, ValueError):
+        charge = np.nan
+    if not np.isfinite(charge):
+        raise ValueError(f"structure {index}: a charge must be a number of elementary charges, not {told!r}")
+    return charge
+
+
+def require_charges_read(structures: Sequence[Any], reads_charge: bool) -> None:
+    """Raises a `ValueError` for a charged structure, unless it is for a model that reads charges."""
+    for index, structure in enumerate(() if reads_charge else structures):
+        if charge := charge_of(structure, index):
+            raise ValueError(
+                f"structure {index}: a charge of {charge:+g}, but this model was trained without charges "
+                "(reads_charge) and takes all structures for neutral"
+            )
 
 
 def _neighbours_given(structures: Sequence[Any], is_atom: np.ndarray) -> Neighbours | None:

@@ -101,6 +101,7 @@ def load_model(
     extractor = _feature_extractor(model, subfolder, revision)
     # Which checkpoints of earlier formats do not say.
     extractor.cutoff, extractor.reciprocal_cutoff = loaded.config.cutoff, loaded.config.reciprocal_cutoff
+    extractor.reads_charge = loaded.config.reads_charge
     return loaded.eval(), extractor
 
 

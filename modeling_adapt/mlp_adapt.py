@@ -55,6 +55,7 @@ class ADAPTResidualMLP(nn.Module):
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
         wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, None]:
         """

@@ -345,6 +345,7 @@ class ADAPTPairwise(nn.Module):
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
         wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -358,7 +359,7 @@ class ADAPTPairwise(nn.Module):
             neighbours, neighbour_shifts = self._search(positions, attention_mask, cell)
         with torch.autocast(device_type=features.device.type, enabled=False):
             index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
-        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers).flatten(0, 1)
+        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge).flatten(0, 1)
         radial, harmonics, vectors = radial.to(hidden_states.dtype), harmonics.to(hidden_states.dtype), None
         waves = None if self.waves is None else self.waves(positions, attention_mask, cell, wave_numbers)
         for number, layer in enumerate(self.layers):

@@ -55,10 +55,11 @@ def main(argv: list[str] | None = None) -> int | None:
     if arguments.format is not None:
         results.require_writable_format(arguments.format)
     processes, output = _processes(), Path(arguments.output)
-    structures = read_inputs(arguments.input, arguments.index, arguments.split)
+    calculator = _calculator(arguments, processes)
+    any_charge = arguments.charge is not None or getattr(calculator, "reads_charge", False)
+    structures = read_inputs(arguments.input, arguments.index, arguments.split, any_charge)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
-    calculator = _calculator(arguments, processes)
     host = _host(arguments, calculator)
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
@@ -122,6 +123,7 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
         revision=arguments.revision,
         energy_subfolder=arguments.energy_subfolder or "",
         energy_revision=arguments.energy_revision,
+        charge=arguments.charge,
     )
 
 
@@ -137,6 +139,8 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
         return None
     if "energy" not in calculator.implemented_properties:
         raise InputError("--host needs energies: give --energy-model, or a pooled energy as --model")
+    if arguments.charge:
+        raise InputError("--host is for formation energies of neutral defects; leave --charge out")
     potentials = dict(arguments.chemical_potentials)
     if len(potentials) < len(arguments.chemical_potentials):
         raise InputError("--chemical-potentials: an element has one chemical potential, not two")
@@ -158,11 +162,14 @@ def _require_usable(
     format_name: str | None,
 ) -> None:
     """Whether the host fits all structures, and models and format take those that are left: before all else."""
+    from ..feature_extraction_adapt import charge_of
     from ..simulation.relaxation import require_predictable
     from ..simulation.results import require_writable
 
     for name, atoms in structures.items():
         with _about(name):
+            if host is not None and charge_of(atoms):
+                raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
             if host is not None:
                 host.require_fits(atoms)
     for name, atoms in left.items():
@@ -211,6 +218,9 @@ def _parser() -> argparse.ArgumentParser:
         help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
     )
     structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
+    structures.add_argument(
+        "--charge", type=float, help="of every structure, for models that read it (default: what the inputs say, or 0)"
+    )
 
     models = parser.add_argument_group("models")
     models.add_argument(

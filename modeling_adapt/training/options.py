@@ -128,6 +128,7 @@ MODEL_OPTIONS = {
     "embedding_sizes": Option("widths of the token embedding, as [128, 256]"),
     "descriptors": Option("names of those that are read; null: all nine"),
     "element_embedding_size": Option("width of a learned vector per element; 0: none"),
+    "reads_charge": Option("the total charge of structures is an input"),
     "fourier_wave_numbers": Option("of fourier: waves per lattice vector, as [1, 2, 3]"),
     "pairwise_cutoff": Option("of pairwise: distance in Å where a pair ends"),
     "num_radial_basis": Option("of pairwise: functions of the distance"),
