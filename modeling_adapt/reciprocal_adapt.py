@@ -171,7 +171,7 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """What some waves bring: (B, N, channels) of the potential and, where it is read, three times of the field."""
         along = zip(fractions.unbind(-1), numbers.unbind(-1), strict=True)
-        turns = sum(one[:, :, None] * number[:, None] for one, number in along)
+        turns = torch.stack([one[:, :, None] * number[:, None] for one, number in along]).sum(0)
         phases = 2 * math.pi * (turns - turns.round())  # small numbers, however far from the origin
         waves = torch.cat([phases.cos(), phases.sin()], dim=-1)
         cosines, sines = ((waves.mT @ charges) * self.kernel(weights).repeat(1, 2, 1)).chunk(2, dim=1)
