@@ -25,9 +25,9 @@ from modeling_adapt.modeling_adapt import LOSS_FUNCTIONS, NETWORKS
 KINDS = [("forces", name) for name, known in ARCHITECTURES.items() if known.has_forces]
 KINDS += [("energy", name) for name in ARCHITECTURES]
 WITH_GRADIENT = [("energy", name) for name, known in ARCHITECTURES.items() if known.has_gradient]
-# One of the tables under another name: with the far field, and both ways in which it enters.
-MORE = {"far": {"architecture": "pairwise", "long_range": True, "vector_messages": True}}
-KINDS += [("energy", name) for name in MORE]
+# One of the table under another name: with the far field. One layer is enough; graphs take seconds for each.
+MORE = {"far": {"architecture": "pairwise", "long_range": True, "num_hidden_layers": 1}}
+KINDS += [("forces", name) for name in MORE]
 WITH_GRADIENT += [("energy", name) for name in MORE]
 
 
