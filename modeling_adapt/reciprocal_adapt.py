@@ -131,26 +131,27 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
         self.field_mixing = nn.Linear(charges, channels, bias=False) if updates_vectors else None
 
     def forward(
-        self, hidden_states: torch.Tensor, vectors: torch.Tensor | None, *waves: torch.Tensor
+        self, hidden_states: torch.Tensor, features: torch.Tensor | None, *waves: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(M, hidden_size)`): Invariant states of all atoms of the batch.
-            vectors (`torch.Tensor` of shape `(3, M, num_vector_channels)`, *optional*): `None` where they are zero.
+            features (`torch.Tensor` of shape `(3 or 8, M, num_vector_channels)`, *optional*):
+                Vectors, and tensors behind them; `None` where nobody reads any.
             waves (`torch.Tensor`): Those of [`Waves`]; M = B N.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and vectors, both updated.
+            `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and features, the states and vectors updated.
         """
         normed = self.norm(hidden_states)
         potential, field = self._far_field(self.charges(normed), Waves(*waves))
         arrived = self.queries(normed) * potential.to(normed.dtype)
         update = self.mlp(torch.cat([normed, arrived], dim=-1))
-        if self.field_mixing is None:
-            return hidden_states + update, vectors
+        if self.field_mixing is None or features is None:
+            return hidden_states + update, features
         update, gate = update.split([hidden_states.shape[-1], update.shape[-1] - hidden_states.shape[-1]], dim=-1)
         change = gate * self.field_mixing(field.to(normed.dtype))
-        return hidden_states + update, change if vectors is None else vectors + change
+        return hidden_states + update, features + nn.functional.pad(change, (0, 0, 0, 0, 0, len(features) - 3))
 
     def _far_field(self, charges: torch.Tensor, waves: Waves) -> tuple[torch.Tensor, torch.Tensor]:
         """The potential (M, channels) of charges (M, channels) at the atoms, and its field (3, M, channels)."""

@@ -29,12 +29,12 @@ def crystals() -> list[Atoms]:
 
 @pytest.fixture
 def model(make_force_model) -> ADAPTForForces:
-    return make_force_model(**FAR, vector_messages=True)
+    return make_force_model(**FAR, message_degree=2)
 
 
 @pytest.fixture
 def energy(make_energy_model) -> ADAPTForEnergy:
-    return make_energy_model(**FAR, vector_messages=True, energy_mean=0.0).double()
+    return make_energy_model(**FAR, message_degree=1, energy_mean=0.0).double()
 
 
 def outputs_of(model, structures, **options):
