@@ -83,9 +83,8 @@ def _package_of(calculator: str) -> str:
     if not names:
         return "none that is installed"
     told = metadata(names[0])
-    return (
-        f"{names[0]} {told['Version']}, licence {told.get('License-Expression') or told.get('License') or 'not told'}"
-    )
+    licence = next((told[name] for name in ("License-Expression", "License") if name in told), "not told")
+    return f"{names[0]} {told['Version']}, licence {licence}"
 
 
 def generate_block(plan: GenerationPlan, block: list[int], notes: Notes) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ Ions are rigid: their charges act at all distances, by Ewald's sum, and pairs re
 A exp(-r / rho) - C / r^6 (Buckingham). A defect that is charged has its cell made neutral by a uniform background.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -57,16 +57,23 @@ class RigidIons(Calculator):
         self.charges, self.cutoff, self.screening = dict(charges), cutoff, 3.6 / cutoff
         self.pairs = {tuple(sorted(pair)): values for pair, values in pairs.items()}
 
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """ASE's entry point."""
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # ASE has just copied it there
         charges = np.array([self.charges[symbol] for symbol in self.atoms.symbols])
-        parts = [self._in_space(charges), self._in_waves(charges)]
+        parts = [self._in_space(self.atoms, charges), self._in_waves(self.atoms, charges)]
         energy, forces = (sum(values) for values in zip(*parts, strict=True))
         self.results = {"energy": float(energy), "forces": forces}
 
-    def _in_space(self, charges: np.ndarray) -> tuple[float, np.ndarray]:
-        first, second, distances, vectors = neighbour_list("ijdD", self.atoms, self.cutoff)
-        a, rho, c = self._parameters()[self.atoms.numbers[first], self.atoms.numbers[second]].T
+    def _in_space(self, ions: Atoms, charges: np.ndarray) -> tuple[float, np.ndarray]:
+        first, second, distances, vectors = neighbour_list("ijdD", ions, self.cutoff)
+        a, rho, c = self._parameters()[ions.numbers[first], ions.numbers[second]].T
         screened, product = self.screening * distances, _COULOMB * charges[first] * charges[second]
         coulomb, repulsion, attraction = erfc(screened) / distances, a * np.exp(-distances / rho), c / distances**6
         at_cutoff = a * np.exp(-self.cutoff / rho) - c / self.cutoff**6
@@ -85,13 +92,13 @@ class RigidIons(Calculator):
             table[one, other] = table[other, one] = values
         return table
 
-    def _in_waves(self, charges: np.ndarray) -> tuple[float, np.ndarray]:
-        cell, volume = self.atoms.cell.array, self.atoms.get_volume()
+    def _in_waves(self, ions: Atoms, charges: np.ndarray) -> tuple[float, np.ndarray]:
+        cell, volume = ions.cell.array, ions.get_volume()
         numbers = find_wave_numbers(cell[None], 7.4 * self.screening)[0]  # half of all waves
         waves = 2 * np.pi * numbers @ np.linalg.inv(cell).T
         squares = np.einsum("ki,ki->k", waves, waves)
         weights = 4 * np.pi * _COULOMB / volume * np.exp(-squares / (4 * self.screening**2)) / squares
-        phases = np.exp(1j * self.atoms.positions @ waves.T)
+        phases = np.exp(1j * ions.positions @ waves.T)
         sums = charges @ phases
         energy = (weights * np.abs(sums) ** 2).sum()
         energy -= _COULOMB * self.screening / np.sqrt(np.pi) * (charges**2).sum()
