@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
+from ..device import DTYPES, keep_freed_memory
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..pretrained_adapt import DEFAULT_MODEL
@@ -46,6 +46,7 @@ exit status: 0 all converged, 1 at least one did not or left the trained region,
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
 
     from ..files import alone_in
     from ..simulation import results
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int | None:
     calculator = _calculator(arguments, processes)
     any_charge = arguments.charge is not None or getattr(calculator, "reads_charge", False)
     structures = read_inputs(arguments.input, arguments.index, arguments.split, any_charge)
+    for atoms in structures.values() if arguments.charge is not None else ():
+        atoms.info["charge"] = arguments.charge
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
     host = _host(arguments, calculator)
@@ -123,7 +126,6 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
         revision=arguments.revision,
         energy_subfolder=arguments.energy_subfolder or "",
         energy_revision=arguments.energy_revision,
-        charge=arguments.charge,
     )
 
 
