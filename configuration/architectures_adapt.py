@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 _NORMALISATION = ("feature_mean", "feature_std", "rescale_factor", "normalization_eps")
 _TOKENS = (
-    *("descriptors", "element_embedding_size", "embedding_sizes", "hidden_size", "hidden_act", "hidden_dropout_prob"),
+    *(
+        "descriptors",
+        "element_embedding_size",
+        "reads_charge",
+        "embedding_sizes",
+        "hidden_size",
+        "hidden_act",
+        "hidden_dropout_prob",
+    ),
     *("layer_norm_eps", "num_hidden_layers", "num_attention_heads", "intermediate_size", *_NORMALISATION),
 )
 _ENCODER = (*_TOKENS, "attention_probs_dropout_prob", "norm_position", "attention_radius")
@@ -69,7 +77,10 @@ ARCHITECTURES = {
     ),
     # Attention through displacements.
     "pairwise": Architecture(
-        reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "message_degree"),
+        reads=(
+            *(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "message_degree"),
+            *("long_range", "long_range_cutoff", "long_range_channels"),
+        ),
         equivariant=True,
         reads_positions=False,
         cutoff_field="pairwise_cutoff",

@@ -101,6 +101,9 @@ class ADAPTConfig(PreTrainedConfig):
         element_embedding_size (`int`, defaults to `0`):
             Width of a learned vector per element, read beside the descriptors; a linear layer behind it makes it the
             same as a one-hot code.
+        reads_charge (`bool`, defaults to `False`):
+            The total charge of a structure is an input, which every atom reads; of a neutral one nothing is added.
+            `False`: the model knows nothing of charges.
         embedding_sizes (`tuple[int, ...]`, defaults to `(128, 256)`):
             Widths of the hidden layers of the token embedding; `hidden_size` follows them.
         hidden_size (`int`, defaults to `256`): Width of the Transformer encoder, whose fields are named as in ViT.
@@ -119,6 +122,11 @@ class ADAPTConfig(PreTrainedConfig):
         message_degree (`int`, defaults to `0`):
             Of `"pairwise"`: up to which degree messages also tell of the features of their sender: 0 of none, 1 of its
             vectors, 2 of its symmetric tensors too.
+        long_range (`bool`, defaults to `False`):
+            Of `"pairwise"`: behind each layer all atoms meet, and all their images, by waves of the lattice; see
+            `reciprocal_adapt.py`. Structures must be periodic in all three directions.
+        long_range_cutoff (`float`, defaults to `2.2`): Of `long_range`: shortest waves |G| in 1/Å.
+        long_range_channels (`int`, defaults to `16`): Of `long_range`: latent charges of each atom.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
@@ -150,6 +158,7 @@ class ADAPTConfig(PreTrainedConfig):
     fourier_wave_numbers: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 24)
     descriptors: list[str] | tuple[str, ...] | None = None
     element_embedding_size: int = 0
+    reads_charge: bool = False
     embedding_sizes: list[int] | tuple[int, ...] = (128, 256)
     hidden_size: int = 256
     num_hidden_layers: int = 8
@@ -164,6 +173,9 @@ class ADAPTConfig(PreTrainedConfig):
     num_radial_basis: int = 12
     num_vector_channels: int = 32
     message_degree: int = 0
+    long_range: bool = False
+    long_range_cutoff: float | int = 2.2
+    long_range_channels: int = 16
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
     remove_net_force: bool = False
@@ -267,6 +279,11 @@ class ADAPTConfig(PreTrainedConfig):
         return None if field is None else float(getattr(self, field))
 
     @property
+    def reciprocal_cutoff(self) -> float | None:
+        """Length in 1/Å up to which the network reads the waves of the lattice; `None` where it reads none."""
+        return float(self.long_range_cutoff) if self.long_range else None
+
+    @property
     def gives_stress(self) -> bool:
         """Whether the model has a stress, the derivative of its energy by strain."""
         return self.predicts == "energy" and self.traits.has_stress
@@ -297,7 +314,7 @@ class ADAPTConfig(PreTrainedConfig):
     def validate_sizes(self):
         positive = (
             *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-            *("num_radial_basis", "num_vector_channels", "pairwise_cutoff"),
+            *("num_radial_basis", "num_vector_channels", "pairwise_cutoff", "long_range_channels"),
         )
         for field in positive:
             if not getattr(self, field) >= 1:
@@ -314,6 +331,11 @@ class ADAPTConfig(PreTrainedConfig):
             raise ValueError(f"message_degree must be 0, 1 or 2, not {self.message_degree}")
         if self.element_embedding_size < 0:
             raise ValueError(f"element_embedding_size must be at least 0, not {self.element_embedding_size}")
+        if not self.long_range_cutoff > 0:
+            raise ValueError(f"long_range_cutoff must be positive, not {self.long_range_cutoff}")
+        for field in ("long_range_cutoff", "long_range_channels"):
+            if not self.long_range and getattr(self, field) != getattr(type(self), field):
+                raise ValueError(f"{field} is read with long_range only; set that too, or leave it out")
         if self.attention_radius is not None and self.attention_radius <= 0:
             raise ValueError(f"attention_radius must be positive or None, not {self.attention_radius}")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

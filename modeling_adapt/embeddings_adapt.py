@@ -127,17 +127,26 @@ class ADAPTEmbeddings(nn.Module):
         sizes = [num_coordinates + self.elements.num_features, *config.embedding_sizes, config.hidden_size]
         self.layers = nn.ModuleList(ADAPTExactLinear(size, next_size) for size, next_size in pairwise(sizes))
         self.activation_fn = ACT2FN[config.hidden_act]
+        # Electrons that are missing and electrons too many are different things; without either nothing is added.
+        self.charge = ADAPTExactLinear(2, config.hidden_size, bias=False) if config.reads_charge else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, coordinates: torch.Tensor, descriptors: torch.Tensor, atomic_numbers: torch.Tensor | None
+        self,
+        coordinates: torch.Tensor,
+        descriptors: torch.Tensor,
+        atomic_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
     ) -> torch.Tensor:
         with torch.autocast(device_type=coordinates.device.type, enabled=False):
             embeddings = torch.cat([coordinates, *self.elements(descriptors, atomic_numbers)], dim=-1)
             for index, layer in enumerate(self.layers):
                 embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
                 embeddings = layer(embeddings)
+            if self.charge is not None and charge is not None:
+                signed = torch.stack([charge, -charge], dim=-1).clamp(min=0).to(embeddings.dtype)
+                embeddings = embeddings + self.charge(signed)[:, None]
         return self.dropout(self.norm(embeddings.to(self.norm.weight.dtype)))
 
 

@@ -160,15 +160,17 @@ class ADAPTEncoder(nn.Module):
         atomic_numbers: torch.Tensor | None,
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
+        wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, None]:
-        """States (B, N, hidden_size), and no vectors; see [`ADAPTModel.forward`]. Pairs of neighbours are not read."""
+        """States (B, N, hidden_size), and no vectors; see [`ADAPTModel.forward`]. Neither pairs nor waves are read."""
         features = float32_or_better(input_features)
         positions, descriptors = features.split([3, features.shape[-1] - 3], dim=-1)
         cell = None if cell is None else cell.to(features.dtype)
         with torch.autocast(device_type=features.device.type, enabled=False):
             coordinates = self.coordinates(positions, cell)
-        hidden_states = self.embeddings(coordinates, descriptors, atomic_numbers)
+        hidden_states = self.embeddings(coordinates, descriptors, atomic_numbers, charge)
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
-from .neighbours_adapt import NeighbourList, Neighbours, find_neighbours, turns_of
+from .neighbours_adapt import NeighbourList, Neighbours, find_neighbours, find_wave_numbers, turns_of
 from .pretrained_adapt import in_the_box
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
@@ -39,17 +39,31 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
         cutoff (`float`, *optional*):
             Distance in Å up to which the pairs of neighbours are listed, for models with a `config.cutoff`; positions
             are then wrapped into the cell, in float64, before they are rounded. `None`: neither.
+        reciprocal_cutoff (`float`, *optional*):
+            Length in 1/Å up to which the waves of the lattice are listed, for models with `config.long_range`; then
+            all structures must be periodic in all three directions. `None`: none are.
+        reads_charge (`bool`, defaults to `False`):
+            Whether to give total charges, for models with `config.reads_charge`.
     """
 
     model_input_names = [
         *("input_features", "attention_mask", "cell", "atomic_numbers"),
-        *("neighbours", "neighbour_shifts"),
+        *("neighbours", "neighbour_shifts", "wave_numbers", "charge"),
     ]
 
-    def __init__(self, canonical_order: bool = False, cutoff: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        canonical_order: bool = False,
+        cutoff: float | None = None,
+        reciprocal_cutoff: float | None = None,
+        reads_charge: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.canonical_order = canonical_order
         self.cutoff = cutoff
+        self.reciprocal_cutoff = reciprocal_cutoff
+        self.reads_charge = reads_charge
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -58,7 +72,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     @classmethod
     def for_model(cls, config: Any) -> "ADAPTFeatureExtractor":
         """The one that a model of this configuration needs."""
-        return cls(canonical_order=config.traits.reads_order, cutoff=config.cutoff)
+        return cls(config.traits.reads_order, config.cutoff, config.reciprocal_cutoff, config.reads_charge)
 
     def to_dict(self) -> dict[str, Any]:
         """Its arguments alone, with its own code: what else a file of somebody names is not written again."""
@@ -78,9 +92,10 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             structures (`ase.Atoms`, `Mapping[str, Any]` or `Sequence[Any]`):
                 One or a sequence of them. A mapping has `atomic_numbers` (N,), `positions` (N, 3) in Å and, where the
                 structure is periodic, `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to
-                periodic. Or it has a list of each of these, as several rows of a data set are one mapping. Mappings
-                may bring `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is
-                searched. Or there is a [`NeighbourList`], with this cutoff, which follows them as they move.
+                periodic; its total `charge`, in elementary charges, to 0 (of `ase.Atoms` that is `info["charge"]`). Or
+                it has a list of each of these, as several rows of a data set are one mapping. Mappings may bring
+                `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is searched.
+                Or there is a [`NeighbourList`], with this cutoff, which follows them as they move.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
@@ -90,11 +105,13 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             [`BatchFeature`]: `input_features` (B, N, 12), `attention_mask` (B, N; 1 = atom, 0 = padding), `cell`
             (B, 3, 3; zero rows along directions that are not periodic) and `atomic_numbers` (B, N; 0 = padding). With
             a `cutoff` also `neighbours` (B, N, S; -1 = empty slot) and `neighbour_shifts` (B, N, S, 3), see
-            [`find_neighbours`].
+            [`find_neighbours`]; with a `reciprocal_cutoff` also `wave_numbers` (B, K, 3; zeros = empty slot), see
+            [`find_wave_numbers`]; with `reads_charge` also `charge` (B,).
 
         Raises:
             `ValueError`: A structure without atoms, of mismatched shapes, with a value that is not finite, a cell
-                without volume or an element that has no descriptors; the message names the structure and the atom.
+                without volume, an element that has no descriptors, or with a `reciprocal_cutoff` a direction that is
+                not periodic; the message names the structure and the atom.
         """
         if isinstance(structures, Mapping) and _holds_several(structures):
             columns = {name: structures[name] for name in _STRUCTURE if structures.get(name) is not None}
@@ -138,15 +155,41 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             known = _neighbours_given(structures, unwrapped, cells, turns, is_atom)
             found = known or find_neighbours(positions, cells, is_atom, self.cutoff)
             data |= {"neighbours": found.others, "neighbour_shifts": found.shifts}
+        if self.reciprocal_cutoff is not None:
+            data["wave_numbers"] = find_wave_numbers(cells, self.reciprocal_cutoff)
+        if self.reads_charge:
+            data["charge"] = np.array([charge_of(one, index) for index, one in enumerate(structures)], dtype=dtype)
         return ADAPTBatch(data, tensor_type=return_tensors)
+
+
+_STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc", "charge")
+
+
+def charge_of(structure: Any, index: int = 0) -> float:
+    """Total charge in elementary charges of a structure as [`ADAPTFeatureExtractor`] takes it; 0 if none is told."""
+    told = structure.get("charge") if isinstance(structure, Mapping) else structure.info.get("charge")
+    try:
+        charge = 0.0 if told is None else float(told)
+    except (TypeError, ValueError):
+        charge = np.nan
+    if not np.isfinite(charge):
+        raise ValueError(f"structure {index}: a charge must be a number of elementary charges, not {told!r}")
+    return charge
+
+
+def require_charges_read(structures: Sequence[Any], reads_charge: bool) -> None:
+    """Raises a `ValueError` for a charged structure, unless it is for a model that reads charges."""
+    for index, structure in enumerate(() if reads_charge else structures):
+        if charge := charge_of(structure, index):
+            raise ValueError(
+                f"structure {index}: a charge of {charge:+g}, but this model was trained without charges "
+                "(reads_charge) and takes all structures for neutral"
+            )
 
 
 def require_readable(structure: Any) -> None:
     """Raises the `ValueError` that an [`ADAPTFeatureExtractor`] would raise for one structure."""
     _require_valid([_arrays(structure, 0)])
-
-
-_STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc")
 
 
 def _neighbours_given(

@@ -115,7 +115,9 @@ def load_model(
         raise InputError(f"{model} does not fit its configuration: {', '.join(details)}")
     _require_sound_weights(loaded, weights_folder(model, subfolder, revision), str(model))
     extractor = _feature_extractor(model, subfolder, revision)
-    extractor.cutoff = loaded.config.cutoff  # which checkpoints of earlier formats do not say
+    # Which checkpoints of earlier formats do not say.
+    extractor.cutoff, extractor.reciprocal_cutoff = loaded.config.cutoff, loaded.config.reciprocal_cutoff
+    extractor.reads_charge = loaded.config.reads_charge
     loaded.eval()
     if not local:
         quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}

@@ -54,6 +54,8 @@ class ADAPTResidualMLP(nn.Module):
         atomic_numbers: torch.Tensor | None,
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
+        wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, None]:
         """

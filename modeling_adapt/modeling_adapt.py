@@ -41,6 +41,7 @@ from .mlp_adapt import ADAPTResidualBlock, ADAPTResidualMLP, ADAPTTotalEnergy
 from .neighbours_adapt import find_neighbours  # noqa: F401  transformers 5.4 copies only what this file names
 from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
 from .pretrained_adapt import in_the_box
+from .reciprocal_adapt import ADAPTReciprocalLayer  # noqa: F401  likewise
 from .versions_adapt import FORMAT_VERSION, upgraded_weights
 
 logger = logging.get_logger(__name__)
@@ -244,7 +245,8 @@ class ADAPTPreTrainedModel(PreTrainedModel):
     input_modalities = ("atoms",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
-    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer", "ADAPTPairwiseLayer", "ADAPTResidualBlock"]
+    _no_split_modules = ["ADAPTEmbeddings", "ADAPTLayer", "ADAPTPairwiseLayer", "ADAPTReciprocalLayer"]
+    _no_split_modules += ["ADAPTResidualBlock"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -340,6 +342,8 @@ class ADAPTModel(ADAPTPreTrainedModel):
         atomic_numbers: torch.Tensor | None = None,
         neighbours: torch.Tensor | None = None,
         neighbour_shifts: torch.Tensor | None = None,
+        wave_numbers: torch.Tensor | None = None,
+        charge: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTModelOutput:
         """
@@ -357,6 +361,11 @@ class ADAPTModel(ADAPTPreTrainedModel):
                 [`ADAPTFeatureExtractor`] with that cutoff gives them. `None`: they are searched here, on the host.
             neighbour_shifts (`torch.IntTensor` of shape `(B, N, S, 3)`, *optional*):
                 By how many lattice vectors each neighbour is shifted.
+            wave_numbers (`torch.IntTensor` of shape `(B, K, 3)`, *optional*):
+                For models with `config.long_range`: the waves of the lattice, zeros in empty slots, as the feature
+                extractor of such a model gives them. `None`: they are searched here, on the host.
+            charge (`torch.FloatTensor` of shape `(B,)`, *optional*):
+                For models with `config.reads_charge`: total charge in elementary charges. `None`: 0.
 
         Returns:
             [`ADAPTModelOutput`]: The states of the atoms.
@@ -366,8 +375,11 @@ class ADAPTModel(ADAPTPreTrainedModel):
                 f"positions came in {input_features.dtype}, which resolves 0.06 Å or less: forces suffer; let the "
                 "weights be of that type (dtype=...), and the inputs as the feature extractor gives them"
             )
+        if charge is not None and not self.config.reads_charge:
+            raise ValueError("this model was trained without charges (reads_charge): it takes none")
+        of_lattice = (neighbours, neighbour_shifts, wave_numbers)
         hidden_states, vectors = self.trunk(
-            input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts, **kwargs
+            input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge, **kwargs
         )
         return ADAPTModelOutput(last_hidden_state=hidden_states, vectors=vectors)
 
@@ -393,6 +405,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         atomic_numbers: torch.Tensor | None = None,
         neighbours: torch.Tensor | None = None,
         neighbour_shifts: torch.Tensor | None = None,
+        wave_numbers: torch.Tensor | None = None,
+        charge: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
         structure_weights: torch.Tensor | None = None,
@@ -401,7 +415,7 @@ class ADAPTForForces(ADAPTPreTrainedModel):
     ) -> ADAPTForcesOutput:
         """
         Args:
-            input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts:
+            input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts, wave_numbers, charge:
                 See [`ADAPTModel.forward`].
             labels (`torch.FloatTensor` of shape `(B, N, 3)`, *optional*):
                 Reference forces in eV/Å, -100 on padding.
@@ -416,7 +430,8 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         Returns:
             [`ADAPTForcesOutput`]: `forces` (B, N, 3) in eV/Å.
         """
-        inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
+        of_lattice = (neighbours, neighbour_shifts, wave_numbers)
+        inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         outputs = self.adapt(*inputs, **kwargs)
         normalized = _read_out(self.force_head, outputs.last_hidden_state, outputs.vectors)
         forces = self.normalizer.denormalize(normalized)
@@ -465,6 +480,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         atomic_numbers: torch.Tensor | None = None,
         neighbours: torch.Tensor | None = None,
         neighbour_shifts: torch.Tensor | None = None,
+        wave_numbers: torch.Tensor | None = None,
+        charge: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         reference_forces: torch.Tensor | None = None,
         importance_weights: torch.Tensor | None = None,
@@ -477,7 +494,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
     ) -> ADAPTEnergyOutput:
         """
         Args:
-            input_features, attention_mask, cell, neighbours, neighbour_shifts:
+            input_features, attention_mask, cell, neighbours, neighbour_shifts, wave_numbers, charge:
                 See [`ADAPTModel.forward`]; for `architecture="mlp"` at most `config.max_atoms` atoms, no cell needed.
             atomic_numbers (`torch.LongTensor` of shape `(B, N)`, *optional*):
                 For the reference energies of `config.element_energies`; 0 on padding.
@@ -512,7 +529,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         compute_forces = reference_forces is not None if compute_forces is None else compute_forces
         learns_stress = reference_stress is not None and self.config.gives_stress and self.config.stress_weight > 0
         compute_stress = learns_stress if compute_stress is None else compute_stress
-        inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
+        of_lattice = (neighbours, neighbour_shifts, wave_numbers)
+        inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         forces = strain_gradient = stress = None
         if compute_forces or compute_stress:
             found, forces, strain_gradient = self._energy_and_gradient(*inputs, strain=compute_stress, **kwargs)
@@ -612,10 +630,13 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         atomic_numbers: torch.Tensor | None,
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
+        wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Any,
     ) -> EnergyParts:
         """Energies in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
-        inputs = (input_features, attention_mask, cell, atomic_numbers, neighbours, neighbour_shifts)
+        of_lattice = (neighbours, neighbour_shifts, wave_numbers)
+        inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         outputs = self.adapt(*inputs, **kwargs)
         parts = _read_out(self.energy_head, outputs.last_hidden_state)[..., 0]
         parts = self.energy_normalizer.denormalize(

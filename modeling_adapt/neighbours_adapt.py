@@ -1,5 +1,6 @@
 """
-The pairs of a batch: who is near whom, and by which lattice vectors, in time and memory that grow with the atoms.
+The pairs of a batch: who is near whom, and by which lattice vectors, in time and memory that grow with the atoms; and
+the waves of its lattices.
 
 Atoms and those of their periodic images that the cutoff can reach are sorted into bins as wide as the cutoff, so that
 only the 27 bins around an atom have to be looked at. All structures of a batch are searched at once: crystals, slabs
@@ -263,4 +264,40 @@ def _near_pairs(
             yield first[near], order[second[near]]
 
 
-__all__ = ["NeighbourList", "Neighbours", "find_neighbours", "turns_of", "wrap"]
+def find_wave_numbers(cells: np.ndarray, cutoff: float) -> np.ndarray:
+    """
+    The vectors of the reciprocal lattices that are shorter than `cutoff`, one of each G and -G, without 0.
+
+    Args:
+        cells (`np.ndarray` of shape `(B, 3, 3)`): Å; zero rows along directions that are not periodic.
+        cutoff (`float`): In 1/Å, of |G| = 2π / wavelength.
+
+    Returns:
+        `np.ndarray` of shape `(B, K, 3)`: Waves per lattice vector, int32; zeros in empty slots.
+
+    Raises:
+        `ValueError`: A structure is not periodic in all three directions.
+    """
+    periodic = np.any(cells, axis=2).all(axis=1)
+    if not periodic.all():
+        raise ValueError(
+            f"structure {int(np.argmin(periodic))} is not periodic in all three directions, which a model with "
+            "long_range needs: give a slab or a molecule a periodic cell with the vacuum that it was trained with"
+        )
+    found = [_waves_of(cell.astype(np.float64), cutoff) for cell in cells]
+    numbers = np.zeros((len(cells), max([1, *map(len, found)]), 3), dtype=np.int32)
+    for row, waves in enumerate(found):
+        numbers[row, : len(waves)] = waves
+    return numbers
+
+
+def _waves_of(cell: np.ndarray, cutoff: float) -> np.ndarray:
+    """Those of one cell (3, 3): along lattice vector a no wave is shorter than the cutoff allows."""
+    most = np.floor(cutoff * np.linalg.norm(cell, axis=1) / (2 * np.pi)).astype(int)
+    grid = np.indices(2 * most + 1).reshape(3, -1).T - most
+    half = grid[len(grid) // 2 + 1 :]  # behind 0, in whose middle it stands, come the opposites of those before
+    vectors = 2 * np.pi * half @ np.linalg.inv(cell).T
+    return half[np.einsum("ki,ki->k", vectors, vectors) < cutoff**2]
+
+
+__all__ = ["NeighbourList", "Neighbours", "find_neighbours", "find_wave_numbers", "turns_of", "wrap"]

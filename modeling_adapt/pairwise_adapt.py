@@ -26,6 +26,7 @@ from transformers.utils import TransformersKwargs
 from .configuration_adapt import ADAPTConfig
 from .embeddings_adapt import ADAPTConstant, ADAPTEmbeddings, ADAPTExactLinear, float32_or_better
 from .neighbours_adapt import SAME_PLACE, find_neighbours
+from .reciprocal_adapt import ADAPTReciprocalLayer, ADAPTWaveMeasure
 
 DEGREES = (0, 1, 2, 3)  # of the spherical harmonics; 1 + 3 + 5 + 7 = 16 components
 WIDTHS = [2 * degree + 1 for degree in DEGREES]
@@ -327,6 +328,12 @@ class ADAPTPairwise(nn.Module):
             )
             for number in range(config.num_hidden_layers)
         )
+        self.waves, self.far_layers = None, None
+        if config.long_range:
+            self.waves = ADAPTWaveMeasure(config)
+            self.far_layers = nn.ModuleList(
+                ADAPTReciprocalLayer(config, layer.vector_mixing is not None) for layer in self.layers
+            )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
@@ -337,6 +344,8 @@ class ADAPTPairwise(nn.Module):
         atomic_numbers: torch.Tensor | None,
         neighbours: torch.Tensor | None,
         neighbour_shifts: torch.Tensor | None,
+        wave_numbers: torch.Tensor | None,
+        charge: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -350,10 +359,13 @@ class ADAPTPairwise(nn.Module):
             neighbours, neighbour_shifts = self._search(positions, attention_mask, cell)
         with torch.autocast(device_type=features.device.type, enabled=False):
             index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
-        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers).flatten(0, 1)
+        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge).flatten(0, 1)
         radial, harmonics, vectors = radial.to(hidden_states.dtype), harmonics.to(hidden_states.dtype), None
-        for layer in self.layers:
+        waves = None if self.waves is None else self.waves(positions, attention_mask, cell, wave_numbers)
+        for number, layer in enumerate(self.layers):
             hidden_states, vectors = layer(hidden_states, vectors, index, radial, harmonics)
+            if self.far_layers is not None and waves is not None:
+                hidden_states, vectors = self.far_layers[number](hidden_states, vectors, *waves)
         hidden_states = self.norm(hidden_states).unflatten(0, positions.shape[:2])
         return hidden_states, None if vectors is None else vectors.unflatten(1, positions.shape[:2]).movedim(0, 2)
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from transformers import Pipeline
 
+from .feature_extraction_adapt import require_charges_read
+
 
 class AtomForcesPipeline(Pipeline):
     """
@@ -71,6 +73,7 @@ class AtomForcesPipeline(Pipeline):
         if outside_domain != "ignore":
             for structure in group:
                 self._check_domain(structure, outside_domain)
+        require_charges_read(group, self.model.config.reads_charge)
         group, rotations = self._aligned(group)
         return dict(self.feature_extractor(group, return_tensors="pt")) | {"rotations": rotations}
 
@@ -140,7 +143,7 @@ def _mapping(structure: Any) -> Mapping[str, Any]:
     if isinstance(structure, Mapping):
         return structure
     arrays = {"atomic_numbers": structure.get_atomic_numbers(), "positions": structure.get_positions()}
-    return arrays | {"cell": structure.cell.array, "pbc": structure.pbc}
+    return arrays | {"cell": structure.cell.array, "pbc": structure.pbc, "charge": structure.info.get("charge")}
 
 
 def _structures(inputs: Any) -> tuple[list[Any], bool]:

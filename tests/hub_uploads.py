@@ -67,6 +67,7 @@ EXPECTED = {
     *("recipe.yaml", "run.json", "training_metrics.json", "training_curve.png", "configuration_adapt.py"),
     *("architectures_adapt.py", "elements_adapt.py", "embeddings_adapt.py", "encoder_adapt.py", "mlp_adapt.py"),
     *("feature_extraction_adapt.py", "modeling_adapt.py", "neighbours_adapt.py", "pairwise_adapt.py"),
+    "reciprocal_adapt.py",
     *("pipeline_adapt.py", "pretrained_adapt.py", "versions_adapt.py"),
 }
 OF_ENERGY = {f"energy/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors")}

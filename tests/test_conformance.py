@@ -25,18 +25,24 @@ from modeling_adapt.modeling_adapt import LOSS_FUNCTIONS, NETWORKS
 KINDS = [("forces", name) for name, known in ARCHITECTURES.items() if known.has_forces]
 KINDS += [("energy", name) for name in ARCHITECTURES]
 WITH_GRADIENT = [("energy", name) for name, known in ARCHITECTURES.items() if known.has_gradient]
+# One of the table under another name: with the far field. One layer is enough; graphs take seconds for each.
+MORE = {"far": {"architecture": "pairwise", "long_range": True, "num_hidden_layers": 1}}
+KINDS += [("forces", name) for name in MORE]
+WITH_GRADIENT += [("energy", name) for name in MORE]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: "-".join(kind))
 def model(request, make_force_model, make_energy_model):
     predicts, architecture = request.param
     make = make_force_model if predicts == "forces" else make_energy_model
-    return make(architecture=architecture, num_vector_channels=8, pairwise_cutoff=4.0, energy_dropout_prob=0.0)
+    fields = MORE.get(architecture, {"architecture": architecture})
+    return make(**fields, num_vector_channels=8, pairwise_cutoff=4.0, energy_dropout_prob=0.0)
 
 
 @pytest.fixture
 def conservative(request, make_energy_model):
-    return make_energy_model(architecture=request.param, num_vector_channels=8, pairwise_cutoff=4.0)
+    fields = MORE.get(request.param, {"architecture": request.param})
+    return make_energy_model(**fields, num_vector_channels=8, pairwise_cutoff=4.0)
 
 
 def inputs_of(model, structures, **options) -> dict[str, torch.Tensor]:

@@ -1,4 +1,6 @@
-"""Random defects in a silicon cell, relaxed or heated, and labelled with a potential -> a parquet data set.
+"""Random defects in a cell of silicon or an ionic crystal, relaxed or heated, and labelled with a potential.
+
+They become a parquet data set.
 
 The same options give the same data for any number of processes. A run that was interrupted goes on when the same
 command is given again.
@@ -7,20 +9,23 @@ command is given again.
 import argparse
 from functools import partial
 
-from ..data.options import WITH_DEFECT, WITHOUT_DEFECT, GenerationPlan
+from ..data.options import HOSTS, GenerationPlan
 from ..data.split.splitting import divide_rows
+from ..errors import InputError
 from ..files import require_empty_folder
 from .command_line import CommandParser, number_not_negative, positive_number, whole_number
 from .dataset_options import add_output, add_processes, add_split
 
 EXAMPLE = """example:
   python data_scripts/generate_defects.py datasets/defects --structures 1000 --seed 0
+  python data_scripts/generate_defects.py datasets/mgo --host MgO --structures 500
 """
-_KINDS = WITH_DEFECT + WITHOUT_DEFECT
+_KINDS = tuple(dict.fromkeys(kind for host in HOSTS.values() for kind in host.kinds + host.others))
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
+    _complete(arguments)
     output = require_empty_folder(arguments.output)
 
     from ..data.build.summary import summary_table
@@ -47,18 +52,20 @@ def _parser() -> CommandParser:
     add_processes(parser)
     parser.add_argument(
         "--calculator",
-        default=GenerationPlan.calculator,
         metavar="MODULE:FACTORY",
-        help="function that makes an ASE calculator (default: the Erhart-Albe SiC potential of matscipy)",
+        help="function that makes an ASE calculator, also of a file in this folder (default: for Si the Erhart-Albe "
+        "SiC potential of matscipy; for others rigid ions with Ewald's sum)",
     )
+    parser.add_argument("--host", choices=HOSTS, default="Si", help="the crystal (default: Si)")
     parser.add_argument(
         "--kinds",
         type=_kinds,
-        default=GenerationPlan.kinds,
-        help=f"comma-separated, of {', '.join(_KINDS)} (default: all with a defect)",
+        help=f"comma-separated, of {', '.join(_KINDS)} (default: all of the host with a defect)",
+    )
+    parser.add_argument(
+        "--lattice-constant", type=positive_number, help="of the host for this calculator, in Å (default: of its own)"
     )
     for name, read, meaning in (
-        ("lattice-constant", positive_number, "of silicon for this calculator, in Å"),
         ("repeat", whole_number(1), "cubic cells along an edge: 3 gives 216 atoms, 2 gives 64"),
         ("rattle", number_not_negative, "largest standard deviation of the rattle of the starts, in Å"),
         ("strain", number_not_negative, "largest strain of the starts"),
@@ -72,6 +79,17 @@ def _parser() -> CommandParser:
         parser.add_argument(f"--{name}", type=read, default=default, help=f"{meaning} (default {default})")
     add_split(parser)
     return parser
+
+
+def _complete(arguments: argparse.Namespace) -> None:
+    """What nothing was said about is what suits the host."""
+    host = HOSTS[arguments.host]
+    arguments.calculator = arguments.calculator or host.calculator
+    arguments.lattice_constant = arguments.lattice_constant or host.lattice_constant
+    arguments.kinds = arguments.kinds or host.kinds
+    if unknown := [kind for kind in arguments.kinds if kind not in host.kinds + host.others]:
+        known = ", ".join(host.kinds + host.others)
+        raise InputError(f"{arguments.host} has no kind {unknown[0]!r}; there are {known}")
 
 
 def _kinds(text: str) -> tuple[str, ...]:

@@ -63,8 +63,11 @@ def main(argv: list[str] | None = None) -> int | None:
     if arguments.write_tree is not None and require_empty_folder(arguments.write_tree) == Path(arguments.output):
         raise InputError("--write-tree and --output are one folder; name another for the tree")
     processes, output = _processes(), Path(arguments.output)
-    structures = read_inputs(arguments.input, arguments.index, arguments.split)
     calculator = _calculator(arguments, processes)
+    any_charge = arguments.charge is not None or getattr(calculator, "reads_charge", False)
+    structures = read_inputs(arguments.input, arguments.index, arguments.split, any_charge)
+    for atoms in structures.values() if arguments.charge is not None else ():
+        atoms.info["charge"] = arguments.charge
     arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
@@ -196,6 +199,8 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
         return None
     if "energy" not in calculator.implemented_properties:
         raise InputError("--host needs energies: give --energy-model, or a pooled energy as --model")
+    if arguments.charge:
+        raise InputError("--host is for formation energies of neutral defects; leave --charge out")
     potentials = dict(arguments.chemical_potentials)
     if len(potentials) < len(arguments.chemical_potentials):
         raise InputError("--chemical-potentials: an element has one chemical potential, not two")
@@ -217,11 +222,14 @@ def _require_usable(
     format_name: str | None,
 ) -> None:
     """Whether the host fits all structures, and models and format take those that are left: before all else."""
+    from ..feature_extraction_adapt import charge_of
     from ..simulation.relaxation import require_predictable
     from ..simulation.results import require_writable
 
     for name, atoms in structures.items():
         with _about(name):
+            if host is not None and charge_of(atoms):
+                raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
             if host is not None:
                 host.require_fits(atoms)
     for name, atoms in left.items():
@@ -292,6 +300,9 @@ def _parser() -> argparse.ArgumentParser:
         help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
     )
     structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
+    structures.add_argument(
+        "--charge", type=float, help="of every structure, for models that read it (default: what the inputs say, or 0)"
+    )
 
     models = parser.add_argument_group("models")
     models.add_argument(

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from ..errors import InputError
+from ..feature_extraction_adapt import charge_of
 from .alignment import SAME_HOST, TrainedAlignment, fit_alignment
 from .contacts import CONTACT_CUTOFF, closest_contacts
 from .minimum_image import largest_displacement
@@ -23,6 +24,7 @@ CLOSER_TOLERANCE = 0.05  # an atom may come 5 % closer to another than in traini
 EXCESS_TOLERANCE = 0.10  # ... move, or be pushed, 10 % more ...
 CELL_TOLERANCE = 0.02  # ... in a cell whose edges and volume per atom are 2 % outside the trained range ...
 ANGLE_TOLERANCE = 1.0  # ... and its angles 1 degree
+SAME_CHARGE = 1e-3  # elementary charges
 
 Range = tuple[float, float]
 
@@ -53,6 +55,8 @@ class TrainingDomain:
         local (`bool`, defaults to `False`):
             The forces on an atom depend on its neighbourhood only, so the number of atoms and the edges of the cell
             are not judged.
+        charges (`tuple[float, ...]`, *optional*):
+            Total charges that occurred, sorted; None of a model that reads none.
         alignment ([`TrainedAlignment`], *optional*):
             Of a model that reads coordinates, how the host crystal lies; None of others, where the crystals of the
             split lie differently, and in older checkpoints. Its name in checkpoints is `frame`.
@@ -68,6 +72,7 @@ class TrainingDomain:
     cell_edges: Range | None
     cell_angles: Range | None = None
     local: bool = False
+    charges: tuple[float, ...] | None = None
     alignment: TrainedAlignment | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +100,7 @@ class TrainingDomain:
                 cell_edges=_optional(values["cell_edges"], _pair),
                 cell_angles=_optional(values.get("cell_angles"), _pair),
                 local=bool(values.get("local", False)),
+                charges=_optional(values.get("charges"), lambda charges: tuple(map(float, charges))),
                 alignment=_optional(values.get("frame"), TrainedAlignment.from_dict),
             )
         except (TypeError, ValueError, AttributeError) as error:
@@ -116,6 +122,7 @@ class TrainingDomain:
         cell = self._check_cell(atoms)
         found = {
             "elements": self._check_elements(atoms),
+            "charge": self._check_charge(atoms),
             "number of atoms": self._check_number_of_atoms(atoms),
             "cell": cell,
             "host": self._check_host(atoms) if cell is None else None,
@@ -130,6 +137,12 @@ class TrainingDomain:
             if symbol not in self.elements:
                 return f"atom {index} is {symbol}; training had only {', '.join(self.elements)}"
         return None
+
+    def _check_charge(self, atoms: Atoms) -> str | None:
+        charge = charge_of(atoms)
+        if self.charges is None or any(abs(charge - known) < SAME_CHARGE for known in self.charges):
+            return None
+        return f"a charge of {charge:+g}; training had {', '.join(f'{known:+g}' for known in self.charges)}"
 
     def _check_number_of_atoms(self, atoms: Atoms) -> str | None:
         low, high = self.number_of_atoms
@@ -215,7 +228,11 @@ class TrainingDomain:
 
 
 def fit_domain(
-    rows: Iterable[dict[str, Any]], *, local: bool = False, reads_coordinates: bool = False
+    rows: Iterable[dict[str, Any]],
+    *,
+    local: bool = False,
+    reads_coordinates: bool = False,
+    reads_charge: bool = False,
 ) -> TrainingDomain:
     """
     Ranges of a split, in one pass over its rows (`STRUCTURE_FEATURES`); about 2 ms a structure of 216 atoms.
@@ -225,6 +242,8 @@ def fit_domain(
         reads_coordinates (`bool`, defaults to `False`):
             The model depends on how the crystal lies, and is trained on the rows as they are; the alignment of the
             split, if it has one, takes two more passes.
+        reads_charge (`bool`, defaults to `False`):
+            The model reads charges, so others than those of the split are said.
     """
     elements: set[str] = set()
     periodicity: set[str] = set()
@@ -234,6 +253,7 @@ def fit_domain(
     angles: list[float] = []
     volumes: list[float] = []
     moved: list[float] = []
+    charges: set[float] = set()
     largest_force = 0.0
     first_frames: dict[str, Atoms] = {}
 
@@ -242,6 +262,7 @@ def fit_domain(
         elements.update(atoms.symbols)
         periodicity.add(_periodicity(atoms))
         numbers.append(len(atoms))
+        charges.add(charge_of(row))
         edges.extend(atoms.cell.lengths()[atoms.pbc])
         angles.extend(_angles(atoms))
         if atoms.pbc.all():
@@ -269,6 +290,7 @@ def fit_domain(
         cell_edges=_range(edges),
         cell_angles=_range(angles),
         local=local,
+        charges=tuple(sorted(charges)) if reads_charge else None,
         alignment=fit_alignment(rows) if reads_coordinates else None,
     )
 

@@ -27,7 +27,7 @@ class ArrayRows:
 
     def __init__(self, rows: datasets.Dataset) -> None:
         lists, fixed = ("atomic_numbers", "positions", "forces"), ("cell", "pbc")
-        self._rows, self._lists = rows.select_columns([*lists, *fixed, "trajectory"]), lists
+        self._rows, self._lists = rows.select_columns([*lists, *fixed, "trajectory", "charge"]), lists
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for _, table in tables(self._rows):
@@ -36,7 +36,7 @@ class ArrayRows:
                 columns[name] = [None if one is None else one.astype(np.float64) for one in columns[name]]
             columns["cell"] = flat_values(table, "cell").reshape(-1, 3, 3)
             columns["pbc"] = flat_values(table, "pbc").reshape(-1, 3)
-            columns["trajectory"] = table["trajectory"].to_pylist()
+            columns |= {name: table[name].to_pylist() for name in ("trajectory", "charge")}
             for values in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, values, strict=True))
 

@@ -58,6 +58,33 @@ WITH_DEFECT = (
 WITHOUT_DEFECT = ("bulk", "bulk_strained", "bulk_thermal", "surface")
 ERHART_ALBE = "modeling_adapt.data.defects.labelling:erhart_albe"
 SILICON_LATTICE_CONSTANT = 5.429  # Å; zero stress of the Erhart-Albe potential, which labels the generated data
+_IONIC = "modeling_adapt.data.defects.ionic"
+IONIC_DEFECTS = ("schottky_pair", "frenkel_pair", "vacancy_charged", "substitution_charged")
+IONIC_WITHOUT_DEFECT = ("bulk", "bulk_strained", "bulk_thermal")
+
+
+class GeneratedHost(NamedTuple):
+    """
+    What the generator makes of a crystal, where nothing else is asked for.
+
+    Args:
+        calculator (`str`): As `module:factory`.
+        lattice_constant (`float`): In Å, of zero stress by that calculator.
+        kinds (`tuple[str, ...]`): With a defect; all of them.
+        others (`tuple[str, ...]`): That can be asked for too.
+    """
+
+    calculator: str
+    lattice_constant: float
+    kinds: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+HOSTS = {
+    "Si": GeneratedHost(ERHART_ALBE, SILICON_LATTICE_CONSTANT, WITH_DEFECT, WITHOUT_DEFECT),
+    "MgO": GeneratedHost(f"{_IONIC}:magnesium_oxide", 4.1985, IONIC_DEFECTS, IONIC_WITHOUT_DEFECT),
+    "NaCl": GeneratedHost(f"{_IONIC}:sodium_chloride", 5.5907, IONIC_DEFECTS[:3], IONIC_WITHOUT_DEFECT),
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +93,10 @@ class GenerationPlan:
 
     Args:
         seed (`int`, defaults to `0`): Of everything random.
+        host (`str`, defaults to `"Si"`): Of `HOSTS`.
         calculator (`str`, defaults to `ERHART_ALBE`): That labels, as `module:factory`.
-        kinds (`tuple[str, ...]`, defaults to `WITH_DEFECT`): Of `WITH_DEFECT` and `WITHOUT_DEFECT`, taken in turn.
-        lattice_constant (`float`, defaults to `SILICON_LATTICE_CONSTANT`): Of silicon for this calculator, in Å.
+        kinds (`tuple[str, ...]`, defaults to `WITH_DEFECT`): Of those of the host, taken in turn.
+        lattice_constant (`float`, defaults to `SILICON_LATTICE_CONSTANT`): Of the host for this calculator, in Å.
         repeat (`int`, defaults to `3`): Cubic cells along each edge of the supercell; 3 gives 216 atoms, 2 gives 64.
         rattle (`float`, defaults to `0.04`): How far the starts are distorted, see [`distort`].
         strain (`float`, defaults to `0.0`): Likewise.
@@ -82,6 +110,7 @@ class GenerationPlan:
     """
 
     seed: int = 0
+    host: str = "Si"
     calculator: str = ERHART_ALBE
     kinds: tuple[str, ...] = WITH_DEFECT
     lattice_constant: float = SILICON_LATTICE_CONSTANT

@@ -22,7 +22,7 @@ Target = Literal["forces", "energy", "energy_and_forces", "stress"]  # which lab
 
 # What is read where data sets of earlier versions lack a column.
 LATER_COLUMNS: dict[str, Any] = {
-    **{"defect_kinds": [], "subset": None, "stress": None},
+    **{"defect_kinds": [], "subset": None, "stress": None, "charge": None},
     **{"source_name": "", "source_weight": 1.0},
 }
 
@@ -43,6 +43,7 @@ STRUCTURE_FEATURES = Features(
         "forces": _vectors("float32"),
         "energy": Value("float64"),
         "stress": _vectors("float64"),
+        "charge": Value("float32"),
         "importance_weights": List(Value("float32")),
         "defect_sites": _vectors("float64"),
         "defect_kinds": List(Value("string")),
@@ -62,6 +63,7 @@ def structure_row(
     energy: float | None = None,
     *,
     stress: np.ndarray | None = None,
+    charge: float | None = None,
     defect_sites: Sequence[Sequence[float]] | np.ndarray = (),
     defect_kinds: Sequence[str] = (),
     importance_weights: np.ndarray | None = None,
@@ -78,6 +80,7 @@ def structure_row(
         energy (`float`, *optional*): Total energy in eV, or None where the source has only forces.
         stress (`np.ndarray` of shape `(3, 3)`, *optional*):
             In eV/Å³, symmetric and positive under tension as in ASE, or None where the source has none.
+        charge (`float`, *optional*): Total charge in elementary charges, or None where the source tells none: neutral.
         defect_sites (`Sequence[Sequence[float]]` or `np.ndarray` of shape `(S, 3)`, defaults to `()`):
             Positions in Å; empty when none is known.
         defect_kinds (`Sequence[str]`, defaults to `()`):
@@ -105,6 +108,7 @@ def structure_row(
         "forces": None if forces is None else _per_atom(forces, "forces", atoms, where),
         "energy": None if energy is None else float(energy),
         "stress": None if stress is None else np.asarray(stress, dtype=np.float64),
+        "charge": None if charge is None else float(charge),
         "importance_weights": None,
         "defect_sites": np.asarray(defect_sites, dtype=np.float64).reshape(-1, 3),
         "defect_kinds": list(defect_kinds),
@@ -123,9 +127,12 @@ def structure_row(
 
 
 def atoms_from_row(row: dict[str, Any]) -> Atoms:
-    """The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source."""
+    """
+    The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory, source and,
+    where there is one, the charge.
+    """
     atoms = atoms_of(row)
-    atoms.info = {name: row[name] for name in ("config_type", "trajectory", "source")}
+    atoms.info |= {name: row[name] for name in ("config_type", "trajectory", "source")}
     return atoms
 
 
@@ -135,6 +142,8 @@ def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:
         return fault[1]
     if len(row["defect_kinds"]) not in (0, len(row["defect_sites"])):
         return f"{len(row['defect_kinds'])} defect kinds for {len(row['defect_sites'])} defect sites"
+    if row["charge"] is not None and not np.isfinite(row["charge"]):
+        return "the charge is not a finite number"
     if row["stress"] is not None and not row["pbc"].all():
         return "a stress of a structure that is not periodic in all three directions"
     if not np.isfinite(row["cell"]).all():  # also along directions that are not periodic

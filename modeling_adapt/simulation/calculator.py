@@ -18,7 +18,7 @@ from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
 from ..errors import InputError
-from ..feature_extraction_adapt import ADAPTFeatureExtractor, require_readable
+from ..feature_extraction_adapt import ADAPTFeatureExtractor, require_charges_read, require_readable
 from ..hub_access import is_local
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
@@ -81,6 +81,10 @@ class ADAPTCalculator(Calculator):
         compiled (`bool`, defaults to `False`):
             Whether `torch.compile` makes kernels for the models at the first call, which takes a minute or so.
         doubt ([`Doubt`], *optional*): Of the model of the energy; of no use where that is an ensemble.
+        charge (`float`, *optional*):
+            Total charge of every structure in elementary charges, for models that read charges. `None`: what
+            `atoms.info["charge"]` says, and 0 where it says nothing. With 0, a model that knows no charges takes a
+            charged structure for a neutral one; otherwise that is an error.
     """
 
     # The network sees elements, positions and the cell, nothing else.
@@ -97,8 +101,10 @@ class ADAPTCalculator(Calculator):
         dtype: str | None = None,
         compiled: bool = False,
         doubt: Doubt | None = None,
+        charge: float | None = None,
     ) -> None:
         super().__init__()
+        self.charge = charge
         if outside_domain not in get_args(OutsideDomain):
             raise InputError(f"outside_domain must be raise, warn or ignore, not {outside_domain!r}")
         try:
@@ -156,6 +162,7 @@ class ADAPTCalculator(Calculator):
         subfolder: str = "",
         energy_subfolder: str = "",
         energy_revision: str | None = None,
+        charge: float | None = None,
     ) -> "ADAPTCalculator":
         """
         ```python
@@ -169,7 +176,7 @@ class ADAPTCalculator(Calculator):
                 Folder or Hub id of a force checkpoint, or of a pooled energy; or several.
             energy_model (`str` or `Path`, *optional*): Folder or Hub id of an energy checkpoint.
             device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
-            outside_domain, num_images, dtype, compiled: As for the class.
+            outside_domain, num_images, dtype, compiled, charge: As for the class.
             revision (`str`, *optional*):
                 Branch, tag or commit of every Hub repository that is named; folders are taken as they are.
             energy_revision (`str`, *optional*): That of `energy_model`, where it is another one.
@@ -198,12 +205,18 @@ class ADAPTCalculator(Calculator):
         models = [load_model(name, None, subfolder, at(name))[0] for name in names]
         if len(names) == 1 and isinstance(models[0], ADAPTForEnergy):
             doubt = load_doubt(names[0], subfolder, _commit(models[0]) or at(names[0]))
-        return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled, doubt)
+        return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled, doubt, charge)
 
     @property
     def model(self) -> PreTrainedModel:
         """The force model; of an ensemble the first."""
         return self.models[0]
+
+    @property
+    def reads_charge(self) -> bool:
+        """Whether all models read the charge of a structure."""
+        models = (*self.models, *filter(None, [self.energy_model]))
+        return all(one.config.reads_charge for one in models)
 
     @property
     def domain(self) -> TrainingDomain | None:
@@ -240,8 +253,8 @@ class ADAPTCalculator(Calculator):
                 trained region, with `outside_domain="raise"`.
         """
         super().calculate(atoms, properties, system_changes)
-        structure = self.atoms
-        assert structure is not None  # ASE has just copied it there
+        assert self.atoms is not None  # ASE has just copied it there
+        structure = self._charged(self.atoms)
         moves = atoms is not None and self._moving is not None and self._moving() is atoms
         if atoms is not None and not moves:
             self._moving = weakref.ref(atoms)
@@ -249,6 +262,8 @@ class ADAPTCalculator(Calculator):
             self._energy_aligner.forget()
         try:
             require_readable(structure)  # before anything looks at it
+            for one in (*self.models, *filter(None, [self.energy_model])):
+                require_charges_read([structure], one.config.reads_charge)
             self._check_domain(structure, structure if atoms is None else atoms)
             self._check_dynamics(structure)
             seen: list[torch.Tensor] = []
@@ -280,13 +295,27 @@ class ADAPTCalculator(Calculator):
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """ASE's, which does not look at the charge."""
+        changes = super().check_state(atoms, tol)
+        same = self.atoms is None or atoms.info.get("charge") == self.atoms.info.get("charge")
+        return changes if same or self.charge is not None else [*changes, "charge"]
+
+    def _charged(self, atoms: Atoms) -> Atoms:
+        """`atoms` with the charge of this calculator, if it has one."""
+        if self.charge is None:
+            return atoms
+        charged = atoms.copy()
+        charged.info["charge"] = self.charge
+        return charged
+
     def features(self, atoms: Atoms) -> np.ndarray:
         """What the last layer of the energy reads of each atom, (N, D), for [`Doubt`]."""
         if self.energy_model is None:
             model, extractor = self.models[0], self.feature_extractor
         else:
             model, extractor = self.energy_model, self.energy_feature_extractor
-        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(atoms)])
+        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(self._charged(atoms))])
         inputs = extractor(mapped, dtype=input_dtype(model)).to(self.device)
         with torch.no_grad(), features_seen(model) as seen:
             model.forward(**inputs)  # not a compiled call, which does not tell
@@ -350,9 +379,19 @@ def _commit(model: PreTrainedModel) -> str | None:
 
 
 def _extractor(models: Sequence[PreTrainedModel]) -> ADAPTFeatureExtractor:
-    """Lists the neighbours that the models read, whose own cutoffs decide; without, where one reads coordinates."""
+    """
+    Lists the neighbours and waves that the models read, whose own cutoffs decide; no neighbours where one reads
+    coordinates.
+    """
     cutoffs = [model.config.cutoff for model in models]
-    return ADAPTFeatureExtractor(cutoff=None if None in cutoffs else max(cutoffs))
+    of_waves = [model.config.reciprocal_cutoff or 0.0 for model in models]
+    if len(reads_charge := {model.config.reads_charge for model in models}) > 1:
+        raise InputError("some of the models read charges and others do not; an ensemble is of one kind")
+    return ADAPTFeatureExtractor(
+        cutoff=None if None in cutoffs else max(cutoffs),
+        reciprocal_cutoff=max(of_waves) or None,
+        reads_charge=reads_charge.pop(),
+    )
 
 
 __all__ = ["ADAPTCalculator"]

@@ -21,7 +21,9 @@ from .exchange import holds_objects, read_objects
 _LONGEST = 220  # bytes
 
 
-def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
+def read_inputs(
+    inputs: Sequence[str | Path], index: str = "-1", split: str = "test", any_charge: bool = False
+) -> dict[str, Atoms]:
     """
     Reads what `index` selects of every input.
 
@@ -31,6 +33,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
         index (`str`, defaults to `"-1"`):
             Which frames of a file, or rows of a split, in Python's notation: "0", "-1", ":", "::10".
         split (`str`, defaults to `"test"`): The split of a data set.
+        any_charge (`bool`, defaults to `False`): Whether structures with a charge are taken too.
 
     Returns:
         `dict[str, Atoms]`: Structures by name: the name of the file without its ending; the whole path where two files
@@ -45,7 +48,7 @@ def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "t
     structures: dict[str, Atoms] = {}
     for path, name in zip(paths, _names(paths), strict=True):
         for inside, atoms in _read(path, index, split).items():
-            _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path))
+            _require_atoms(atoms, f"{path}, structure {inside}" if inside else str(path), any_charge)
             usable = _short(_openable(f"{name}-{_usable(inside)}" if inside else name))
             if usable in structures:
                 raise InputError(f"2 inputs would write to the same files {usable}.*; rename them or relax them apart")
@@ -128,15 +131,15 @@ def _read_dataset(path: Path, index: str, split: str) -> list[Atoms]:
     return [atoms_from_row(rows[int(number)]) for number in selected]
 
 
-def _require_atoms(atoms: Atoms, where: str) -> None:
+def _require_atoms(atoms: Atoms, where: str, any_charge: bool) -> None:
     if len(atoms) == 0:
         raise InputError(f"{where}: there are no atoms")
     finite = np.isfinite(atoms.positions).all(axis=1)
     if not finite.all():
         raise InputError(f"{where}: the position of atom {int(np.argmin(finite))} is not finite")
     charge = atoms.info.get("charge") or 0
-    if charge:
-        raise InputError(f"{where}: a charge of {charge:+g}; models know neutral structures only")
+    if charge and not any_charge:
+        raise InputError(f"{where}: a charge of {charge:+g}; the model knows neutral structures only")
     try:
         pair = coinciding_atoms(atoms)
     except InputError as error:

@@ -149,6 +149,7 @@ def find_path(
 
 def _first_path(start: Atoms, end: Atoms, count: int) -> list[Atoms]:
     bare = Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
+    bare.info = {name: start.info[name] for name in ("charge",) if name in start.info}
     images = [bare.copy() for _ in range(count + 2)]
     # Across boundaries, so that a viewer shows atoms where they come from.
     images[-1].set_positions(start.positions + displacements(start, end), apply_constraint=False)

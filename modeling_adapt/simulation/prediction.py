@@ -118,6 +118,7 @@ def structure_of(atoms: Atoms) -> dict[str, Any]:
         "positions": atoms.positions,
         "cell": atoms.cell.array,
         "pbc": atoms.pbc,
+        "charge": atoms.info.get("charge"),
     }
 
 

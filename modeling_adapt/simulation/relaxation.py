@@ -168,8 +168,10 @@ def require_predictable(atoms: Atoms, calculator: Calculator) -> None:
 
 
 def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
-    """torch-sim moves all atoms of crystals by one model, which reads them as they are."""
+    """torch-sim moves all atoms of crystals by one model, which reads them as they are, and knows no charges."""
     if not _torch_sim_is_here() or not atoms.pbc.all() or atoms.constraints:
+        return False
+    if calculator.model.config.reads_charge:
         return False
     if calculator.domain is not None and calculator.domain.alignment is not None:
         return False

@@ -204,6 +204,7 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
         ArrayRows(train_rows),
         local=config.cutoff is not None,
         reads_coordinates=config.traits.reads_positions and not run.augmentation,
+        reads_charge=config.reads_charge,
     )
     config.training_domain = domain.to_dict()
 

@@ -34,7 +34,7 @@ def distort(
 
     The cell gets a random symmetric strain. The atoms bonded to each site, up to four, go away from it or towards it
     by a random one of the factors that keep atoms apart. Then every atom gets a Gaussian displacement of a random
-    scale, and those too close to another one get new, smaller ones. No two atoms end closer than `SHORTEST_BONDS`.
+    scale, and those too close to another one get new, smaller ones. No two atoms end closer than [`shortest_bond`].
 
     Args:
         bond_factors (`Sequence[float]`, defaults to `BOND_FACTORS`):

@@ -1,10 +1,10 @@
-"""Training data without DFT: trajectories of random defects in silicon, labelled with a potential."""
+"""Training data without DFT: trajectories of random defects in a crystal, labelled with a potential."""
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import metadata, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..build.building import Built, Notes, build_dataset
 from ..build.writing import Divide
 from ..options import GenerationPlan
 from ..structures import structure_row
+from . import ionic
 from .distortion import BOND_FACTORS, distort
 from .kinds import STRUCTURE_KINDS, THERMAL_KINDS, Defect, silicon_supercell
 from .labelling import Trajectory, dynamics_trajectory, load_calculator, relaxation_trajectory
@@ -70,16 +71,30 @@ def _provenance(plan: GenerationPlan, notes: list[Notes]) -> dict[str, Any]:
         **asdict(plan),
         "kinds": ", ".join(plan.kinds),
         "versions": ", ".join(f"{package} {version(package)}" for package in ("ase", "matscipy")),
+        "calculator's package": _package_of(plan.calculator),
         "dropped for absurd forces": sum(note["dropped"] for note in notes),
         "ended by an error of the calculator": "; ".join(failures) or "none",
     }
+
+
+def _package_of(calculator: str) -> str:
+    """Name, version and licence of what `module:factory` was installed with."""
+    names = packages_distributions().get(calculator.partition(".")[0].partition(":")[0])
+    if not names:
+        return "none that is installed"
+    told = metadata(names[0])
+    licence = next((told[name] for name in ("License-Expression", "License") if name in told), "not told")
+    return f"{names[0]} {told['Version']}, licence {licence}"
 
 
 def generate_block(plan: GenerationPlan, block: list[int], notes: Notes) -> Iterator[dict[str, Any]]:
     """Rows of the trajectories from number `block[0]` on: those of a whole block, or `block[1]` if they are fewer."""
     first, most = block
     calculator = load_calculator(plan.calculator)  # a new one: what it remembers must not decide what comes out
-    host = silicon_supercell(plan.lattice_constant, plan.repeat)
+    if plan.host == "Si":
+        host = silicon_supercell(plan.lattice_constant, plan.repeat)
+    else:
+        host = ionic.ionic_supercell(plan.host, plan.lattice_constant, plan.repeat)
     made, dropped, failures = 0, 0, []
     for number in range(first, first + _BLOCK):
         kind = plan.kinds[number % len(plan.kinds)]
@@ -93,6 +108,7 @@ def generate_block(plan: GenerationPlan, block: list[int], notes: Notes) -> Iter
                 frame.atoms,
                 frame.forces,
                 frame.energy,
+                charge=None if plan.host == "Si" else ionic.net_charge(frame.atoms),
                 defect_sites=defect.site_positions(frame.atoms.positions),
                 defect_kinds=defect.site_kinds,
                 config_type=kind,
@@ -112,10 +128,11 @@ def _trajectory(
     plan: GenerationPlan, kind: str, host: Atoms, calculator: Calculator, rng: np.random.Generator
 ) -> tuple[Defect, Trajectory]:
     """A random structure of this kind as it starts, and what becomes of it."""
-    ideal = STRUCTURE_KINDS[kind](host, rng)
+    silicon = plan.host == "Si"
+    ideal = (STRUCTURE_KINDS if silicon else ionic.IONIC_KINDS)[kind](host, rng)
     heated = bool(rng.random() < plan.md_share) or kind in THERMAL_KINDS
     # Distorted bonds would heat a run by thousands of kelvins; its thermal motion distorts enough.
-    factors = (0.0,) if heated else BOND_FACTORS
+    factors = (0.0,) if heated else BOND_FACTORS if silicon else ionic.BOND_FACTORS
     start = distort(ideal, rng, bond_factors=factors, rattle=plan.rattle, strain=plan.strain)
     if not heated:
         return start, relaxation_trajectory(start.atoms, calculator, frames=plan.frames, max_steps=plan.steps)

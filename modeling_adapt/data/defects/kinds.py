@@ -6,20 +6,23 @@ Orientations are random among the equivalent ones, so that a model sees a defect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atom, Atoms
 from ase.build import bulk, cut
+from ase.data import atomic_numbers, covalent_radii
 
 from ...crystal.contacts import contacts
 from ...crystal.minimum_image import shortest_images
 from ..options import SILICON_LATTICE_CONSTANT
 
 SHORTEST_BONDS = {(6, 6): 1.2, (6, 14): 1.5, (14, 14): 1.9}  # Å; no start has two atoms closer than this
+_SHORTEST_SHARE = 0.6  # of the sum of the covalent radii, for other pairs
 _BONDED = (2.0, 3.0)  # Å; from one lattice site to its neighbours
 _CLOSE = (2.0, 4.6)  # Å; to the first three shells of neighbours
 _ATTEMPTS = 100  # at a complex whose atoms are not too close; a few suffice
-_DUMBBELL = {"Si": 2.4, "C": 1.8}  # Å; length of a split interstitial of silicon with this atom
+_DUMBBELL = {"Si": 2.4, "C": 1.8}  # Å; length of a split interstitial of silicon with this atom; others by radii
 _LARGEST_STRAIN = 0.03
 _VACUUM = 12.0  # Å
 # Orthogonal cells in multiples of the cubic lattice vectors: two along the surface, one out of it.
@@ -35,18 +38,24 @@ def silicon_supercell(lattice_constant: float = SILICON_LATTICE_CONSTANT, repeat
     return bulk("Si", "diamond", a=lattice_constant, cubic=True) * repeat
 
 
+def shortest_bond(one: int, other: int) -> float:
+    """In Å, of two elements by their atomic numbers, the smaller first."""
+    return SHORTEST_BONDS.get((one, other), _SHORTEST_SHARE * (covalent_radii[one] + covalent_radii[other]))
+
+
 def too_close(atoms: Atoms) -> bool:
-    """Whether two atoms are closer than `SHORTEST_BONDS` allows (minimum image)."""
+    """Whether two atoms are closer than [`shortest_bond`] allows (minimum image)."""
     return len(too_close_atoms(atoms)) > 0
 
 
 def too_close_atoms(atoms: Atoms) -> np.ndarray:
     """Indices of the atoms that are too close to another one; an atom may be listed several times."""
-    first, second, distances = contacts(atoms, max(SHORTEST_BONDS.values()))
+    pairs = list(combinations_with_replacement(np.unique(atoms.numbers).tolist(), 2))
+    first, second, distances = contacts(atoms, max(shortest_bond(*pair) for pair in pairs))
     low, high = np.sort(atoms.numbers[[first, second]], axis=0)
     bad = np.zeros(len(first), dtype=bool)
-    for (one, other), shortest in SHORTEST_BONDS.items():
-        bad |= (low == one) & (high == other) & (distances < shortest)
+    for one, other in pairs:
+        bad |= (low == one) & (high == other) & (distances < shortest_bond(one, other))
     return np.concatenate((first[bad], second[bad]))
 
 
@@ -121,7 +130,8 @@ class Workpiece:
 
     def split(self, index: int, symbol: str, direction: np.ndarray, shift: np.ndarray) -> None:
         """The atom of lattice site `index` and a new one on its two sides along `direction`, shifted together."""
-        half = 0.5 * _DUMBBELL[symbol] * direction / np.linalg.norm(direction)
+        radii = covalent_radii[atomic_numbers[symbol]] + covalent_radii[self.host.numbers[index]]
+        half = 0.5 * _DUMBBELL.get(symbol, radii) * direction / np.linalg.norm(direction)
         centre = self.host.positions[index] + shift
         self._atoms.positions[index] = centre - half
         self._atoms.append(Atom(symbol, centre + half))

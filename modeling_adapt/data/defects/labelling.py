@@ -1,6 +1,8 @@
 """Labels from a potential: the calculator, and trajectories thinned to frames worth learning from."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -83,6 +85,8 @@ def load_calculator(name: str) -> Calculator:
     module, colon, factory = name.partition(":")
     if not (module and colon and factory):
         raise InputError(f"calculator {name!r}: write it as module:factory, such as ase.calculators.emt:EMT")
+    if (folder := os.getcwd()) not in sys.path:  # where an installed command does not look; the library comes first
+        sys.path.append(folder)
     try:
         calculator = getattr(importlib.import_module(module), factory)()
     except InputError:

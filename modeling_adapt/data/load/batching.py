@@ -35,7 +35,7 @@ class Structure(UserDict):
 CACHE_SIZE = 2**29
 
 _LIST_COLUMNS = ("atomic_numbers", "positions", "forces", "importance_weights", "defect_sites", "stress")
-_SCALARS = {"energy": np.nan, "source_weight": 1.0}  # what is read where they are null
+_SCALARS = {"energy": np.nan, "source_weight": 1.0, "charge": 0.0}  # what is read where they are null
 _GEOMETRY = ("positions", "defect_sites", "cell", "pbc")
 
 
@@ -48,8 +48,9 @@ class StructureDataset(Dataset):
 
     An item is a dict of numpy arrays for N atoms: `atomic_numbers` (N,) int64, `positions` (N, 3) float32 Å, `cell`
     (3, 3) float64 Å, `pbc` (3,) bool, `forces` (N, 3) float32 eV/Å or None, `energy` float eV (NaN if there is none),
-    `stress` (3, 3) float64 eV/Å³ or None, `source_weight` float, `importance_weights` (N,) float32, `nearest_defect`
-    (N,) float32: minimum-image distance in Å to the nearest defect site, inf if there is none, and `row`, its index.
+    `stress` (3, 3) float64 eV/Å³ or None, `charge` float (0 if there is none), `source_weight` float,
+    `importance_weights` (N,) float32, `nearest_defect` (N,) float32: minimum-image distance in Å to the nearest defect
+    site, inf if there is none, and `row`, its index.
 
     At a [`Blank`] index, the labels are -100, which no loss counts.
 
@@ -268,7 +269,7 @@ class StructureCollator:
 
     def __call__(self, structures: Sequence[Any]) -> dict[str, torch.Tensor]:
         structures = self._structures(structures)
-        names = ("atomic_numbers", "positions", "cell", "pbc", "neighbours")
+        names = ("atomic_numbers", "positions", "cell", "pbc", "neighbours", "charge")
         geometry = [{name: item[name] for name in names if name in item} for item in structures]
         batch = dict(self.feature_extractor(geometry, return_tensors="pt"))
         size = batch["input_features"].shape[1]

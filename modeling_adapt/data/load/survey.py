@@ -133,7 +133,9 @@ class _Walk:
         none = np.zeros(0, dtype=bool)
         self._columns = {name: [none] for name in ("cubic", "defective", "weighted", "stressed")}
         self._columns |= {"energies": [np.zeros(0)], "counts": [np.zeros((0, len(DESCRIPTORS)), dtype=np.int32)]}
-        for _, table in tables(rows.select_columns([*_HASHED, *_FIXED, "energy", "stress", "source_weight"])):
+        for _, table in tables(
+            rows.select_columns([*_HASHED, *_FIXED, "energy", "stress", "source_weight", "charge"])
+        ):
             self._look_at(table)
 
     def _look_at(self, table: pa.Table) -> None:
@@ -152,6 +154,9 @@ class _Walk:
         weights = table["source_weight"].fill_null(1.0).to_numpy()
         if (weights != 1).any():  # without them rows have the hash of the time before there were weights
             self._digest.update(np.ascontiguousarray(weights).tobytes())
+        charges = table["charge"].fill_null(0.0).to_numpy()
+        if charges.any():  # likewise
+            self._digest.update(b"charge" + np.ascontiguousarray(charges).tobytes())
 
         self._positions.add(values["positions"].reshape(-1, 3))
         self._forces.add(values["forces"].reshape(-1, 3))

@@ -13,6 +13,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from ...errors import InputError
+from ...feature_extraction_adapt import charge_of
 from ...files import readable_name
 from ..options import ENERGY_KEYS, FORCE_KEYS, RUN_ENERGY_KEYS, STRESS_KEYS, ReadingOptions
 from ..structures import structure_row
@@ -82,7 +83,8 @@ def structure_rows(part: StructureFile, notes: dict[str, Any], options: ReadingO
     """Rows of [`structure_row`] for the frames of a file, one at a time.
 
     Labels are what the file says: constraints stored beside them (frozen atoms) never zero a force.
-    `info["config_type"]`, `info["defect_sites"]` ((S, 3) in Å) and `info["defect_kinds"]` are taken over.
+    `info["config_type"]`, `info["charge"]` (total, in elementary charges), `info["defect_sites"]` ((S, 3) in Å) and
+    `info["defect_kinds"]` are taken over.
 
     Args:
         part ([`StructureFile`]): The file.
@@ -139,10 +141,19 @@ def _row(atoms: Atoms, options: ReadingOptions, energy_keys: Sequence[str], wher
         forces=_label(atoms, options.forces_key, FORCE_KEYS, where, required=True),
         energy=_energy(atoms, options.energy_key, energy_keys, where),
         stress=_stress(atoms, options.stress_key, where),
+        charge=_charge(atoms, where),
         config_type=str(atoms.info.get("config_type", "")),
         source=where,
         **_known_defects(atoms, where),
     )
+
+
+def _charge(atoms: Atoms, where: str) -> float | None:
+    """None where nothing is said."""
+    try:
+        return charge_of(atoms) if "charge" in atoms.info else None
+    except ValueError as error:
+        raise InputError(f"{where}: {str(error).partition(': ')[2]}") from None
 
 
 def _labels(atoms: Atoms) -> dict[str, Any]:
