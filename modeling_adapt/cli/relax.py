@@ -30,18 +30,22 @@ examples:
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
   python relax.py candidates/*.cif --model runs/si-energy --host host.cif --report --output relaxed
+  python relax.py shakenbreak_folder/ --include "v_Cd_0/*" --exclude Rattled --output relaxed
   python relax.py datasets/silicon --split validation --index 0 --model runs/silicon --output relaxed
 
 Writes for each structure
   NAME.traj.extxyz      every step, as it happens
   NAME.relaxed.extxyz   the last step; its comment line says whether it converged
 and summary.csv, a line for each structure, and ranking.csv: which of those that converged are the same minimum, and
-which is lowest. Files may be given as folders or globs, and as JSON of pymatgen or doped. When it was interrupted, the
+which is lowest. Files may be given as folders, which are searched with all that is in them, or globs, and as JSON of
+pymatgen or doped. A structure that cannot be relaxed is skipped: skipped.csv says why. When it was interrupted, the
 same command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes.
 With the extra [batch] (torch-sim), many structures are relaxed at once.
 
-exit status: 0 all converged, 1 at least one did not or left the trained region, 2 bad input.
+exit status: 0 all converged, 1 at least one did not, left the trained region or was skipped, 2 bad input.
 """
+
+_LISTED = 20  # lines about what is skipped
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -49,13 +53,16 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from ..files import alone_in
     from ..simulation import results
-    from ..simulation.inputs import read_inputs
+    from ..simulation.inputs import Selection, find_inputs
     from ..simulation.relaxation import relax_each
 
     if arguments.format is not None:
         results.require_writable_format(arguments.format)
     processes, output = _processes(), Path(arguments.output)
-    structures = read_inputs(arguments.input, arguments.index, arguments.split)
+    selection = Selection(arguments.include, arguments.exclude)
+    structures, skipped, notes = find_inputs(
+        arguments.input, arguments.index, arguments.split, selection, arguments.any_charge
+    )
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
     calculator = _calculator(arguments, processes)
@@ -63,7 +70,11 @@ def main(argv: list[str] | None = None) -> int | None:
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
-    _require_usable(structures, left, calculator, host, arguments.format)
+    _require_fit(host, {name: atoms for name, atoms in structures.items() if name in done})
+    skipped |= _unusable(left, calculator, host, arguments.format)
+    if not done and not left.keys() - skipped.keys():
+        raise InputError(_none_is_left(skipped))
+    left = {name: atoms for name, atoms in left.items() if name not in skipped}
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     with alone_in(output) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
@@ -72,17 +83,20 @@ def main(argv: list[str] | None = None) -> int | None:
                     "This model does not say what it was trained on, so nothing tells whether to believe it.",
                     file=sys.stderr,
                 )
+            _tell(notes, skipped, left, arguments.format)
             results.write_record(output, record)
+            results.write_skipped(output, skipped)
             summary.start()
         processes.wait_for_everyone()  # nobody adds a line before there is a file
         if done and processes.is_main_process:
             print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
+        results.make_folders(output, left)
         mine = dict(list(left.items())[processes.process_index :: processes.num_processes])
         trajectory = partial(results.trajectory_file, output=output)
         limits = (arguments.fmax, arguments.steps)
         try:
             for name, result in relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one):
-                results.write_result(name, result, output)
+                results.write_result(name, result, output, structures[name])
                 summary.append(name, result)
         finally:
             if processes.num_processes == 1:
@@ -93,7 +107,10 @@ def main(argv: list[str] | None = None) -> int | None:
             if processes.num_processes > 1:
                 print(results.summary_table(lines))
             _conclude(arguments, lines, host, output)
-        return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
+            if skipped:
+                print(f"skipped: {len(skipped)} (reasons in {output / results.SKIPPED})")
+        complete = len(lines) == len(structures) and not skipped
+        return 0 if complete and all(line["status"] == "converged" for line in lines) else 1
 
 
 def _processes() -> "PartialState":
@@ -150,26 +167,54 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
     return Host.by(calculator, atoms, calculator.results["energy"], potentials)
 
 
-def _require_usable(
-    structures: "Mapping[str, Atoms]",
-    left: "Mapping[str, Atoms]",
-    calculator: "ADAPTCalculator",
-    host: "Host | None",
-    format_name: str | None,
-) -> None:
-    """Whether the host fits all structures, and models and format take those that are left: before all else."""
+def _require_fit(host: "Host | None", done: "Mapping[str, Atoms]") -> None:
+    """A host that another command named may not fit what was relaxed before, which will be ranked with it."""
+    if host is None:
+        return
+    for name, atoms in done.items():
+        with _about(name):
+            host.require_fits(atoms)
+
+
+def _unusable(
+    structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator", host: "Host | None", format_name: str | None
+) -> dict[str, str]:
+    """Which structures models, host or format do not take, and why: before all else."""
     from ..simulation.relaxation import require_predictable
     from ..simulation.results import require_writable
 
+    reasons = {}
     for name, atoms in structures.items():
-        with _about(name):
-            if host is not None:
-                host.require_fits(atoms)
-    for name, atoms in left.items():
-        with _about(name):
-            require_predictable(atoms, calculator)
-            if format_name is not None:
-                require_writable(name, atoms, format_name)
+        try:
+            with _about(name):
+                if host is not None:
+                    host.require_fits(atoms)
+                require_predictable(atoms, calculator)
+                if format_name is not None:
+                    require_writable(name, atoms, format_name)
+        except InputError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _none_is_left(skipped: Mapping[str, str]) -> str:
+    first = next(iter(skipped.values()))
+    return first if len(skipped) == 1 else f"none of {len(skipped)} structures can be relaxed; the first: {first}"
+
+
+def _tell(
+    notes: list[str], skipped: Mapping[str, str], structures: "Mapping[str, Atoms]", format_name: str | None
+) -> None:
+    """What was found, and what will not be done, before anything is."""
+    from ..simulation.results import not_held
+
+    for note in notes:
+        print(note)
+    if skipped:
+        print(f"skipped, with {len(structures)} left to relax: {len(skipped)}", file=sys.stderr)
+        print("\n".join(f"  {reason}" for reason in list(skipped.values())[:_LISTED]), file=sys.stderr)
+    for line in not_held(structures, format_name) if format_name is not None else ():
+        print(line, file=sys.stderr)
 
 
 @contextmanager
@@ -203,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
         "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
     )
     structures = parser.add_argument_group("structures")
-    structures.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
+    structures.add_argument(
+        "input", nargs="+", help="file that ASE reads, JSON of pymatgen or doped, folder of either or of a data set"
+    )
     structures.add_argument(
         "--index",
         type=_index,
@@ -211,6 +258,19 @@ def _parser() -> argparse.ArgumentParser:
         help="which frames of a file or rows of a split: 0, -1, :, ::10 (default: -1)",
     )
     structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
+    structures.add_argument(
+        "--include",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help='only what a pattern matches: a name, a path, or a folder in it, such as "v_Cd_0/*"',
+    )
+    structures.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PATTERN", help="nothing that a pattern matches"
+    )
+    structures.add_argument(
+        "--any-charge", action="store_true", help="relax charged structures too, by a model that knows nothing of it"
+    )
 
     models = parser.add_argument_group("models")
     models.add_argument(
