@@ -59,13 +59,12 @@ def main(argv: list[str] | None = None) -> int | None:
     if arguments.format is not None:
         results.require_writable_format(arguments.format)
     processes, output = _processes(), Path(arguments.output)
+    calculator = _calculator(arguments, processes)
     selection = Selection(arguments.include, arguments.exclude)
-    structures, skipped, notes = find_inputs(
-        arguments.input, arguments.index, arguments.split, selection, arguments.any_charge
-    )
+    any_charge = arguments.any_charge or getattr(calculator, "reads_charge", False)
+    structures, skipped, notes = find_inputs(arguments.input, arguments.index, arguments.split, selection, any_charge)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
-    calculator = _calculator(arguments, processes)
     host = _host(arguments, calculator)
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()

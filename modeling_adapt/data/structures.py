@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from datasets import Features, List, Value
 
-from ..crystal.contacts import coinciding_atoms
+from ..crystal.contacts import coinciding_atoms, contacts
 from ..crystal.symmetry import atoms_of
 from ..errors import InputError
 from .validation import PER_ATOM, FlatRows, first_fault
@@ -23,7 +23,9 @@ Target = Literal["forces", "energy", "energy_and_forces", "stress"]  # which lab
 LATER_COLUMNS: dict[str, Any] = {
     **{"defect_kinds": [], "subset": None, "stress": None},
     **{"source_name": "", "source_weight": 1.0},
+    "charge": None,
 }
+ISOLATION = 6.0  # Å; an atom whose own images are farther away is alone
 
 
 def _vectors(dtype: str) -> List:
@@ -39,6 +41,7 @@ STRUCTURE_FEATURES = Features(
         "forces": _vectors("float32"),
         "energy": Value("float64"),
         "stress": _vectors("float64"),
+        "charge": Value("float32"),
         "importance_weights": List(Value("float32")),
         "defect_sites": _vectors("float64"),
         "defect_kinds": List(Value("string")),
@@ -58,6 +61,7 @@ def structure_row(
     energy: float | None = None,
     *,
     stress: np.ndarray | None = None,
+    charge: float | None = None,
     defect_sites: Sequence[Sequence[float]] | np.ndarray = (),
     defect_kinds: Sequence[str] = (),
     importance_weights: np.ndarray | None = None,
@@ -74,6 +78,7 @@ def structure_row(
         energy (`float`, *optional*): Total energy in eV, or None where the source has only forces.
         stress (`np.ndarray` of shape `(3, 3)`, *optional*):
             In eV/Å³, symmetric and positive under tension as in ASE, or None where the source has none.
+        charge (`float`, *optional*): Of the cell in elementary charges, or None where it is not known.
         defect_sites (`Sequence[Sequence[float]]` or `np.ndarray` of shape `(S, 3)`, defaults to `()`):
             Positions in Å; empty when none is known.
         defect_kinds (`Sequence[str]`, defaults to `()`):
@@ -101,6 +106,7 @@ def structure_row(
         "forces": None if forces is None else _per_atom(forces, "forces", atoms, where),
         "energy": None if energy is None else float(energy),
         "stress": None if stress is None else np.asarray(stress, dtype=np.float64),
+        "charge": None if charge is None else float(charge),
         "importance_weights": None,
         "defect_sites": np.asarray(defect_sites, dtype=np.float64).reshape(-1, 3),
         "defect_kinds": list(defect_kinds),
@@ -119,10 +125,20 @@ def structure_row(
 
 
 def atoms_from_row(row: dict[str, Any]) -> Atoms:
-    """The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source."""
+    """
+    The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source, and
+    the charge where that is known.
+    """
     atoms = atoms_of(row)
     atoms.info = {name: row[name] for name in ("config_type", "trajectory", "source")}
+    if row.get("charge") is not None:
+        atoms.info["charge"] = row["charge"]
     return atoms
+
+
+def is_isolated(atoms: Atoms) -> bool:
+    """Whether this is a single atom without neighbours, its periodic images included."""
+    return len(atoms) == 1 and not len(contacts(atoms, ISOLATION)[0])
 
 
 def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:

@@ -285,7 +285,9 @@ def _lost(atoms: Atoms, format_name: str) -> list[str]:
             back = read_objects(path)[""] if format_name == _PYMATGEN else next(read_frames(path, "-1", format_name))
         except Exception:  # formats that are only written, and whatever their readers raise
             return ["constraints"] * bool(atoms.constraints) + list(has)
-    there = {words: back.arrays.get(array) for array, words in _ARRAYS.items()} | {"charge": back.info.get("charge")}
+    there: dict[str, Any] = {words: back.arrays.get(array) for array, words in _ARRAYS.items()} | {
+        "charge": back.info.get("charge")
+    }
     lost = ["constraints"] * (not _as_constrained(atoms, back))
     return lost + [words for words, value in has.items() if not np.array_equal(value, there[words])]
 

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-
-from ase import Atoms
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...elements_adapt import SYMBOLS
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _FIRST_WORDS = {*SYMBOLS[1:], *("v", "V", "Va", "vac", "i", "int", "Int", "inter", "sub", "as")}  # of defects' names
 _TOLD = re.compile(r"(?:(?P<defect>.+)_)?(?:q|charge)(?:[=_]|(?=[+-]))(?P<charge>[+-]?\d{1,2})")
@@ -81,7 +82,7 @@ def charge_of_electrons(header: str) -> float | None:
     return _rounded(sum(neutral) - float(electrons[-1])) if electrons and neutral else None
 
 
-def charge_of_inputs(folder: Path, atoms: Atoms) -> float | None:
+def charge_of_inputs(folder: Path, atoms: "Atoms") -> float | None:
     """
     What INCAR and POTCAR beside a POSCAR tell of its charge: None where INCAR sets no NELECT, and not a number where
     it does and there is no POTCAR of the same elements to compare with.
