@@ -59,8 +59,8 @@ def train(argv: list[str]) -> None:
     notes = [] if checkpoint is None else require_same_run(checkpoint, trainer.checkpoints.run, config)
     if unseen:
         notes.append(
-            f"{data.initial_model} was not trained on {', '.join(unseen)}: of these it knows only what its descriptors "
-            "of elements tell; look at their errors apart"
+            f"{data.initial_model} was not trained on {', '.join(unseen)}: of these it knows only what descriptors of "
+            "elements tell; look at their errors apart"
         )
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 

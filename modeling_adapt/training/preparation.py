@@ -183,8 +183,8 @@ def of_one_charge(rows: datasets.Dataset, charge: str | None, split: str) -> dat
     if charge is None:
         if len(np.unique(charges)) > 1:
             raise InputError(
-                f"the {split} split has structures of the charges {found}, which this model cannot tell apart; choose one, "
-                "as with --charge 0, or --charge any"
+                f"the {split} split has structures of the charges {found}, which this model cannot tell apart; choose "
+                "one, as with --charge 0, or --charge any"
             )
         return rows
     if charge == "any":

@@ -160,7 +160,8 @@ def _readable_frames(path: Path, notes: dict[str, Any], skip_broken: bool) -> It
 class _LabelKeys:
     """
     Under which keys a file has its labels: those that the options name, or for each kind of label the first candidate
-    that the first frame with one has. What another frame has under another key would be of another kind.
+    that the first frame with one has. What another frame has under another key would be of another kind; single atoms
+    have their own.
     """
 
     def __init__(self, options: ReadingOptions, is_run: bool) -> None:
@@ -182,7 +183,7 @@ class _LabelKeys:
             raise InputError(f"{where}: no {kind} (looked for {names}); name them with --{kind}-key")
         if not present:
             return "", None
-        chosen = self._chosen.setdefault(kind, present[0])
+        chosen = self._chosen.setdefault(kind, present[0]) if len(atoms) > 1 else present[0]
         if chosen != present[0]:
             raise InputError(
                 f"{where}: {kind} under {present[0]!r}, and before it under {chosen!r}; labels of two kinds are not "
