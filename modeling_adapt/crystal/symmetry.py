@@ -23,12 +23,13 @@ CUBIC_TOLERANCE = 1e-5  # of the edge: what a file with five digits leaves of a 
 
 
 def atoms_of(structure: Mapping[str, Any]) -> Atoms:
-    """The structure as `ase.Atoms`, in float64."""
+    """The structure as `ase.Atoms`, in float64; `info` has its charge, where it has one."""
     return Atoms(
         numbers=structure["atomic_numbers"],
         positions=np.asarray(structure["positions"], dtype=np.float64),
         cell=np.asarray(structure["cell"], dtype=np.float64),
         pbc=structure["pbc"],
+        info={"charge": charge} if (charge := structure.get("charge")) else {},
     )
 
 

@@ -21,9 +21,8 @@ Target = Literal["forces", "energy", "energy_and_forces", "stress"]  # which lab
 
 # What is read where data sets of earlier versions lack a column.
 LATER_COLUMNS: dict[str, Any] = {
-    **{"defect_kinds": [], "subset": None, "stress": None},
+    **{"defect_kinds": [], "subset": None, "stress": None, "charge": None},
     **{"source_name": "", "source_weight": 1.0},
-    "charge": None,
 }
 ISOLATION = 6.0  # Å; an atom whose own images are farther away is alone
 
@@ -78,7 +77,7 @@ def structure_row(
         energy (`float`, *optional*): Total energy in eV, or None where the source has only forces.
         stress (`np.ndarray` of shape `(3, 3)`, *optional*):
             In eV/Å³, symmetric and positive under tension as in ASE, or None where the source has none.
-        charge (`float`, *optional*): Of the cell in elementary charges, or None where it is not known.
+        charge (`float`, *optional*): Total charge in elementary charges, or None where the source tells none: neutral.
         defect_sites (`Sequence[Sequence[float]]` or `np.ndarray` of shape `(S, 3)`, defaults to `()`):
             Positions in Å; empty when none is known.
         defect_kinds (`Sequence[str]`, defaults to `()`):
@@ -126,13 +125,11 @@ def structure_row(
 
 def atoms_from_row(row: dict[str, Any]) -> Atoms:
     """
-    The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory and source, and
-    the charge where that is known.
+    The structure of a row as `ase.Atoms` (Å), without calculator; `info` has config_type, trajectory, source and,
+    where there is one, the charge.
     """
     atoms = atoms_of(row)
-    atoms.info = {name: row[name] for name in ("config_type", "trajectory", "source")}
-    if row.get("charge") is not None:
-        atoms.info["charge"] = row["charge"]
+    atoms.info |= {name: row[name] for name in ("config_type", "trajectory", "source")}
     return atoms
 
 
@@ -147,6 +144,8 @@ def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:
         return fault[1]
     if len(row["defect_kinds"]) not in (0, len(row["defect_sites"])):
         return f"{len(row['defect_kinds'])} defect kinds for {len(row['defect_sites'])} defect sites"
+    if row["charge"] is not None and not np.isfinite(row["charge"]):
+        return "the charge is not a finite number"
     if row["stress"] is not None and not row["pbc"].all():
         return "a stress of a structure that is not periodic in all three directions"
     if not np.isfinite(row["cell"]).all():  # also along directions that are not periodic

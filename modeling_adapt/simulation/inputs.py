@@ -80,6 +80,11 @@ class _File(NamedTuple):
     name: str
     tree: Path | None = None
 
+    @property
+    def below(self) -> str:
+        """The path in the folder that was searched."""
+        return (self.path if self.tree is None else self.path.relative_to(self.tree)).as_posix()
+
 
 def read_inputs(inputs: Sequence[str | Path], index: str = "-1", split: str = "test") -> dict[str, Atoms]:
     """
@@ -122,17 +127,20 @@ def find_inputs(
     found = Found({}, {}, [])
     others: dict[Path, list[Path]] = {file.tree: [] for file in files if file.tree is not None}
     for file in files:
+        names = (file.name, file.below)
+        if _matches(selection.exclude, names):
+            continue
         try:
             frames = _read(file, index, split)
         except InputError as error:
             if file.tree is not None and isinstance(error, NoStructureError):
                 others[file.tree].append(file.path)
-            else:
+            elif selection.includes(*names):
                 found.skipped[file.name] = str(error)
             continue
         for inside, atoms in frames.items():
             name = _openable(f"{file.name}-{_usable(inside)}" if inside else file.name)
-            if not selection.takes(name, file.path.as_posix(), inside):
+            if not selection.takes(name, inside, *names):
                 continue
             if name in found.structures or name in found.skipped:
                 raise InputError(f"2 inputs would write to the same files {name}.*; rename them or relax them apart")
