@@ -20,6 +20,7 @@ from .frames import file_state, find_runs, read_frames, read_run, run_kind, same
 from .site_search import SiteSearch
 
 LARGEST_STRESS = 5.0  # eV/Å³, 800 GPa; what is larger is in other units
+_WITHOUT_DEFECT = ("bulk", "host", "perfect", "pristine")  # how folders beside those of defects begin
 ASYMMETRY = 0.01  # of the largest component, which rounding explains
 
 
@@ -73,13 +74,14 @@ def find_files(inputs: Sequence[tuple[str, Path]]) -> list[StructureFile]:
 
 def _kind_of_run(run: Path, shared: Path) -> str:
     """
-    The defect that folders name with a charge, or else the first folder below what all runs share, without a number:
-    v_O of runs/v_O_+2/vasp_std, md of runs/md_03/400K.
+    The defect that folders name with a charge, or else the folder of a perfect crystal, or the first below what all
+    runs share, without a number: v_O of runs/v_O_+2/vasp_std, bulk of runs/v_O/bulk, md of runs/md_03/400K.
     """
     inside = run.parent.relative_to(shared).parts or (shared.resolve().name,)
     named = named_charge(run.parent.resolve().as_posix())
     defect = "" if named is None else named.defect.rpartition("/")[2]
-    return defect or re.sub(r"[-_.]?\d+$", "", inside[0]) or inside[0]
+    without = next((part for part in inside if part.lower().startswith(_WITHOUT_DEFECT)), inside[0])
+    return defect or re.sub(r"[-_.]?\d+$", "", without) or without
 
 
 def owner_of(trajectory: str) -> str:
