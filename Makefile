@@ -15,7 +15,7 @@ first_python = $(shell \
 	done; \
 	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
 
-.PHONY: demo test test-lowest test-newest lint slow bench results pretrained clean
+.PHONY: demo test test-lowest test-newest lint slow bench bench-gpu results pretrained clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
@@ -44,6 +44,10 @@ slow: $(READY)
 bench: $(READY)
 	$(PYTHON) benchmarks/training.py
 	$(PYTHON) benchmarks/inference.py
+
+# What a GPU makes of it, in at most eight minutes.
+bench-gpu: $(READY)
+	$(PYTHON) benchmarks/gpu.py
 
 # All experiments and docs/results.md: says first how long it will take, and goes on where it was. DFT=DATASET adds real data.
 results: $(READY)

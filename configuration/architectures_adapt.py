@@ -69,7 +69,7 @@ ARCHITECTURES = {
     ),
     # Attention through displacements.
     "pairwise": Architecture(
-        reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "vector_messages"),
+        reads=(*_TOKENS, "pairwise_cutoff", "num_radial_basis", "num_vector_channels", "message_degree"),
         equivariant=True,
         reads_positions=False,
         cutoff_field="pairwise_cutoff",

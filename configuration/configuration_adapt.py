@@ -97,8 +97,9 @@ class ADAPTConfig(PreTrainedConfig):
         pairwise_cutoff (`float`, defaults to `5.0`): Of `"pairwise"`: distance in Å where the envelope of a pair ends.
         num_radial_basis (`int`, defaults to `12`): Of `"pairwise"`: functions of the distance.
         num_vector_channels (`int`, defaults to `32`): Of `"pairwise"`: width of the vector stream.
-        vector_messages (`bool`, defaults to `False`):
-            Of `"pairwise"`: messages also tell of the vectors of their sender.
+        message_degree (`int`, defaults to `0`):
+            Of `"pairwise"`: up to which degree messages also tell of the features of their sender: 0 of none, 1 of its
+            vectors, 2 of its symmetric tensors too.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
         force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
@@ -143,7 +144,7 @@ class ADAPTConfig(PreTrainedConfig):
     pairwise_cutoff: float | int = 5.0
     num_radial_basis: int = 12
     num_vector_channels: int = 32
-    vector_messages: bool = False
+    message_degree: int = 0
     attention_radius: float | int | None = None
     force_loss: str = "weighted_l2"
     remove_net_force: bool = False
@@ -275,6 +276,8 @@ class ADAPTConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
+        if self.message_degree not in (0, 1, 2):
+            raise ValueError(f"message_degree must be 0, 1 or 2, not {self.message_degree}")
         if self.element_embedding_size < 0:
             raise ValueError(f"element_embedding_size must be at least 0, not {self.element_embedding_size}")
         if self.attention_radius is not None and self.attention_radius <= 0:

@@ -1,6 +1,8 @@
 """Where a model runs, and how precisely."""
 
 import copy
+import ctypes
+import os
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import InputError
@@ -9,6 +11,7 @@ if TYPE_CHECKING:  # commands offer the dtypes in their --help, which does not w
     import torch
 
 DTYPES = ("float32", "bfloat16", "float64")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 Model = TypeVar("Model", bound="torch.nn.Module")
 
 
@@ -50,3 +53,22 @@ def on_device(model: Model, device: "torch.device", dtype: str | None = None, co
     if compiled:
         model.compile(dynamic=True)
     return model
+
+
+def keep_freed_memory() -> None:
+    """
+    For commands that compute, which ask for the same large pieces of memory at each step. The C library of Linux gives
+    pieces from some size on back to the system as soon as they are free, and has each page of the next one filled with
+    zeros: a tenth of the time of a force call at 216 atoms. Here it keeps them, up to 1 GiB. Nothing happens where the
+    C library has no such setting, or where a variable MALLOC_... says what it should do.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get(
+        "GLIBC_TUNABLES", ""
+    ):
+        return
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no C library by that name, as on Windows, or another one
+        return
+    set_option(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
+    set_option(_M_TRIM_THRESHOLD, 2**30)

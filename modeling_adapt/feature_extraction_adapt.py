@@ -7,7 +7,7 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
-from .neighbours_adapt import Neighbours, find_neighbours, wrap
+from .neighbours_adapt import NeighbourList, Neighbours, find_neighbours, turns_of
 from .pretrained_adapt import in_the_box
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
@@ -73,7 +73,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
                 structure is periodic, `cell` (3, 3) in Å with the lattice vectors as rows; `pbc` (3,) defaults to
                 periodic. Or it has a list of each of these, as several rows of a data set are one mapping. Mappings
                 may bring `neighbours`, the [`Neighbours`] of an earlier call for the same positions; then nothing is
-                searched.
+                searched. Or there is a [`NeighbourList`], with this cutoff, which follows them as they move.
             return_tensors (`str`, *optional*, defaults to `"pt"`):
                 `"pt"`, `"np"` or `None`, as everywhere in transformers.
             dtype (`str`, defaults to `"float32"`):
@@ -115,8 +115,10 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             atomic_numbers.reshape(-1)[slots] = np.concatenate([numbers for numbers, _, _ in arrays])
             cells[:] = [cell for _, _, cell in arrays]
             positions.reshape(-1, 3)[slots] = np.concatenate([positions for _, positions, _ in arrays])
+        unwrapped = positions
         if self.cutoff is not None:
-            positions = wrap(positions, cells)
+            turns = turns_of(positions, cells)
+            positions = positions - turns @ cells
         input_features = tokens.take(atomic_numbers, axis=0)
         input_features[..., :3] = positions
         data = {
@@ -126,19 +128,31 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
             "atomic_numbers": atomic_numbers,
         }
         if self.cutoff is not None:
-            found = _neighbours_given(structures, is_atom) or find_neighbours(positions, cells, is_atom, self.cutoff)
+            known = _neighbours_given(structures, unwrapped, cells, turns, is_atom)
+            found = known or find_neighbours(positions, cells, is_atom, self.cutoff)
             data |= {"neighbours": found.others, "neighbour_shifts": found.shifts}
         return ADAPTBatch(data, tensor_type=return_tensors)
+
+
+def require_readable(structure: Any) -> None:
+    """Raises the `ValueError` that an [`ADAPTFeatureExtractor`] would raise for one structure."""
+    _require_valid([_arrays(structure, 0)])
 
 
 _STRUCTURE = ("atomic_numbers", "positions", "cell", "pbc")
 
 
-def _neighbours_given(structures: Sequence[Any], is_atom: np.ndarray) -> Neighbours | None:
-    """Those that the structures bring, padded; None unless all have them."""
-    given = [found for one in structures if isinstance(one, Mapping) and (found := one.get("neighbours")) is not None]
+def _neighbours_given(
+    structures: Sequence[Any], positions: np.ndarray, cells: np.ndarray, turns: np.ndarray, is_atom: np.ndarray
+) -> Neighbours | None:
+    """Those that the structures bring, or their lists tell, padded; None unless all have them."""
+    given = [known for one in structures if isinstance(one, Mapping) and (known := one.get("neighbours")) is not None]
     if not given or len(given) < len(structures):
         return None
+    for row, known in enumerate(given):
+        if isinstance(known, NeighbourList):
+            size = int(is_atom[row].sum())
+            given[row] = known(positions[row, :size], cells[row], turns[row, :size])
     slots = max(found.others.shape[1] for found in given)
     index = np.full((*is_atom.shape, slots), -1, dtype=np.int64)
     shifts = np.zeros((*is_atom.shape, slots, 3), dtype=np.int32)

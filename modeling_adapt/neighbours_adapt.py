@@ -5,6 +5,8 @@ Atoms and those of their periodic images that the cutoff can reach are sorted in
 only the 27 bins around an atom have to be looked at. All structures of a batch are searched at once: crystals, slabs
 and molecules, and cells that are thinner than the cutoff.
 
+What moves little by little need not be searched at every step: a [`NeighbourList`] remembers who may come near.
+
 This file travels inside checkpoints and imports numpy only.
 """
 
@@ -14,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 SAME_PLACE = 1e-3  # Å; atoms at one place do not meet: the direction from one to the other is undefined
+SKIN = 0.7  # Å; a wider list costs little more to measure, and serves longer
+_ROUNDING = 1e-8  # Å or Å^2; more than what rounding changes
 _MOST_BINS = 10**5  # along one axis: two atoms light years apart must not overflow the number of a bin
 
 
@@ -38,7 +42,12 @@ def wrap(positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
         positions (`np.ndarray` of shape `(B, N, 3)`): Å.
         cells (`np.ndarray` of shape `(B, 3, 3)`): Å; zero rows along directions that are not periodic.
     """
-    return positions - np.floor(positions @ np.linalg.pinv(cells)) @ cells
+    return positions - turns_of(positions, cells) @ cells
+
+
+def turns_of(positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """How many lattice vectors [`wrap`] subtracts, (B, N, 3); arguments as there."""
+    return np.floor(positions @ np.linalg.pinv(cells))
 
 
 def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarray, cutoff: float) -> Neighbours:
@@ -54,6 +63,17 @@ def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarra
     Returns:
         [`Neighbours`]: An atom is a neighbour of itself where its own image is near.
     """
+    return _listed(*_search(positions, cells, is_atom, cutoff, SAME_PLACE), is_atom.shape)
+
+
+def _search(
+    positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarray, cutoff: float, closest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    All pairs farther apart than `closest` and nearer than `cutoff`: the first atom by its row among B N (P,), the
+    other by its place (P,), and its shift (P, 3). They are sorted by these three, an order that depends neither on
+    what else is in the batch nor on the cell in which an atom is written.
+    """
     structure, place = np.nonzero(is_atom)
     own, cells = positions[structure, place].astype(np.float64), cells.astype(np.float64)
     inverses = np.linalg.pinv(cells)
@@ -62,23 +82,112 @@ def find_neighbours(positions: np.ndarray, cells: np.ndarray, is_atom: np.ndarra
     own -= np.einsum("mi,mij->mj", turns, cells[structure])
     owners, shifts = _images(fractional - turns, structure, cells, cutoff * np.linalg.norm(inverses, axis=1))
     images = own[owners] + np.einsum("mi,mij->mj", shifts, cells[structure[owners]])
-    pairs = list(_near_pairs(own, structure, images, structure[owners], cutoff))
+    # Images by whose they are, then by shift; the place in this order, behind the first atom, is what pairs sort by.
+    farthest = np.abs(shifts).max(axis=0, initial=0.0).astype(np.int64)
+    code = place[owners]
+    for axis in np.flatnonzero(farthest):
+        code = code * (2 * farthest[axis] + 1) + shifts[:, axis].astype(np.int64)
+    order = np.argsort(code, kind="stable")
+    owners, images = owners[order], images[order]
+    pairs = _near_pairs(own, structure, images, structure[owners], closest, cutoff)
+    keys = np.concatenate([first * len(owners) + second for first, second in pairs] or [np.empty(0, dtype=np.int64)])
+    keys.sort()
+    first, second = np.divmod(keys, max(1, len(owners)))
+    other, turns = owners[second], turns.astype(np.int32)
+    shift = shifts[order].astype(np.int32).take(second, axis=0)
+    if turns.any():
+        shift += turns.take(first, axis=0) - turns.take(other, axis=0)
+    return structure[first] * is_atom.shape[1] + place[first], place[other], shift
 
-    filled = np.zeros(len(own), dtype=np.int64)
-    slots = []
-    for first, _ in pairs:  # each piece is sorted by its first atom
-        counts = np.bincount(first, minlength=len(own))
-        slots.append((filled - (np.cumsum(counts) - counts))[first] + np.arange(len(first)))
-        filled += counts
-    shape = (*is_atom.shape, max(1, int(filled.max(initial=0))))
-    others, shift = np.full(shape, -1, dtype=np.int64), np.zeros((*shape, 3), dtype=np.int32)
-    rows = (structure * is_atom.shape[1] + place) * shape[2]
-    turns, shifts = turns.astype(np.int32), shifts.astype(np.int32)
-    for (first, second), slot in zip(pairs, slots, strict=True):
-        target, other = rows[first] + slot, owners[second]
-        others.reshape(-1)[target] = place[other]
-        shift.reshape(-1, 3)[target] = shifts[second] + turns[first] - turns[other]
-    return Neighbours(others, shift)
+
+def _listed(row: np.ndarray, other: np.ndarray, shift: np.ndarray, shape: tuple[int, ...]) -> Neighbours:
+    """Pairs, sorted by the row of their first atom, in slots."""
+    counts = np.bincount(row, minlength=int(np.prod(shape)))
+    slots = max(1, int(counts.max(initial=0)))
+    target = np.arange(len(row)) + (slots * np.arange(len(counts)) - (np.cumsum(counts) - counts))[row]
+    others = np.full((*shape, slots), -1, dtype=np.int64)
+    shifts = np.zeros((*shape, slots, 3), dtype=np.int32)
+    others.reshape(-1)[target] = other
+    shifts.reshape(-1, 3)[target] = shift
+    return Neighbours(others, shifts)
+
+
+class NeighbourList:
+    """
+    The neighbours of one structure that moves, exactly those that [`find_neighbours`] finds, in the same order.
+
+    Pairs within `cutoff + skin` are searched, and serve until an atom has moved by more than half of `skin`, or the
+    cell has changed: until then no other pair can have come within `cutoff`. Which of them are within it is measured
+    at every step.
+
+    Args:
+        cutoff (`float`): Å.
+        skin (`float`, defaults to `SKIN`): Å.
+    """
+
+    def __init__(self, cutoff: float, skin: float = SKIN) -> None:
+        self.cutoff, self.skin = cutoff, skin
+        self.searches = 0
+        self._positions, self._cell = np.empty((0, 3)), np.zeros((3, 3))
+
+    def covers(self, positions: np.ndarray, cell: np.ndarray) -> bool:
+        """Whether the pairs that are known serve for a structure; shapes and units as for `__call__`."""
+        if positions.shape != self._positions.shape or not np.array_equal(cell, self._cell):
+            return False
+        moved = positions - self._positions
+        return bool(np.einsum("ni,ni->n", moved, moved).max(initial=0.0) < (self.skin / 2 - _ROUNDING) ** 2)
+
+    def __call__(self, positions: np.ndarray, cell: np.ndarray, turns: np.ndarray | None = None) -> Neighbours:
+        """
+        Args:
+            positions (`np.ndarray` of shape `(N, 3)`):
+                Å, of which those that were not wrapped at every step serve best: an atom that jumps to the other side
+                of the cell has moved far.
+            cell (`np.ndarray` of shape `(3, 3)`): Å; zero rows along directions that are not periodic.
+            turns (`np.ndarray` of shape `(N, 3)`, *optional*):
+                Lattice vectors that are subtracted from `positions` before the shifts are used; see [`turns_of`].
+
+        Returns:
+            [`Neighbours`]: As those of one structure of a batch: `others` (N, S) and `shifts` (N, S, 3).
+        """
+        positions, cell = positions.astype(np.float64), cell.astype(np.float64)
+        _, _, squares = self.pairs(positions, cell)
+        inside = squares < self.cutoff**2
+        inside &= squares > SAME_PLACE**2
+        # What rounding decides, a search decides as it does without a list.
+        unclear = np.abs(squares - self.cutoff**2) < _ROUNDING
+        if unclear.any() or not squares.min(initial=1.0) > SAME_PLACE**2 + _ROUNDING:
+            there = positions if turns is None else positions - turns @ cell
+            found = find_neighbours(there[None], cell[None], np.ones((1, len(there)), dtype=bool), self.cutoff)
+            return Neighbours(found.others[0], found.shifts[0])
+        near = np.flatnonzero(inside)
+        first, second, shifts = self._first[near], self._second[near], self._shifts.take(near, axis=0)
+        if turns is not None and turns.any():
+            turns = turns.astype(np.int32)
+            shifts += turns.take(second, axis=0) - turns.take(first, axis=0)
+        return _listed(first, second, shifts, (len(positions),))
+
+    def pairs(self, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Both atoms (P,) and the squared distances (P,) in Å^2 of all pairs within `cutoff`, of atoms at one place too,
+        and of some that are farther apart; arguments as for a call.
+        """
+        if not self.covers(positions, cell):
+            self._search(positions, cell)
+        vectors = positions.take(self._second, axis=0)
+        vectors += self._offsets
+        vectors -= positions.take(self._first, axis=0)
+        return self._first, self._second, np.einsum("pi,pi->p", vectors, vectors)
+
+    def _search(self, positions: np.ndarray, cell: np.ndarray) -> None:
+        self.searches += 1
+        self._positions, self._cell = positions.copy(), cell.copy()
+        everyone = np.ones((1, len(positions)), dtype=bool)
+        # Atoms at one place may part.
+        first, second, shifts = _search(positions[None], cell[None], everyone, self.cutoff + self.skin, -1.0)
+        pairs = np.flatnonzero((first != second) | shifts.any(axis=1))
+        self._first, self._second, self._shifts = first[pairs], second[pairs], shifts[pairs]
+        self._offsets = self._shifts @ cell
 
 
 def _images(
@@ -115,11 +224,16 @@ def _images(
 
 
 def _near_pairs(
-    positions: np.ndarray, structure: np.ndarray, images: np.ndarray, image_structure: np.ndarray, cutoff: float
+    positions: np.ndarray,
+    structure: np.ndarray,
+    images: np.ndarray,
+    image_structure: np.ndarray,
+    closest: float,
+    cutoff: float,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
-    Pairs of an atom and an image of the same structure, nearer than `cutoff`, in nine pieces of two arrays (P,), each
-    sorted by the atom: nine columns of three bins, which lie one behind the other, surround an atom.
+    Pairs of an atom and an image of the same structure, farther apart than `closest` and nearer than `cutoff`, in nine
+    pieces of two arrays (P,): nine columns of three bins, which lie one behind the other, surround an atom.
     """
     if not len(positions):
         return
@@ -145,8 +259,8 @@ def _near_pairs(
             vectors = sorted_images.take(second, axis=0)
             vectors -= positions.take(first, axis=0)
             squares = np.einsum("pi,pi->p", vectors, vectors)
-            near = np.flatnonzero((squares < cutoff**2) & (squares > SAME_PLACE**2))
+            near = np.flatnonzero((squares < cutoff**2) & (squares > closest * abs(closest)))
             yield first[near], order[second[near]]
 
 
-__all__ = ["Neighbours", "find_neighbours", "wrap"]
+__all__ = ["NeighbourList", "Neighbours", "find_neighbours", "turns_of", "wrap"]

@@ -4,15 +4,16 @@ The pairwise architecture of ADAPT: attention that knows the lattice.
 Tokens carry no coordinates. Atoms meet through their displacements, to all periodic images within `pairwise_cutoff`,
 damped by a smooth envelope that ends there; nothing else distinguishes pairs. Who is near whom comes with the batch
 (see `neighbours_adapt.py`); here displacements are only measured. Atoms carry an invariant hidden state and a stream
-of vectors. What is built from displacements transforms with them: the features of degree l are sums over real
-spherical harmonics Y_l, multiplied as functions on the sphere (products of order three per layer, in the manner of the
-atomic cluster expansion, Drautz, Phys. Rev. B 99, 014104 (2019)). Forces read from the vectors are exactly equivariant
-under rotation, reflection, permutation, translation and wrapping.
+of features of degree 1, vectors, and where messages tell of them of degree 2. What is built from displacements
+transforms with them: the features of degree l are sums over real spherical harmonics Y_l, multiplied as functions on
+the sphere (products of order three per layer, in the manner of the atomic cluster expansion, Drautz, Phys. Rev. B 99,
+014104 (2019)). Forces read from the vectors are exactly equivariant under rotation, reflection, permutation,
+translation and wrapping.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,7 @@ from .neighbours_adapt import SAME_PLACE, find_neighbours
 
 DEGREES = (0, 1, 2, 3)  # of the spherical harmonics; 1 + 3 + 5 + 7 = 16 components
 WIDTHS = [2 * degree + 1 for degree in DEGREES]
+RANGES = [(degree**2, (degree + 1) ** 2) for degree in DEGREES]  # where the components of a degree stand
 PRODUCT_WIDTH = sum(WIDTHS[:3])  # degrees up to 2 enter products
 ATOMS_AT_ONCE = 256
 MOST_PARTS = 32
@@ -70,7 +72,7 @@ def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
     )
 
 
-@lru_cache
+@functools.lru_cache
 def product_grid() -> tuple[np.ndarray, np.ndarray]:
     """
     The points at which functions on the sphere are multiplied, the 26 directions of a cube's faces, edges and corners.
@@ -136,17 +138,18 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
     The weights are sigmoids, not a softmax: their sum then tells how many atoms are near, which a mean would lose.
 
-    With `vector_messages` a message also tells of the vectors of its sender: their projection on the bond enters its
-    value, and they are carried over into degree 1, as in PaiNN (Schütt et al., arXiv:2102.03150).
+    Messages also tell of the sender's features of degree 1 to `reads`: their projections on the bond enter the value,
+    and they are carried over into their degree, as PaiNN does with vectors (Schütt et al., arXiv:2102.03150).
 
     Args:
         config (`ADAPTConfig`): Its sizes.
-        reads_vectors (`bool`): Whether messages tell of vectors; the first layer has none.
-        updates_vectors (`bool`): False where nobody reads the vectors behind it.
+        reads (`int`): The highest degree that messages tell of; 0 in the first layer, where there is none yet.
+        updates (`int`): The highest degree that somebody reads behind this layer.
     """
 
-    def __init__(self, config: ADAPTConfig, reads_vectors: bool, updates_vectors: bool):
+    def __init__(self, config: ADAPTConfig, reads: int, updates: int):
         super().__init__()
+        self.reads, self.updates = reads, updates
         hidden_size, channels = config.hidden_size, config.num_vector_channels
         self.hidden_size, self.channels = hidden_size, channels
         head_size = hidden_size // config.num_attention_heads
@@ -166,19 +169,20 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
             nn.Linear(hidden_size + 8 * channels, config.intermediate_size),
             nn.SiLU(),
             nn.Dropout(config.hidden_dropout_prob),
-            nn.Linear(config.intermediate_size, hidden_size + (2 * channels if updates_vectors else 0)),
+            nn.Linear(config.intermediate_size, hidden_size + 2 * updates * channels),
         )
-        self.vector_mixing = nn.Linear(channels, channels, bias=False) if updates_vectors else None
-        self.vector_value = self.carry_gate = self.carry_mixing = None
-        if reads_vectors:
-            self.vector_value = nn.Linear(channels, hidden_size, bias=False)
-            self.carry_gate = nn.Linear(config.num_radial_basis, channels, bias=False)
-            self.carry_mixing = nn.Linear(channels, 2 * channels, bias=False)
+        self.vector_mixing = nn.Linear(channels, channels, bias=False) if updates > 0 else None
+        self.tensor_mixing = nn.Linear(channels, channels, bias=False) if updates > 1 else None
+        self.projection_value = self.carry_gate = None
+        self.carry_mixing = nn.ModuleList(nn.Linear(channels, 2 * channels, bias=False) for _ in range(reads))
+        if reads:
+            self.projection_value = nn.Linear(reads * channels, hidden_size, bias=False)
+            self.carry_gate = nn.Linear(config.num_radial_basis, reads * channels, bias=False)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        vectors: torch.Tensor | None,
+        features: torch.Tensor | None,
         index: torch.Tensor,
         radial: torch.Tensor,
         harmonics: torch.Tensor,
@@ -186,25 +190,27 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(M, hidden_size)`): Invariant states of all atoms of the batch.
-            vectors (`torch.Tensor` of shape `(3, M, num_vector_channels)`, *optional*): `None` where they are zero.
+            features (`torch.Tensor` of shape `(3 or 8, M, num_vector_channels)`, *optional*):
+                Of degree 1, or 1 and 2; `None` where they are zero.
             index (`torch.LongTensor` of shape `(M, S)`): The other atom of each pair.
             radial (`torch.Tensor` of shape `(M, S, num_radial_basis)`): See [`ADAPTPairMeasure`].
             harmonics (`torch.Tensor` of shape `(M, 16, S)`): Likewise.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and vectors, both updated.
+            `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states, and features up to the degree `updates`, both
+            updated.
         """
         normed = self.attention_norm(hidden_states)
         query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed)
-        if self.vector_value is not None and vectors is not None:
-            other = torch.cat([other, *vectors], dim=-1)
+        if self.reads and features is not None:
+            other = torch.cat([other, *features], dim=-1)
         parts = [self._update(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
         updates, changes = zip(*parts, strict=True)
         hidden_states = hidden_states + _joined(updates, dim=0)
-        if self.vector_mixing is None:
+        if not self.updates:
             return hidden_states, None
         change = _joined(changes, dim=1)
-        return hidden_states, change if vectors is None else vectors + change
+        return hidden_states, change if features is None else features[: len(change)] + change
 
     def _update(
         self,
@@ -215,11 +221,11 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         radial: torch.Tensor,
         harmonics: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """For some atoms (m, ...) what is added to states (m, hidden_size) and to vectors (3, m, channels)."""
+        """For some atoms (m, ...) what is added to states (m, hidden_size) and to features (3 or 8, m, channels)."""
         arrived, carried = self._receive(other, query, index, radial, harmonics)
         degrees = [mix(part) for mix, part in zip(self.mixing, arrived.transpose(0, 1).split(WIDTHS), strict=True)]
-        if self.carry_mixing is not None and carried is not None:
-            degrees[1] = degrees[1] + self.carry_mixing(carried)
+        for degree, (mix, part) in enumerate(zip(self.carry_mixing, carried, strict=True), start=1):
+            degrees[degree] = degrees[degree] + mix(part)
         left, right = zip(*[part.chunk(2, dim=-1) for part in degrees], strict=True)
         products = self._multiply(torch.cat(degrees[:3]))
         invariants = [
@@ -230,10 +236,15 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
             *(_dot(products[degree], left[degree]) for degree in (1, 2)),
         ]
         update = self.mlp(torch.cat([normed, self.product_norm(torch.cat(invariants, dim=-1))], dim=-1))
-        if self.vector_mixing is None:
+        if not self.updates:
             return update, None
-        update, gate, product_gate = update.split([self.hidden_size, self.channels, self.channels], dim=-1)
-        return update, gate * left[1] + product_gate * self.vector_mixing(products[1])
+        update, *gates = update.split([self.hidden_size] + 2 * self.updates * [self.channels], dim=-1)
+        mixing = [mix for mix in (self.vector_mixing, self.tensor_mixing) if mix is not None]
+        changes = [
+            gates[2 * degree - 2] * left[degree] + gates[2 * degree - 1] * mix(products[degree])
+            for degree, mix in enumerate(mixing, start=1)
+        ]
+        return update, _joined(changes, dim=0)
 
     def _receive(
         self,
@@ -242,25 +253,26 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         index: torch.Tensor,
         radial: torch.Tensor,
         harmonics: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
-        What some atoms receive from `other`, the keys, values and vectors of all: features (m, 16, hidden_size), and
-        vectors (3, m, channels) that are carried over.
+        What some atoms receive from `other`, the keys, values and features of all: harmonics (m, 16, hidden_size), and
+        for each degree that messages tell of its features (2 l + 1, m, channels), which are carried over.
         """
         heads = self.heads(query.dtype)
         sizes = [self.hidden_size, self.hidden_size, other.shape[1] - 2 * self.hidden_size]
-        key, value, vectors = nn.functional.embedding(index, other).split(sizes, dim=-1)
+        key, value, features = nn.functional.embedding(index, other).split(sizes, dim=-1)
         logits = key @ (query[:, None] * heads).mT
         weights = torch.sigmoid(logits + self.radial_bias(radial)) @ heads
-        carried = None
-        if self.vector_value is not None and self.carry_gate is not None:
-            components = vectors.chunk(3, dim=-1)
-            along = [
-                part * unit[..., None] for part, unit in zip(components, harmonics[:, 1:4].unbind(1), strict=True)
-            ]
-            value = value + self.vector_value(along[0] + along[1] + along[2])
-            gate = self.carry_gate(radial)
-            carried = torch.stack([(gate * part).sum(dim=1) for part in components])
+        projections, carried = [], []
+        if self.projection_value is not None and self.carry_gate is not None:
+            components, units = features.split(self.channels, dim=-1), harmonics.unbind(1)
+            gates = self.carry_gate(radial).chunk(self.reads, dim=-1)
+            for gate, (first, end) in zip(gates, RANGES[1 : self.reads + 1], strict=True):
+                own = components[first - 1 : end - 1]
+                along = [part * unit[..., None] for part, unit in zip(own, units[first:end], strict=True)]
+                projections.append(functools.reduce(torch.add, along))
+                carried.append(torch.stack([(gate * part).sum(dim=1) for part in own]))
+            value = value + self.projection_value(torch.cat(projections, dim=-1))
         return harmonics @ (weights * (value * self.radial_gate(radial))), carried
 
     def _multiply(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -310,8 +322,8 @@ class ADAPTPairwise(nn.Module):
         self.layers = nn.ModuleList(
             ADAPTPairwiseLayer(
                 config,
-                reads_vectors=config.vector_messages and number > 0,
-                updates_vectors=config.predicts == "forces" or (config.vector_messages and number < last),
+                reads=config.message_degree if number > 0 else 0,
+                updates=max(config.message_degree if number < last else 0, config.predicts == "forces"),
             )
             for number in range(config.num_hidden_layers)
         )

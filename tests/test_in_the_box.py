@@ -79,7 +79,7 @@ def test_the_card_has_the_numbers_of_the_files():
     answers = json.loads((BOX / "answers.json").read_text())
     assert answers["weights_sha256"] == weights_hash(BOX)
     recipe = yaml.safe_load((BOX / "recipe.yaml").read_text())
-    assert recipe["vector_messages"] is True and "si-dft" in card
+    assert recipe["message_degree"] >= 1 and "si-dft" in card
     parameters = sum(weight.numel() for weight in ADAPTForEnergy.from_pretrained(BOX).parameters())
     assert re.search(rf"\({parameters:,} parameters\)|\({parameters} parameters\)", card)
 
@@ -88,7 +88,7 @@ def test_it_is_the_recipe_of_its_name():
     """What stands in `configuration/recipes/adapt-si.yaml` is what it was trained with."""
     recipe = yaml.safe_load((BOX.parents[1] / "configuration/recipes/adapt-si.yaml").read_text())
     written = yaml.safe_load((BOX / "recipe.yaml").read_text())
-    for name in ("vector_messages", "pairwise_cutoff", "num_hidden_layers", "num_train_epochs", "ema_decay"):
+    for name in ("message_degree", "pairwise_cutoff", "num_hidden_layers", "num_train_epochs", "ema_decay"):
         assert written[name] == recipe[name], name
 
 

@@ -12,11 +12,11 @@ from modeling_adapt.neighbours_adapt import Neighbours
 extract = ADAPTFeatureExtractor()
 
 
-@pytest.fixture(params=[False, True], ids=["states", "vectors"])
+@pytest.fixture(params=[0, 1, 2], ids=["states", "vectors", "tensors"])
 def model(make_force_model, request):
-    """Of two layers, whose messages tell of states alone or of vectors too."""
+    """Of two layers, whose messages tell of states alone, of vectors, or of tensors too."""
     fields = {"num_vector_channels": 8, "pairwise_cutoff": 4.0, "num_hidden_layers": 2}
-    return make_force_model(architecture="pairwise", vector_messages=request.param, **fields)
+    return make_force_model(architecture="pairwise", message_degree=request.param, **fields)
 
 
 def forces_of(model, structures, dtype="float32"):
@@ -216,11 +216,16 @@ def test_parts_of_the_atoms_change_nothing(model, structures, skewed, monkeypatc
     assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(*gradients, strict=True))
 
 
-def test_messages_tell_of_vectors(make_force_model, structures):
-    """Each new weight changes the forces, so none of them is dead."""
-    fields = {"num_vector_channels": 8, "num_hidden_layers": 2, "vector_messages": True}
-    model = make_force_model(architecture="pairwise", **fields)
-    model(**extract(structures)).forces.square().sum().backward()
-    for name in ("vector_value", "carry_gate", "carry_mixing"):
-        assert getattr(model.adapt.trunk.layers[0], name) is None
-        assert getattr(model.adapt.trunk.layers[1], name).weight.grad.abs().max() > 0
+@pytest.mark.parametrize("predicts", ["forces", "energy"])
+def test_no_weight_of_messages_is_dead(make_force_model, make_energy_model, structures, predicts):
+    """Each changes what is predicted; nothing is kept of what the first layer cannot hear or nobody reads."""
+    fields = {"architecture": "pairwise", "num_vector_channels": 8, "num_hidden_layers": 3, "message_degree": 2}
+    model = make_force_model(**fields) if predicts == "forces" else make_energy_model(**fields)
+    outputs = model(**extract(structures))
+    (outputs.forces if predicts == "forces" else outputs.energy).square().sum().backward()
+    layers = model.adapt.trunk.layers
+    assert [(layer.reads, layer.updates) for layer in layers] == [(0, 2), (2, 2), (2, int(predicts == "forces"))]
+    dead = [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().max() > 0
+    ]
+    assert not [name for name in dead if "layers" in name]

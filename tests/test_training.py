@@ -155,6 +155,7 @@ WITHOUT_EFFECT = [
         {"metric_for_best_model": "force_cosine"},
         "metric_for_best_model cannot act: load_best_model_at_end is false",
     ),
+    ({"muon": "true"}, {"optim": "sgd"}, "optim cannot act: muon takes its place"),
     ({"force_loss": "mse"}, {"weight_maximum": 5.0}, "weight_maximum cannot act: force_loss is mse"),
 ]
 
@@ -391,8 +392,9 @@ class TestRuns:
             train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
 
-    def test_resumed_run_ends_with_the_same_weights(self, recipe, springs, tmp_path):
-        path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1)
+    @pytest.mark.parametrize("muon", [False, True])
+    def test_resumed_run_ends_with_the_same_weights(self, recipe, springs, tmp_path, muon):
+        path = recipe(save_strategy="epoch", hidden_dropout_prob=0.1, muon=muon, lr_scheduler_type="cosine")
         train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run")])
         whole = load_file(tmp_path / "run" / "model.safetensors")
         checkpoint = str(tmp_path / "run" / "checkpoint-8")
@@ -407,6 +409,9 @@ class TestRuns:
                     *["--resume_from_checkpoint", checkpoint],
                 ]
             )
+        with pytest.raises(InputError, match="has the state of another optimiser"):
+            other = ["--muon", str(not muon).lower(), "--resume_from_checkpoint", checkpoint]
+            train.main([path, "--dataset", springs, "--output_dir", str(tmp_path / "run"), *other])
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

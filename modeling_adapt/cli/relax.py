@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import DTYPES
+from ..device import DTYPES, keep_freed_memory
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError
 from ..pretrained_adapt import DEFAULT_MODEL
@@ -50,6 +50,7 @@ _LISTED = 20  # lines about what is skipped
 
 def main(argv: list[str] | None = None) -> int | None:
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
 
     from ..files import alone_in
     from ..simulation import results

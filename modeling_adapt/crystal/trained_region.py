@@ -6,7 +6,7 @@ A network answers anything with a number. These few ranges, fitted on the traini
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,11 @@ class TrainingDomain:
     def _check_distances(self, atoms: Atoms) -> str | None:
         """The pair that is too close by the largest factor. Elements outside the training are another finding."""
         worst, line = 1.0 - CLOSER_TOLERANCE, None
-        for pair, contact in closest_contacts(atoms).items():
+        known = sorted(set(atoms.symbols) & set(self.elements))
+        pairs = ("-".join(pair) for pair in combinations_with_replacement(known, 2))
+        farthest = max((self.closest_distances.get(pair, CONTACT_CUTOFF) for pair in pairs), default=0.0)
+        # Only what is too close counts, and few pairs are.
+        for pair, contact in closest_contacts(atoms, farthest * worst).items():
             trained = self.closest_distances.get(pair, CONTACT_CUTOFF)
             if contact.distance / trained < worst and set(pair.split("-")) <= set(self.elements):
                 worst = contact.distance / trained

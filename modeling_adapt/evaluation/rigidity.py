@@ -236,7 +236,7 @@ def observe(
             error = (output.forces - batch["reference_forces"].to(output.forces)) * is_atom[..., None]
             force_errors.append(error[is_atom].norm(dim=-1).cpu().double())
             for _ in range(directions):
-                direction = _direction(inputs, random)
+                direction = random_direction(inputs, random)
                 changes.append(directional_derivative(model, inputs, direction))
                 change_errors.append((error * direction).sum(dim=(1, 2)).cpu().double())
     of_energies = [torch.cat(part).numpy() for part in (features, errors, atoms)]
@@ -270,7 +270,7 @@ def _masked(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.T
     return seen[0].cpu().double() * batch["attention_mask"].cpu()[..., None]
 
 
-def _direction(inputs: dict[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
+def random_direction(inputs: dict[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
     """Where all atoms move to (B, N, 3): components of mean square 1, and 0 for padding."""
     is_atom = inputs["attention_mask"].bool()[..., None]
     tokens = inputs["input_features"]
@@ -304,7 +304,7 @@ def _information(
         if config.force_weight > 0 and "reference_forces" in batch:
             for _ in range(DIRECTIONS):
                 weight = config.force_weight / (3 * counts) / DIRECTIONS
-                change = directional_derivative(model, inputs, _direction(inputs, random))
+                change = directional_derivative(model, inputs, random_direction(inputs, random))
                 learned.append(weight.sqrt() * change * (scale / force_scale))
         weights = batch.get("structure_weights", torch.ones(len(counts))).double().sqrt()[:, None]
         rows = torch.cat([weights * one for one in learned])
@@ -352,4 +352,4 @@ def _ranked(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-__all__ = ["DoubtCheck", "check_doubt", "fit_doubt", "write_doubt"]
+__all__ = ["DoubtCheck", "check_doubt", "directional_derivative", "fit_doubt", "random_direction", "write_doubt"]

@@ -20,10 +20,11 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import require_forces
 from ..modeling_adapt import ADAPTForEnergy, forces_of
+from ..neighbours_adapt import NeighbourList
 from .prediction import input_dtype
 from .relaxation import RelaxationResult, RelaxationWatch
 
-ATOMS_ON_CPU = 4_000  # beyond this a larger batch is no faster
+ATOMS_ON_CPU = 500  # a larger batch is no faster, and leaves the cache
 WASTE = 1.25  # of the places in a batch for each that holds an atom
 
 
@@ -66,6 +67,7 @@ class ADAPTTorchSimModel(ModelInterface):
         self._compute_stress = model.config.gives_stress if compute_stress is None else compute_stress
         self._memory_scales_with = "n_atoms" if model.config.cutoff is None else "n_atoms_x_density"
         self.extract = ADAPTFeatureExtractor.for_model(model.config)
+        self._lists: list[NeighbourList] = []
 
     def forward(self, state: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """
@@ -87,6 +89,10 @@ class ADAPTTorchSimModel(ModelInterface):
             {"atomic_numbers": of, "positions": at, "cell": cell, "pbc": pbc}
             for of, at, cell in zip(numbers, positions, cells, strict=True)
         ]
+        if self.extract.cutoff is not None:
+            self._lists = self._follow(structures, self.extract.cutoff)
+            for structure, known in zip(structures, self._lists, strict=True):
+                structure["neighbours"] = known
         inputs = self.extract(structures, dtype=input_dtype(self.model)).to(self._device)
         output = forces_of(self.model, compute_stress=self.compute_stress, **inputs)
         energy = getattr(output, "energy", state.positions.new_zeros(len(counts)))
@@ -94,6 +100,17 @@ class ADAPTTorchSimModel(ModelInterface):
         # Energies stay in double: what a relaxation gains is a small difference of them.
         results = {"energy": energy.detach(), "forces": forces.detach().to(self._dtype)}
         return results | ({"stress": output.stress.detach().to(self._dtype)} if self.compute_stress else {})
+
+    def _follow(self, structures: list[dict[str, Any]], cutoff: float) -> list[NeighbourList]:
+        """A list of neighbours for each; systems come and go, and those that stay keep their order."""
+        lists, at = [], 0
+        for structure in structures:
+            lattice = np.where(np.reshape(structure["pbc"], (3, 1)), structure["cell"], 0.0)
+            old = range(at, len(self._lists))
+            found = next((index for index in old if self._lists[index].covers(structure["positions"], lattice)), None)
+            lists.append(NeighbourList(cutoff) if found is None else self._lists[found])
+            at = at if found is None else found + 1
+        return lists
 
 
 def relax_batched(

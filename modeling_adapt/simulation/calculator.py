@@ -18,10 +18,11 @@ from ..crystal.alignment import Aligner
 from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
 from ..errors import InputError
-from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..feature_extraction_adapt import ADAPTFeatureExtractor, require_readable
 from ..hub_access import is_local
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
+from ..neighbours_adapt import NeighbourList
 from ..pretrained_adapt import DEFAULT_MODEL
 from .doubt import Doubt, features_seen, load_doubt
 from .prediction import input_dtype, octahedral_operations, predict, structure_of
@@ -119,6 +120,8 @@ class ADAPTCalculator(Calculator):
         self._energy_aligner = Aligner.of(None if energy_model is None else energy_model.config.training_domain)
         self.energy_model = None if energy_model is None else on_device(energy_model, self.device, dtype, compiled)
         self.feature_extractor = _extractor(models)
+        cutoff = self.feature_extractor.cutoff
+        self._near = None if cutoff is None else NeighbourList(cutoff)
         self.energy_feature_extractor = energy_feature_extractor or _extractor([energy_model or models[0]])
         self.conservative = isinstance(models[0], ADAPTForEnergy)
         for one in models:
@@ -235,12 +238,13 @@ class ADAPTCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         structure = self.atoms
         assert structure is not None  # ASE has just copied it there
-        if atoms is not None and (self._moving is None or self._moving() is not atoms):
+        moves = atoms is not None and self._moving is not None and self._moving() is atoms
+        if atoms is not None and not moves:
             self._moving = weakref.ref(atoms)
             self._aligner.forget()
             self._energy_aligner.forget()
         try:
-            self.feature_extractor(structure)  # says what cannot be read, before anything looks at it
+            require_readable(structure)  # before anything looks at it
             self._check_domain(structure)
             seen: list[torch.Tensor] = []
             if self.conservative or "forces" in properties:
@@ -249,6 +253,7 @@ class ADAPTCalculator(Calculator):
                     prediction = predict(
                         *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
                         stress=self._wants_stress,
+                        neighbours=self._near if moves else None,
                     )
                 self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
                 if self.conservative:

@@ -61,7 +61,7 @@ class Doubt:
         Standard deviations (...) in eV of the energies of structures, from `features` (..., D), each the sum of those
         of its atoms.
         """
-        variance = np.einsum("...i,ij,...j->...", features, self.covariance, features)
+        variance = ((features @ self.covariance) * features).sum(axis=-1)
         return np.sqrt(np.maximum(variance, 0.0))
 
     def difference_deviation(self, features: np.ndarray) -> np.ndarray:

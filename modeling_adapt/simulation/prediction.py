@@ -18,6 +18,7 @@ from ..crystal.alignment import Aligner
 from ..crystal.symmetry import OCTAHEDRAL_OPERATIONS, symmetry_image
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
+from ..neighbours_adapt import NeighbourList
 
 IMAGES_AT_ONCE = 8
 
@@ -51,6 +52,7 @@ def predict(
     num_images: int = 1,
     aligner: Aligner | None = None,
     stress: bool = False,
+    neighbours: NeighbourList | None = None,
 ) -> Prediction:
     """
     Each image is laid as the crystals of the first model's training lay, where that model knows it.
@@ -63,12 +65,16 @@ def predict(
             agree.
         aligner ([`Aligner`], *optional*): Of that model; one that is kept follows a structure that moves.
         stress (`bool`, defaults to `False`): Whether to compute it, of models that have one.
+        neighbours ([`NeighbourList`], *optional*):
+            With the cutoff of `feature_extractor`: follows a structure that moves, likewise. Of one image only.
     """
     structure = structure_of(atoms)
     operations = octahedral_operations(num_images)
     images = [structure, *(symmetry_image(structure, operation) for operation in operations[1:])]
     aligner = aligner or Aligner.of(models[0].config.training_domain)
     images, rotations = aligner(images)
+    if neighbours is not None and num_images == 1:
+        images = [{**images[0], "neighbours": neighbours}]
     # Operations act on rows from the right, so their transpose brings the forces back.
     back = rotations @ operations.transpose(0, 2, 1)
     forces, totals, energies, stresses = [], [], [], []

@@ -1,13 +1,11 @@
 """Relaxation by forces alone, watched by the trained region."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator
@@ -20,6 +18,7 @@ from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
 from .calculator import ADAPTCalculator
 from .exchange import as_atoms
+from .trajectory import TrajectoryFile
 
 Status = Literal["converged", "not converged", "left the trained region"]
 
@@ -93,10 +92,12 @@ def relax(
     atoms = atoms.copy()
     atoms.calc = calculator
     has_energy = "energy" in calculator.implemented_properties
-    for _ in _ForceFIRE(atoms, logfile=None).irun(fmax=fmax, steps=steps):
+    fire = _ForceFIRE(atoms, logfile=None)
+    while True:  # the loop of ASE asks four times for the same forces, and compares all atoms before each answer
         energy = atoms.get_potential_energy() if has_energy else None
-        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy):
+        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy) or watch.steps >= steps:
             break
+        fire.step()
     spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
     return watch.result(spread)
 
@@ -143,10 +144,12 @@ def doubted(result: RelaxationResult, calculator: ADAPTCalculator) -> Relaxation
     doubt = getattr(calculator, "doubt", None)  # which calculators of others have not
     if doubt is None:
         return result
-    features = calculator.features(result.atoms)
-    of_atoms = doubt.of_atoms(features)
+    if "atom_doubt" in calculator.results and not calculator.check_state(result.atoms):
+        of_atoms, uncertainty = (calculator.results[name] for name in ("atom_doubt", "energy_uncertainty"))
+    else:  # another structure was the last
+        features = calculator.features(result.atoms)
+        of_atoms, uncertainty = doubt.of_atoms(features), float(doubt.deviation(features.sum(axis=0)))
     result.atoms.set_array("atom_doubt", of_atoms)
-    uncertainty = float(doubt.deviation(features.sum(axis=0)))
     return replace(result, energy_uncertainty=uncertainty, atom_doubt=float(of_atoms.max()))
 
 
@@ -190,7 +193,8 @@ class RelaxationWatch:
         on_step: Callable[[int, float], None] | None = None,
     ) -> None:
         self.start, self.fmax, self.domain = start.copy(), fmax, domain
-        self.trajectory, self.on_step = trajectory, on_step
+        self.trajectory = None if trajectory is None else TrajectoryFile(trajectory)
+        self.on_step = on_step
         self.steps, self.largest_force = -1, np.inf
         self.findings: dict[str, str] = {}
         self.first = self.frame = start
@@ -207,11 +211,12 @@ class RelaxationWatch:
         if self.steps == 0:
             self.first = self.frame
         if self.trajectory is not None:
-            _write(self.trajectory, self.frame, append=self.steps > 0)
-        self.largest_force = float(np.linalg.norm(self.frame.get_forces(), axis=1).max())
+            self.trajectory.write(self.frame)
+        free = self.frame.get_forces() if self.start.constraints else forces  # asking ASE takes as long as all else
+        self.largest_force = float(np.linalg.norm(free, axis=1).max())
         if self.on_step is not None:
             self.on_step(self.steps, self.largest_force)
-        for kind, line in _findings(self.frame, self.start, self.domain).items():
+        for kind, line in _findings(self.frame, self.start, forces, self.domain).items():
             self.findings.setdefault(kind, f"step {self.steps}: {line}")
         return self.converged or bool(FATAL_FINDINGS & self.findings.keys())
 
@@ -247,17 +252,6 @@ class _ForceFIRE(FIRE):
         pass
 
 
-def _write(path: str | Path, frame: Atoms, append: bool) -> None:
-    """Writes the whole frame at once, so that the file can be read while, and after, anything happens."""
-    text = io.StringIO()
-    ase.io.write(text, frame, format="extxyz")
-    try:
-        with open(path, "a" if append else "w", encoding="utf-8") as file:
-            file.write(text.getvalue())
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> Atoms:
     """The structure with its results frozen, without labels of the file it came from, which no longer hold."""
     frame = Atoms(start.numbers, positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
@@ -266,8 +260,7 @@ def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: floa
     return frame
 
 
-def _findings(frame: Atoms, start: Atoms, domain: TrainingDomain | None) -> dict[str, str]:
-    forces = frame.get_forces(apply_constraint=False)
+def _findings(frame: Atoms, start: Atoms, forces: np.ndarray, domain: TrainingDomain | None) -> dict[str, str]:
     finite = np.isfinite(forces).all(axis=1)
     if not finite.all():
         atom = int(np.argmin(finite))

@@ -181,6 +181,7 @@ def _without_effect(
         (logged != "steps", ["logging_steps"], "logging_strategy", f"is {logged}, not steps"),
         (schedule == "constant", ["warmup_steps"], "lr_scheduler_type", "is constant, not constant_with_warmup"),
         (not chooses, of_the_best, "load_best_model_at_end", "is false"),
+        (run.muon, ["optim", "optim_args"], "muon", "takes its place"),
         (run.atoms_per_batch is not None, ["per_device_train_batch_size"], "atoms_per_batch", "takes its place"),
         (config.force_loss == "mse", weights, "force_loss", "is mse, which has no weights"),
     ]

@@ -31,6 +31,7 @@ _MUST_AGREE = {
     "data": "was trained on other structures than the data set has now",
     "structures_per_step": "took another number of structures a step (processes x batch x accumulation)",
     "atoms_per_batch": "took another number of atoms a batch",
+    "muon": "has the state of another optimiser (muon)",
     "ema_decay": "has another ema_decay",
 }
 

@@ -68,6 +68,7 @@ class RunArguments:
     atoms_per_batch: int | None = _field(
         "atoms of a batch of structures of similar size, in place of per_device_train_batch_size", None
     )
+    muon: bool = _field("Muon for the matrices of the layers, AdamW for all else, in place of optim", False)
     ema_decay: float | None = _field(
         "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none",
         None,
@@ -146,7 +147,7 @@ MODEL_OPTIONS = {
     "pairwise_cutoff": Option("of pairwise: distance in Å where a pair ends"),
     "num_radial_basis": Option("of pairwise: functions of the distance"),
     "num_vector_channels": Option("of pairwise: width of the vector stream"),
-    "vector_messages": Option("of pairwise: messages also tell of the vectors of their sender"),
+    "message_degree": Option("of pairwise: messages also tell of their sender's vectors (1) and tensors (2)"),
     "attention_radius": Option("atoms attend to atoms within this distance in Å; null: to all"),
     "remove_net_force": Option("subtract the mean force"),
     "rescale_factor": Option("of the normalisation"),

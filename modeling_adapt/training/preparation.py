@@ -27,6 +27,7 @@ from .callbacks import EarlyStopping, EpochToDataset, FiniteGradients, RunProgre
 from .checkpoints import Checkpoints
 from .diagnosis import Diagnosis
 from .ema import ExponentialMovingAverage
+from .muon import MuonFactory
 from .options import RunArguments
 from .record import RunRecord
 from .tasks import EnergyAndForcesTask, EnergyTask, ForceTask, Task, WithStress, learns_stress, target_of
@@ -89,6 +90,7 @@ def build_trainer(
             ema=None if run.ema_decay is None else ExponentialMovingAverage(model, run.ema_decay),
             diagnosis=diagnosis,
             atoms_per_batch=run.atoms_per_batch,
+            optimizer_cls_and_kwargs=_muon(training) if run.muon else None,
             callbacks=callbacks,
         )
     except (ValueError, RuntimeError) as error:  # arguments that contradict each other, or name what is not installed
@@ -113,6 +115,13 @@ def _require_consistent(
         raise InputError("load_best_model_at_end needs a validation split; set validation_split, or set it to false")
     if run.ema_decay is not None and (training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
         raise InputError("ema_decay does not go with fsdp, where no process holds all weights; leave it out")
+
+
+def _muon(training: ADAPTTrainingArguments) -> tuple[Any, dict[str, Any]]:
+    """The optimiser that `Trainer` is to make, and its options."""
+    betas = (training.adam_beta1, training.adam_beta2)
+    rates = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    return MuonFactory, rates | {"betas": betas, "eps": training.adam_epsilon}
 
 
 def _choose_metric(training: ADAPTTrainingArguments, task: Task, validation_rows: datasets.Dataset | None) -> None:
@@ -140,6 +149,7 @@ def _identity(
         "processes": training.world_size,
         "structures_per_step": at_once * training.gradient_accumulation_steps,
         "atoms_per_batch": run.atoms_per_batch,
+        "muon": run.muon or None,  # as in checkpoints from before there was a choice
         "ema_decay": run.ema_decay,
         "seed": training.seed,
         "data_seed": data_seed(training),
