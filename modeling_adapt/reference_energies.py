@@ -1,6 +1,6 @@
 """Total energies without any geometry: from the composition of a structure, or from nothing but its size."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import datasets
@@ -21,15 +21,22 @@ class CompositionBaseline:
     energy_per_atom: np.ndarray
 
     @classmethod
-    def fit(cls, compositions: ArrayLike, energies: ArrayLike) -> "CompositionBaseline":
+    def fit(
+        cls, compositions: ArrayLike, energies: ArrayLike, known: Mapping[int, float] | None = None
+    ) -> "CompositionBaseline":
         """
         Args:
             compositions (`ArrayLike` of shape `(structures, elements)`):
                 Number of atoms of each element, see [`compositions`].
             energies (`ArrayLike` of shape `(structures,)`): Total energies in eV.
+            known (`Mapping[int, float]`, *optional*): Energies by atomic number, in eV, that are not to be fitted.
         """
         compositions = np.asarray(compositions, dtype=np.float64)
-        solution, *_ = np.linalg.lstsq(compositions, np.asarray(energies, dtype=np.float64), rcond=None)
+        solution = np.zeros(compositions.shape[1])
+        solution[list(known or {})] = list((known or {}).values())
+        others = np.setdiff1d(np.arange(len(solution)), list(known or {}))
+        rest = np.asarray(energies, dtype=np.float64) - compositions @ solution
+        solution[others] = np.linalg.lstsq(compositions[:, others], rest, rcond=None)[0]
         return cls(np.where(compositions.any(axis=0), solution, np.nan))
 
     def predict(self, compositions: ArrayLike) -> np.ndarray:

@@ -55,6 +55,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Inputs that went wrong (`../shared/cases`); the test is skipped where they are absent."""
+    return _folder_or_skip("cases")
+
+
+@pytest.fixture(scope="session")
 def shared_reference() -> Path:
     """Reference outputs of the published code (`../shared/reference`); the test is skipped where it is absent."""
     return _folder_or_skip("reference")

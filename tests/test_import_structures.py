@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import iread, write
 
+from modeling_adapt import ADAPTEnergyConfig
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
 from modeling_adapt.data.build import building
-from modeling_adapt.data.load.reading import read_split
+from modeling_adapt.data.build.label_checks import doubtful_labels
+from modeling_adapt.data.build.writing import write_dataset
+from modeling_adapt.data.load.reading import read_isolated, read_split
 from modeling_adapt.data.options import ReadingOptions
 from modeling_adapt.data.read.structure_files import distinct_names, find_files, structure_rows
+from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
+from modeling_adapt.training.options import RunArguments
+from modeling_adapt.training.preparation import prepare_config, unseen_elements
 
 
 def labelled(seed: int, shift: float = 0.0) -> tuple[Atoms, np.ndarray]:
@@ -343,3 +350,77 @@ def test_a_corrected_host_file_makes_the_parts_anew(tmp_path, capsys):
         status, _ = run(capsys, *inputs, "--host", tmp_path / "host.extxyz", "--split", "train")
         assert status == (2 if symbol == "Ge" else 0)
     assert all(kinds == [] for kinds in read_split(tmp_path / "set", "train")["defect_kinds"])
+
+
+# Labels that are not what they seem -------------------------------------------------------------------------------
+
+
+def test_keys_of_labels_are_chosen_once_for_a_file(shared_cases, tmp_path, capsys):
+    mixed = shared_cases / "mixed_ref.extxyz"
+    status, error = run(capsys, mixed, tmp_path / "set")
+    assert status == 2 and "frame 3: forces under 'forces', and before it under 'REF_forces'" in error
+    assert run(capsys, mixed, tmp_path / "set", "--skip-broken", "--split", "train")[0] == 0
+    assert read_split(tmp_path / "set", "train")["energy"] == [-99.0] * 3
+
+
+@pytest.mark.parametrize(("name", "atom", "energy"), [("iso", "Si", -0.8), ("iso_noforce", "C", -1.3)])
+def test_isolated_atoms_are_reference_energies(shared_cases, tmp_path, capsys, name, atom, energy):
+    """They are in no split that is learned from, widen no trained region, and give the energies of their elements."""
+    status = run_command(lambda: main([str(shared_cases / f"{name}.extxyz"), str(tmp_path / "set")]))
+    out = capsys.readouterr().out
+    assert status == 0 and f"isolated atoms, whose energies become reference energies: {atom} {energy:.4f} eV\n" in out
+    rows = {name: read_split(tmp_path / "set", "train", name) for name in ("forces", "energy_and_forces")}
+    assert all(set(map(len, table["atomic_numbers"])) == {8} for table in rows.values())
+    isolated = read_isolated(tmp_path / "set", "train")
+    assert isolated["energy"] == [energy]
+    config = ADAPTEnergyConfig(architecture="pairwise")
+    prepare_config(config, RunArguments(dataset=""), {"train": rows["energy_and_forces"], "isolated": isolated})
+    mean = np.mean(rows["forces"]["energy"]) / 8
+    assert config.element_energies == {"Si": energy if atom == "Si" else pytest.approx(mean)}
+    assert config.element_energies["Si"] + config.energy_mean == pytest.approx(mean)
+    assert config.training_domain["number_of_atoms"] == [8, 8]
+    assert config.training_domain["volume_per_atom"] == pytest.approx([20.01] * 2, abs=0.01)
+
+
+def test_one_atom_of_a_crystal_is_not_isolated(tmp_path, capsys):
+    atoms = bulk("Cu")
+    atoms.calc = EMT()
+    atoms.get_forces()
+    write(tmp_path / "a.extxyz", atoms)
+    assert run(capsys, tmp_path / "a.extxyz", tmp_path / "set")[0] == 0
+    assert read_split(tmp_path / "set", "train", "forces")["config_type"] == [""]
+
+
+def test_labels_far_outside_are_said(shared_cases, tmp_path, capsys):
+    status = run_command(lambda: main([str(shared_cases / "outlier.extxyz"), str(tmp_path / "set")]))
+    out = capsys.readouterr().out
+    assert status == 0 and "labels that look wrong, imported all the same: 2\n" in out
+    assert "outlier.extxyz#3: its energy is +1.25e+05 eV an atom" in out
+    assert "outlier.extxyz#4: a force of 1559 eV/Å" in out
+
+
+def test_forces_that_go_with_nothing_are_said(tmp_path):
+    """Forces of EMT are nearly those of springs; the same forces of other atoms are not."""
+    frames = []
+    for seed in range(12):
+        atoms = bulk("Cu", cubic=True) * 2
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        forces = atoms.get_forces()
+        frames.append((atoms, forces, np.random.default_rng(seed).permutation(forces)))
+    for place, name in ((1, "right"), (2, "shuffled")):
+        rows = [structure_row(one[0], one[place], source=f"a#{number}") for number, one in enumerate(frames)]
+        write_dataset({"train": rows}, tmp_path / name)
+    assert doubtful_labels(tmp_path / "right") == []
+    (line,) = doubtful_labels(tmp_path / "shuffled")
+    assert "springs between neighbours explain" in line and "of 12 structures" in line
+
+
+def test_elements_that_a_first_model_has_not_seen(tmp_path):
+    rows = [structure_row(bulk("SiC", "zincblende", a=4.36), np.zeros((2, 3)))]
+    write_dataset({"train": rows}, tmp_path / "set")
+    train = read_split(tmp_path / "set", "train")
+    config = ADAPTEnergyConfig(architecture="pairwise")
+    assert unseen_elements(config, train) == []
+    config.training_domain = {"elements": ["Si"]}
+    assert unseen_elements(config, train) == ["C"]

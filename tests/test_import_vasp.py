@@ -1,15 +1,22 @@
 """import_structures.py on folders of VASP runs: which files, which names, and what of a run that was cut off."""
 
 import gzip
+import re
+import shutil
+from collections import Counter
 
+import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
-from modeling_adapt.data.load.reading import read_split
-from modeling_adapt.data.read.frames import read_run, run_kind
+from modeling_adapt.data.load.reading import read_split, read_splits
+from modeling_adapt.data.read.charges import named_charge
+from modeling_adapt.data.read.frames import read_run, run_charge, run_kind
+from modeling_adapt.errors import InputError
+from modeling_adapt.training.preparation import of_one_charge
 
 CELL = bulk("Si", "diamond", a=5.43, cubic=True)
 ENERGY = -43.39281547
@@ -163,7 +170,9 @@ def test_a_broken_run_is_one_line_or_left_out(tmp_path, capsys):
         status, _, error = run(capsys, runs / folder, tmp_path / "set")
         assert status == 2 and error.count("\n") == 1 and f"{folder}/{message}" in error, error
         assert not (tmp_path / "set").exists()
-    status, out, error = run(capsys, runs, tmp_path / "set", "--skip-broken", "--split", "train")
+    status, _, error = run(capsys, runs, tmp_path / "set", "--strict", "--split", "train")
+    assert status == 2 and error.count("\n") == 1
+    status, out, error = run(capsys, runs, tmp_path / "set", "--split", "train")
     assert status == 0, error
     assert set(read_split(tmp_path / "set", "train")["trajectory"]) == {"runs/good"}
     assert f"left out because it cannot be read or has bad data: {len(expected)}\n" in out
@@ -174,3 +183,134 @@ def test_a_folder_without_runs(tmp_path, capsys):
     write_run(tmp_path / "runs", "POSCAR", "")
     status, _, error = run(capsys, tmp_path / "runs", tmp_path / "set")
     assert status == 2 and "no vasprun.xml or OUTCAR in this folder or below" in error and error.count("\n") == 1
+
+
+# Steps that are no labels -----------------------------------------------------------------------------------------
+
+
+def frames(folder, name: str, text: str) -> tuple[list, dict]:
+    write_run(folder, name, text)
+    found = list(read_run(folder / name, run_kind(folder / name), notes := {}))
+    return found, notes
+
+
+def test_cases_of_runs(shared_cases, tmp_path, capsys):
+    """Unconverged and ML_FF steps are left out and counted, energies beside those without vdW are read."""
+    for case in ("unconverged_vasprun", "unconverged_outcar", "ml_ff_outcar", "vdw_outcar"):
+        shutil.copytree(shared_cases / case, tmp_path / "runs" / case)
+    status, out, error = run(capsys, tmp_path / "runs", tmp_path / "set", "--split", "train")
+    assert status == 0, error
+    rows = read_split(tmp_path / "set", "train")
+    assert Counter(rows["trajectory"]) == {
+        **{"runs/unconverged_vasprun": 2, "runs/unconverged_outcar": 2},
+        **{"runs/ml_ff_outcar": 1, "runs/vdw_outcar": 2},
+    }
+    assert sorted(round(energy) for energy in rows["energy"]) == [-43] * 4 + [-42] + [-41] * 2
+    sources = [source for source in rows["source"] if "unconverged_outcar" in source]
+    assert sources == ["runs/unconverged_outcar/OUTCAR#0", "runs/unconverged_outcar/OUTCAR#2"]
+    assert "2 whose SCF did not converge (NELM reached), 2 of ML_FF" in out and "left out because" not in out
+
+
+def test_a_run_of_ml_ff_alone_has_nothing_to_learn_from(tmp_path):
+    text = outcar(steps(2)).replace("  FREE ENERGIE", "  ML FREE ENERGIE")
+    with pytest.raises(InputError, match="no ionic step to learn from: 2 of ML_FF"):
+        frames(tmp_path, "OUTCAR", text)
+
+
+def test_steps_without_forces_are_left_out(tmp_path):
+    """As NWRITE = 0 leaves them in the middle of OUTCAR."""
+    first, second, third = re.split("(?=--------- Iteration)", outcar(steps(3)))[1:]
+    short = second[: second.index(" POSITION")] + second[second.index("\n  FREE ENERGIE") :]
+    header = outcar(steps(3)).partition("--------- Iteration")[0]
+    found, notes = frames(tmp_path, "OUTCAR", header + first + short + third)
+    assert [atoms.info["ionic_step"] for atoms in found] == [0, 2] and notes["without_forces"] == 1
+
+
+def test_many_elements_on_two_lines(tmp_path):
+    elements = "Si C Ge N P As O S Se F Cl Br Al Ga In Mg".split()
+    potcars = "".join(f" POTCAR:    PAW_PBE {element} 05Jan2001\n" for element in elements * 2)
+    text = outcar(steps(1)).replace(" POTCAR:    PAW_PBE Si 05Jan2001\n", "").replace(" =               8\n", " =\n")
+    ions = "   ions per type =               1   1   1   1   1   1   1   1   1   1\n   1   1   1   1   1   1\n"
+    text = potcars + text.replace("   ions per type =\n", ions)
+    block = text[text.index(" POSITION") : text.index("\n  FREE ENERGIE")]
+    text = text.replace(block, block + "".join(block.splitlines(keepends=True)[2:]))  # eight atoms more
+    (atoms,), _ = frames(tmp_path, "OUTCAR", text)
+    assert list(atoms.symbols) == elements
+
+
+def charged(text: str, electrons: float) -> str:
+    """The text of a run with so many electrons, where the neutral cell of eight Si has 32."""
+    if "<modeling>" in text:
+        types = (
+            '<array name="atomtypes"><set><rc><c>  8</c><c>Si</c><c>28.09</c><c>  4.0</c><c>PAW</c></rc></set></array>'
+        )
+        return text.replace(
+            "<kpoints>", f'<parameters><i name="NELECT">{electrons}</i></parameters>{types}\n<kpoints>'
+        )
+    mass = "   POMASS =   28.085; ZVAL   =    4.000    mass and valenz\n"
+    return text.replace("   ISPIN", f"{mass}   NELECT =  {electrons:8.4f}    total number of electrons\n   ISPIN")
+
+
+@pytest.mark.parametrize(("name", "write"), [("vasprun.xml", vasprun), ("OUTCAR", outcar)])
+@pytest.mark.parametrize(("electrons", "charge"), [(32.0, 0.0), (30.0, 2.0), (33.0, -1.0), (31.5, 0.5)])
+def test_electrons_tell_the_charge(tmp_path, name, write, electrons, charge):
+    found, _ = frames(tmp_path, name, charged(write(steps(2)), electrons))
+    assert [atoms.info["charge"] for atoms in found] == [charge] * 2 and run_charge(tmp_path / name) == charge
+    assert "charge" not in frames(tmp_path, name, write(steps(1)))[0][0].info
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("runs/v_O_+2/vasp_std", ("runs/v_O", 2)),
+        ("Cd_i_C3v_Te2.81_-1/POSCAR", ("Cd_i_C3v_Te2.81", -1)),
+        ("Mg_Ga/q=-2/vasprun.xml.gz", ("Mg_Ga", -2)),
+        ("v_Cd_1/Bond_Distortion_-30.0%/POSCAR", ("v_Cd", 1)),
+        ("v_O_+2.vasp", ("v_O", 2)),
+        ("v_Cd_0/Unperturbed", ("v_Cd", 0)),
+        ("v_O_2/POSCAR", None),  # the second site, perhaps
+        ("Bond_Distortion_-30.0%/POSCAR", None),
+        ("strain_-2/POSCAR", None),
+    ],
+)
+def test_names_tell_a_charge_or_none(path, expected):
+    assert named_charge(path) == expected
+
+
+def test_charge_states_of_one_defect_stay_together(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    for number, defect in enumerate(("v_Si", "Si_i_Td", "C_Si", "N_Si", "B_Si", "P_Si")):
+        for charge in (0, 1, 2):
+            folder = runs / f"{defect}_{charge:+d}".replace("+0", "0") / "vasp_std"
+            write_run(folder, "vasprun.xml", charged(vasprun(steps(1, 10 * number + charge)), 32 - charge))
+    fractions = ("--split", "0.5,0.25,0.25", "--host", "none")
+    status, out, error = run(capsys, runs, tmp_path / "set", *fractions)
+    assert status == 0, error
+    splits = read_splits(tmp_path / "set")
+    kinds = [set(rows["config_type"]) for rows in splits.values()]
+    assert len(splits) == 3 and sum(map(len, kinds)) == 6 == len(set.union(*kinds))
+    assert "v_Si" in set.union(*kinds) and "charges\n" in out
+    train = splits["train"]
+    with pytest.raises(InputError, match=r"charges \+0 \(\d\), \+1 \(\d\), \+2 .* --charge 0, or --charge any"):
+        of_one_charge(train, None, "train")
+    neutral = of_one_charge(train, "0", "train")
+    assert set(neutral["charge"]) == {0.0} and len(neutral) == len(train) // 3
+    assert of_one_charge(neutral, None, "train") is neutral and of_one_charge(train, "any", "train") is train
+    with pytest.raises(InputError, match=r"no structure of charge -3"):
+        of_one_charge(train, "-3", "train")
+
+
+def test_charges_of_a_file_with_config_types(shared_data, tmp_path, capsys):
+    """54 frames of relaxations of two defects in GaN, whose charges are in the comment lines."""
+    path = shared_data / "defects" / "gan-defects-pbesol.extxyz"
+    if not path.is_file():
+        pytest.skip("no data of defects")
+    status, out, error = run(capsys, path, tmp_path / "set", "--host", "none")
+    assert status == 0, error
+    expected = Counter(atoms.info["charge"] for atoms in ase.io.iread(path))
+    splits = read_splits(tmp_path / "set")
+    assert sum((Counter(rows["charge"]) for rows in splits.values()), Counter()) == expected
+    for defect in ("Mg_Ga", "v_N"):
+        assert sum(defect in rows["config_type"] for rows in splits.values()) == 1
+    assert "-2 -1 +0 +1" in out or "-1 +0 +1 +2" in out
+    assert "have nothing to do with the positions" not in out and "look wrong" not in out

@@ -292,8 +292,8 @@ def test_command_keeps_inputs_of_the_same_name_apart(tmp_path, as_model, monkeyp
         (tmp_path / folder).mkdir()
         ase.io.write(tmp_path / folder / "POSCAR", _vacancy(), format="vasp")
     _run("a/POSCAR", "b/POSCAR", "--model", "m", "--steps", "1", "--output", "out")
-    assert (tmp_path / "out" / "a-poscar.traj.extxyz").is_file()
-    assert (tmp_path / "out" / "b-poscar.traj.extxyz").is_file()
+    assert (tmp_path / "out" / "a.traj.extxyz").is_file()
+    assert (tmp_path / "out" / "b.traj.extxyz").is_file()
 
 
 @pytest.mark.parametrize(

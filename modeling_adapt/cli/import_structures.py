@@ -1,8 +1,9 @@
 """Labelled structure files that ASE reads, and folders of VASP runs -> a parquet data set.
 
 A folder is searched for vasprun.xml and OUTCAR, also compressed; each run is a trajectory that bears the name of its
-folder. Of a run that was cut off the complete ionic steps are taken. An import that was interrupted goes on when the
-same command is given again.
+folder, by which its config type is named too. Of a run that was cut off the complete ionic steps are taken, and none
+whose SCF did not converge or that is of ML_FF; a run that cannot be read is listed. NELECT gives the charge. An import
+that was interrupted goes on when the same command is given again.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
 
     from ..data.build.building import build_dataset
+    from ..data.build.label_checks import doubtful_labels
     from ..data.build.summary import summary_table
     from ..data.read.site_search import SiteSearch, host_state
     from ..data.read.structure_files import find_files, structure_rows
@@ -63,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(summary_table(built.summary))
     _report(built)
+    if doubtful := doubtful_labels(output):
+        print(f"labels that look wrong, imported all the same: {len(doubtful)}")
+        print("\n".join(f"  {line}" for line in doubtful[:_LISTED]))
     print(f"data set written to: {output}")
 
 
@@ -76,12 +81,25 @@ def _provenance(arguments: argparse.Namespace, files: "list[StructureFile]", not
         "keys": f"forces {arguments.forces_key}, energy {arguments.energy_key}, stress {arguments.stress_key}, "
         f"trajectory {arguments.group_key}",
         "VASP runs that were cut off": _cut_off(notes),
+        "ionic steps left out": _steps_left_out(notes) or "none",
+        "isolated atoms": ", ".join(_isolated(notes)) or "none",
         "left out": "; ".join(line.rpartition("/")[2] for line in _skipped(notes)) or "none",  # without the folders
     }
 
 
 def _cut_off(notes: "list[Notes]") -> int:
     return sum(note.get("cut_off", False) for note in notes)
+
+
+def _steps_left_out(notes: "list[Notes]") -> str:
+    from ..data.read.vasp_steps import LEFT_OUT
+
+    counts = {words: sum(note.get(reason, 0) for note in notes) for reason, words in LEFT_OUT.items()}
+    return ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+
+
+def _isolated(notes: "list[Notes]") -> list[str]:
+    return [f"{symbol} {energy:.4f} eV" for note in notes for symbol, energy in note["isolated"]]
 
 
 def _skipped(notes: "list[Notes]") -> list[str]:
@@ -112,10 +130,16 @@ def _parser() -> CommandParser:
         help="info key that names the trajectory of a frame, which no split divides (default: consecutive frames "
         "with the same atoms, moved by less than 1 Å, are one)",
     )
-    parser.add_argument(
+    broken = parser.add_mutually_exclusive_group()
+    broken.add_argument(
         "--skip-broken",
         action="store_true",
-        help="leave out and list what cannot be read or has bad data, instead of stopping there",
+        default=None,
+        help="leave out and list what cannot be read or has bad data, instead of stopping there "
+        "(default: of the VASP runs that are found in a folder)",
+    )
+    broken.add_argument(
+        "--strict", action="store_false", dest="skip_broken", help="stop at a run in a folder that cannot be read too"
     )
     add_processes(parser)
     add_host(parser)
@@ -150,6 +174,10 @@ def _by_name(sources: Sequence[str], keys: Sequence[RowKey], seed: int) -> Divis
 def _report(built: "Built") -> None:
     if cut_off := _cut_off(built.notes):
         print(f"VASP runs that were cut off, of which the complete ionic steps are taken: {cut_off}")
+    if steps := _steps_left_out(built.notes):
+        print(f"ionic steps left out: {steps}")
+    if isolated := _isolated(built.notes):
+        print(f"isolated atoms, whose energies become reference energies: {', '.join(isolated)}")
     if skipped := _skipped(built.notes):
         print(f"left out because it cannot be read or has bad data: {len(skipped)}")
         print("\n".join(f"  {line}" for line in skipped[:_LISTED]))

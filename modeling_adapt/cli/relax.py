@@ -33,18 +33,22 @@ examples:
   python relax.py vacancy.extxyz --model runs/one runs/two --num-images 8 --output relaxed
   python relax.py vacancy.extxyz --model org/adapt-si --revision v1 --output relaxed
   python relax.py candidates/*.cif --model runs/si-energy --host host.cif --report --output relaxed
+  python relax.py shakenbreak_folder/ --include "v_Cd_0/*" --exclude Rattled --output relaxed
   python relax.py datasets/silicon --split validation --index 0 --model runs/silicon --output relaxed
 
 Writes for each structure
   NAME.traj.extxyz      every step, as it happens
   NAME.relaxed.extxyz   the last step; its comment line says whether it converged
 and summary.csv, a line for each structure, and ranking.csv: which of those that converged are the same minimum, and
-which is lowest. Files may be given as folders or globs, and as JSON of pymatgen or doped. When it was interrupted, the
+which is lowest. Files may be given as folders, which are searched with all that is in them, or globs, and as JSON of
+pymatgen or doped. A structure that cannot be relaxed is skipped: skipped.csv says why. When it was interrupted, the
 same command goes on with the structures that are left; "accelerate launch relax.py ..." spreads them over processes.
 With the extra [batch] (torch-sim), many structures are relaxed at once.
 
-exit status: 0 all converged, 1 at least one did not or left the trained region, 2 bad input.
+exit status: 0 all converged, 1 at least one did not, left the trained region or was skipped, 2 bad input.
 """
+
+_LISTED = 20  # lines about what is skipped
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -55,7 +59,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from ..files import alone_in, require_empty_folder
     from ..simulation import results
-    from ..simulation.inputs import read_inputs
+    from ..simulation.inputs import Selection, find_inputs
     from ..simulation.relaxation import relax_each
 
     if arguments.format is not None:
@@ -64,8 +68,9 @@ def main(argv: list[str] | None = None) -> int | None:
         raise InputError("--write-tree and --output are one folder; name another for the tree")
     processes, output = _processes(), Path(arguments.output)
     calculator = _calculator(arguments, processes)
+    selection = Selection(arguments.include, arguments.exclude)
     any_charge = arguments.charge is not None or getattr(calculator, "reads_charge", False)
-    structures = read_inputs(arguments.input, arguments.index, arguments.split, any_charge)
+    structures, skipped, notes = find_inputs(arguments.input, arguments.index, arguments.split, selection, any_charge)
     for atoms in structures.values() if arguments.charge is not None else ():
         atoms.info["charge"] = arguments.charge
     arguments.finish = _finish(arguments, calculator)
@@ -79,7 +84,11 @@ def main(argv: list[str] | None = None) -> int | None:
     summary = results.SummaryFile(output / "summary.csv")
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
-    _require_usable(structures, left, calculator, host, arguments.format)
+    _require_fit(host, {name: atoms for name, atoms in structures.items() if name in done})
+    skipped |= _unusable(left, calculator, host, arguments.format)
+    if not done and not left.keys() - skipped.keys():
+        raise InputError(_none_is_left(skipped))
+    left = {name: atoms for name, atoms in left.items() if name not in skipped}
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     with alone_in(output) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
@@ -88,11 +97,14 @@ def main(argv: list[str] | None = None) -> int | None:
                     "This model does not say what it was trained on, so nothing tells whether to believe it.",
                     file=sys.stderr,
                 )
+            _tell(notes, skipped, left, arguments.format)
             results.write_record(output, record)
+            results.write_skipped(output, skipped)
             summary.start()
         processes.wait_for_everyone()  # nobody adds a line before there is a file
         if done and processes.is_main_process:
             print(f"{len(done)} of {len(structures)} structures were relaxed before; going on with the others")
+        results.make_folders(output, left)
         mine = dict(list(left.items())[processes.process_index :: processes.num_processes])
         trajectory = partial(results.trajectory_file, output=output)
         limits = (arguments.fmax, arguments.steps)
@@ -101,7 +113,7 @@ def main(argv: list[str] | None = None) -> int | None:
             relaxations = relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one, arguments.finish)
             for name, result in relaxations:
                 result = replace(result, status="not converged", findings=stuck[name]) if name in stuck else result
-                results.write_result(name, result, output)
+                results.write_result(name, result, output, structures[name])
                 summary.append(name, result)
         finally:
             if processes.num_processes == 1:
@@ -112,7 +124,10 @@ def main(argv: list[str] | None = None) -> int | None:
             if processes.num_processes > 1:
                 print(results.summary_table(lines))
             _conclude(arguments, lines, calculator, host, output)
-        return 0 if len(lines) == len(structures) and all(line["status"] == "converged" for line in lines) else 1
+            if skipped:
+                print(f"skipped: {len(skipped)} (reasons in {output / results.SKIPPED})")
+        complete = len(lines) == len(structures) and not skipped
+        return 0 if complete and all(line["status"] == "converged" for line in lines) else 1
 
 
 def _processes() -> "PartialState":
@@ -214,29 +229,57 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
     return Host.by(calculator, atoms, calculator.results["energy"], potentials)
 
 
-def _require_usable(
-    structures: "Mapping[str, Atoms]",
-    left: "Mapping[str, Atoms]",
-    calculator: "ADAPTCalculator",
-    host: "Host | None",
-    format_name: str | None,
-) -> None:
-    """Whether the host fits all structures, and models and format take those that are left: before all else."""
+def _require_fit(host: "Host | None", done: "Mapping[str, Atoms]") -> None:
+    """A host that another command named may not fit what was relaxed before, which will be ranked with it."""
+    if host is None:
+        return
+    for name, atoms in done.items():
+        with _about(name):
+            host.require_fits(atoms)
+
+
+def _unusable(
+    structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator", host: "Host | None", format_name: str | None
+) -> dict[str, str]:
+    """Which structures models, host or format do not take, and why: before all else."""
     from ..feature_extraction_adapt import charge_of
     from ..simulation.relaxation import require_predictable
     from ..simulation.results import require_writable
 
+    reasons = {}
     for name, atoms in structures.items():
-        with _about(name):
-            if host is not None and charge_of(atoms):
-                raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
-            if host is not None:
-                host.require_fits(atoms)
-    for name, atoms in left.items():
-        with _about(name):
-            require_predictable(atoms, calculator)
-            if format_name is not None:
-                require_writable(name, atoms, format_name)
+        try:
+            with _about(name):
+                if host is not None and charge_of(atoms):
+                    raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
+                if host is not None:
+                    host.require_fits(atoms)
+                require_predictable(atoms, calculator)
+                if format_name is not None:
+                    require_writable(name, atoms, format_name)
+        except InputError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _none_is_left(skipped: Mapping[str, str]) -> str:
+    first = next(iter(skipped.values()))
+    return first if len(skipped) == 1 else f"none of {len(skipped)} structures can be relaxed; the first: {first}"
+
+
+def _tell(
+    notes: list[str], skipped: Mapping[str, str], structures: "Mapping[str, Atoms]", format_name: str | None
+) -> None:
+    """What was found, and what will not be done, before anything is."""
+    from ..simulation.results import not_held
+
+    for note in notes:
+        print(note)
+    if skipped:
+        print(f"skipped, with {len(structures)} left to relax: {len(skipped)}", file=sys.stderr)
+        print("\n".join(f"  {reason}" for reason in list(skipped.values())[:_LISTED]), file=sys.stderr)
+    for line in not_held(structures, format_name) if format_name is not None else ():
+        print(line, file=sys.stderr)
 
 
 @contextmanager
@@ -292,7 +335,9 @@ def _parser() -> argparse.ArgumentParser:
         "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
     )
     structures = parser.add_argument_group("structures")
-    structures.add_argument("input", nargs="+", help="file that ASE reads, or folder of a data set")
+    structures.add_argument(
+        "input", nargs="+", help="file that ASE reads, JSON of pymatgen or doped, folder of either or of a data set"
+    )
     structures.add_argument(
         "--index",
         type=_index,
@@ -301,7 +346,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
     structures.add_argument(
-        "--charge", type=float, help="of every structure, for models that read it (default: what the inputs say, or 0)"
+        "--charge",
+        type=float,
+        help="of every structure, for models that read it (default: what the inputs say, or 0); 0 relaxes charged "
+        "structures as neutral ones, by any model",
+    )
+    structures.add_argument(
+        "--include",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help='only what a pattern matches: a name, a path, or a folder in it, such as "v_Cd_0/*"',
+    )
+    structures.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PATTERN", help="nothing that a pattern matches"
     )
 
     models = parser.add_argument_group("models")

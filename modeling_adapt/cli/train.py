@@ -42,7 +42,7 @@ def train(argv: list[str]) -> None:
     from ..files import alone_in
     from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
     from ..training.checkpoints import checkpoint_to_resume, require_same_run
-    from ..training.preparation import build_trainer
+    from ..training.preparation import build_trainer, unseen_elements
     from ..training.record import write_metrics, write_recipe, write_surroundings
     from ..training.tasks import target_of
 
@@ -51,11 +51,17 @@ def train(argv: list[str]) -> None:
     processes = describe_processes(training, data.atoms_per_batch)
     checkpoint = checkpoint_to_resume(training)
     data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
-    rows = read_rows(data, target_of(config))
+    rows = read_rows(data, target_of(config), getattr(config, "reads_charge", False))
+    unseen = [] if data.initial_model is None else unseen_elements(config, rows["train"])
     if "validation" not in rows:
         training.eval_strategy = "no"
     trainer = build_trainer(config, data, training, rows)
     notes = [] if checkpoint is None else require_same_run(checkpoint, trainer.checkpoints.run, config)
+    if unseen:
+        notes.append(
+            f"{data.initial_model} was not trained on {', '.join(unseen)}: of these it knows only what descriptors of "
+            "elements tell; look at their errors apart"
+        )
     training.distributed_state.wait_for_everyone()  # nobody writes before everybody has checked
 
     output = Path(training.output_dir)
@@ -119,9 +125,13 @@ def add_doubt(output: Path, rows: "dict[str, datasets.Dataset]", training: "Trai
         print(f"energies have no uncertainty: {error}", file=sys.stderr)
 
 
-def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Dataset]":
-    """The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named."""
-    from ..data.load.reading import NoSuchSplitError, read_split, select_subset
+def read_rows(data: RunArguments, target: "Target", reads_charge: bool = False) -> "dict[str, datasets.Dataset]":
+    """
+    The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named; and `"isolated"`,
+    the isolated atoms of the training split, where there are any.
+    """
+    from ..data.load.reading import NoSuchSplitError, read_isolated, read_split, select_subset
+    from ..training.preparation import of_one_charge
 
     revision = data.dataset_revision
     train = read_split(data.dataset, data.train_split, target, revision)
@@ -136,4 +146,8 @@ def read_rows(data: RunArguments, target: "Target") -> "dict[str, datasets.Datas
                 f"{error}; name another with --{name}_split, go without with --{name}_split null, or divide the data "
                 "with data_scripts/split_dataset.py"
             ) from None
+    charge = "any" if reads_charge and data.charge is None else data.charge
+    rows = {split: of_one_charge(table, charge, split) for split, table in rows.items()}
+    if (isolated := read_isolated(data.dataset, data.train_split, revision)) is not None:
+        rows["isolated"] = isolated
     return rows

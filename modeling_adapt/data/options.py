@@ -13,6 +13,8 @@ STRESS_KEYS = (
     *("REF_virial", "ref_virial", "DFT_virial", "dft_virial", "virial", "REF_virials", "virials"),
 )
 
+ISOLATED = "IsolatedAtom"  # the config type of single atoms, whose energies are references and nothing to learn
+
 
 class ReadingOptions(NamedTuple):
     """How files are read.
@@ -34,9 +36,9 @@ class ReadingOptions(NamedTuple):
             Regular expression; what it matches of that value, or the first group in it, names the trajectory instead.
         host (`str`, defaults to `"auto"`):
             Of [`SiteSearch`], for the defect sites of frames that have no `info["defect_sites"]`.
-        skip_broken (`bool`, defaults to `False`):
+        skip_broken (`bool`, *optional*):
             Leave out and note what cannot be used, instead of raising an error: a frame with bad data, and what
-            follows the last frame that can be read.
+            follows the last frame that can be read. `None`: of the VASP runs that were found in a folder.
     """
 
     forces_key: str | None = None
@@ -45,7 +47,7 @@ class ReadingOptions(NamedTuple):
     group_key: str | None = None
     group_pattern: str | None = None
     host: str = "auto"
-    skip_broken: bool = False
+    skip_broken: bool | None = None
 
 
 # Kinds of generated structures; how each is made is in `defects/kinds.py`.

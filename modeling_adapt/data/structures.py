@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.geometry import wrap_positions
 from datasets import Features, List, Value
 
-from ..crystal.contacts import coinciding_atoms
+from ..crystal.contacts import coinciding_atoms, contacts
 from ..crystal.symmetry import atoms_of
 from ..errors import InputError
 from .validation import PER_ATOM, FlatRows, first_fault
@@ -25,6 +25,7 @@ LATER_COLUMNS: dict[str, Any] = {
     **{"defect_kinds": [], "subset": None, "stress": None, "charge": None},
     **{"source_name": "", "source_weight": 1.0},
 }
+ISOLATION = 6.0  # Å; an atom whose own images are farther away is alone
 
 
 _FAR = 200.0  # Å, where float32 has steps of 0.00002 Å
@@ -134,6 +135,11 @@ def atoms_from_row(row: dict[str, Any]) -> Atoms:
     atoms = atoms_of(row)
     atoms.info |= {name: row[name] for name in ("config_type", "trajectory", "source")}
     return atoms
+
+
+def is_isolated(atoms: Atoms) -> bool:
+    """Whether this is a single atom without neighbours, its periodic images included."""
+    return len(atoms) == 1 and not len(contacts(atoms, ISOLATION)[0])
 
 
 def _problem(row: dict[str, Any], atoms: Atoms) -> str | None:

@@ -1,17 +1,27 @@
-"""Structures of pymatgen and doped, in and out; neither package is needed for anything else."""
+"""
+Structures of pymatgen and doped, in and out. Their JSON is read as the plain values that it is: neither package is
+needed for it, and nothing that a file names is imported.
+"""
 
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from ase.io.vasp import set_constraints
 
 from ..errors import InputError, one_line
 
-_TRUSTED = {"datetime", "doped", "numpy", "pymatgen", "uuid"}
+_MODULE = "@module"  # the key by which these packages mark an object
+_UNDECORATED = 1e-3  # elementary charges; what differs less from the sum of the oxidation states is that sum
+
+
+class NoStructureError(InputError):
+    """A file that is JSON, but of something else."""
 
 
 def as_atoms(structure: Any) -> Atoms:
@@ -22,27 +32,46 @@ def as_atoms(structure: Any) -> Atoms:
             supercell is taken.
 
     Raises:
-        [`InputError`]: None of these, or a charged defect: models know neutral ones only.
+        [`InputError`]: None of these, or a charged defect: models know neutral ones only. Oxidation states that add up
+            to the charge are decoration, and the structure is neutral.
     """
     if isinstance(structure, Atoms):
         return structure
-    charge = getattr(structure, "charge_state", 0)
+    charge = getattr(structure, "charge_state", None)
     if hasattr(structure, "sc_entry"):
         structure = structure.sc_entry.structure
     if hasattr(structure, "to_ase_atoms"):
-        charge = charge or getattr(structure, "charge", 0)
+        states = [
+            getattr(specie, "oxi_state", None) for one in getattr(structure, "sites", ()) for specie in one.species
+        ]
+        charge = _true_charge(getattr(structure, "charge", 0), states) if charge is None else charge
         if charge:
             raise InputError(f"a defect of charge {charge:+g}; models are trained on neutral defects only")
         if not getattr(structure, "is_ordered", True):
             raise InputError("a disordered structure; give one with an atom on each site")
         plain = structure.to_ase_atoms(msonable=False)
-        return Atoms(plain.numbers, plain.positions, cell=plain.cell, pbc=plain.pbc, constraint=plain.constraints)
+        return bare_copy(plain)
     raise InputError(f"a {type(structure).__name__} is no structure; give ase.Atoms or a pymatgen Structure")
+
+
+def bare_copy(atoms: Atoms) -> Atoms:
+    """The structure with its constraints and magnetic moments, and nothing else."""
+    copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
+    if atoms.has("initial_magmoms"):
+        copy.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
+    return copy
+
+
+def _true_charge(charge: float | None, oxidation_states: Sequence[float | None]) -> float:
+    """Not what the sites are decorated with: pymatgen counts their oxidation states as the charge of the structure."""
+    decorated = [state for state in oxidation_states if state is not None]
+    return 0.0 if decorated and abs(sum(decorated) - (charge or 0)) < _UNDECORATED else float(charge or 0)
 
 
 def as_structure(atoms: Atoms) -> Any:
     """
-    `atoms` as a `pymatgen` `Structure`, or as a `Molecule` where they are not periodic; fixed atoms stay fixed.
+    `atoms` as a `pymatgen` `Structure`, or as a `Molecule` where they are not periodic; fixed atoms stay fixed, and
+    magnetic moments and the charge in `info` stay.
 
     Raises:
         [`InputError`]: `pymatgen` is not installed.
@@ -51,8 +80,13 @@ def as_structure(atoms: Atoms) -> Any:
         from pymatgen.io.ase import AseAtomsAdaptor
     except ImportError:
         raise InputError("pymatgen is not installed: pip install pymatgen") from None
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
-    return AseAtomsAdaptor.get_structure(bare) if bare.pbc.any() else AseAtomsAdaptor.get_molecule(bare)
+    bare = bare_copy(atoms)
+    if not bare.pbc.any():
+        return AseAtomsAdaptor.get_molecule(bare)
+    structure = AseAtomsAdaptor.get_structure(bare)
+    if atoms.info.get("charge"):
+        structure.set_charge(atoms.info["charge"])
+    return structure
 
 
 def holds_objects(path: Path) -> bool:
@@ -72,48 +106,68 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
 
 
-def _modules(plain: Any) -> set[str]:
-    """The packages that decoded JSON would import: a file may name any."""
-    if isinstance(plain, list):
-        return set().union(*map(_modules, plain))
-    if not isinstance(plain, dict):
-        return set()
-    named = {str(plain["@module"]).split(".")[0]} if "@module" in plain else set()
-    return named.union(*map(_modules, plain.values()))
-
-
 def read_objects(path: Path) -> dict[str, Atoms]:
     """
-    All structures in a JSON file of pymatgen or doped (one object, a list, a mapping, or the `DefectsGenerator` of
-    doped), by their name there or their number. Charged defects of a mapping that has neutral ones are left out.
+    All structures in a JSON file of pymatgen or doped (one object, a list, a mapping of any depth, or the
+    `DefectsGenerator` of doped), by their name there or their number. `info["charge"]` holds the charge of those that
+    have one; oxidation states that add up to it are decoration.
 
     Raises:
-        [`InputError`]: The file cannot be read, holds no structure, or the package that it needs is missing.
+        [`NoStructureError`]: The file holds no structure.
+        [`InputError`]: The file cannot be read, or a structure in it is none of ours.
     """
     try:
-        from monty.json import MontyDecoder
-    except ImportError:
-        raise InputError(f"{path} needs pymatgen: pip install pymatgen") from None
-    try:
-        plain = json.loads(_text(path))
-        if foreign := _modules(plain) - _TRUSTED:
-            raise InputError(
-                f"{path} asks for the package {min(foreign)}; only {', '.join(sorted(_TRUSTED))} are loaded"
-            )
-        return {str(name): as_atoms(one) for name, one in _named(path, MontyDecoder().process_decoded(plain)).items()}
+        structures = {name: _atoms(one) for name, one in _named("", json.loads(_text(path)))}
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
-    except Exception as error:  # the classes of other packages raise what they like
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    except Exception as error:  # whatever a file lacks
+        what = f"{type(error).__name__}: {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
+        raise InputError(f"{path} cannot be read: {what}") from error
+    if not structures:
+        raise NoStructureError(f"{path} holds no structure: what is in it is no structure of pymatgen or doped")
+    return structures
 
 
-def _named(path: Path, content: Any) -> Mapping[str, Any]:
-    """The objects in what a file held; a single one has the empty name."""
-    content = getattr(content, "defect_entries", content)
-    if isinstance(content, list):
-        content = {str(number): one for number, one in enumerate(content)}
-    if not isinstance(content, Mapping) or "@module" in content:
-        return {"": content}
-    if not content:
-        raise InputError(f"{path} holds no structure")
-    return {name: one for name, one in content.items() if not getattr(one, "charge_state", 0)} or content
+def _named(name: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The structures in decoded JSON, and defect entries, by their name; a single one has the empty name."""
+    if isinstance(plain, list):
+        plain = {str(number): one for number, one in enumerate(plain)}
+    if not isinstance(plain, Mapping):
+        return
+    if plain.get("sc_entry") or "sites" in plain:
+        yield name, plain
+    elif _MODULE not in plain or "defect_entries" in plain:
+        for key, one in plain.get("defect_entries", plain).items():
+            yield from _named(f"{name}/{key}" if name else str(key), one)
+    elif "structure" in plain:  # an entry of pymatgen
+        yield name, plain["structure"]
+
+
+def _atoms(plain: Mapping[str, Any]) -> Atoms:
+    """Of a structure or a defect entry."""
+    charge = plain.get("charge_state")
+    if plain.get("sc_entry"):
+        plain = plain["sc_entry"]["structure"]
+    sites = plain["sites"]
+    if any(len(site["species"]) != 1 or site["species"][0].get("occu", 1) != 1 for site in sites):
+        raise InputError("a disordered structure; give one with an atom on each site")
+    lattice = plain.get("lattice") or {"pbc": False, "matrix": None}
+    atoms = Atoms(
+        [site["species"][0]["element"] for site in sites],
+        [_position(site, lattice["matrix"]) for site in sites],
+        cell=lattice["matrix"],
+        pbc=lattice.get("pbc", True),
+    )
+    states = [site["species"][0].get("oxidation_state") for site in sites]
+    if charge := _true_charge(plain.get("charge"), states) if charge is None else charge:
+        atoms.info["charge"] = charge
+    properties = [site.get("properties") or {} for site in sites]
+    if all("selective_dynamics" in one for one in properties):
+        set_constraints(atoms, ~np.array([one["selective_dynamics"] for one in properties], dtype=bool))
+    if any(isinstance(one.get("magmom"), int | float) for one in properties):
+        atoms.set_initial_magnetic_moments([one.get("magmom") or 0.0 for one in properties])
+    return atoms
+
+
+def _position(site: Mapping[str, Any], lattice: Any) -> np.ndarray:
+    return np.array(site["xyz"] if "xyz" in site else np.array(site["abc"]) @ np.array(lattice))

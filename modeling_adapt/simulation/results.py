@@ -11,18 +11,21 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixConstraint, FixedLine, FixedPlane, FixScaled
 from ase.io.formats import ioformats
+from ase.io.jsonio import encode
 
-from ..data.read.frames import read_frames
+from ..data.read.frames import CONSTRAINTS, read_frames
 from ..errors import InputError, one_line
 from ..files import require_empty_folder, whole_file, write_whole
 from ..hub_access import is_local
 from ..tables import csv_rows, csv_text, format_table
 from .doubt import UNUSUAL
-from .exchange import as_structure
+from .exchange import as_structure, read_objects
 from .relaxation import RelaxationResult
 
 RECORD = "relax.json"
+SKIPPED = "skipped.csv"
 _OPTIONS = (
     *("model", "energy_model", "revision", "energy_revision", "energy_subfolder"),
     *("fmax", "finish", "steps", "num_images", "dtype", "cell"),
@@ -52,6 +55,7 @@ Line = Mapping[str, str]
 BETWEEN = " | "  # findings, which are sentences with commas and semicolons
 
 _PYMATGEN = "pymatgen"  # a format that ASE does not write
+_ARRAYS = {"initial_magmoms": "magnetic moments", "initial_charges": "charges of atoms", "tags": "tags"}  # that stay
 
 
 def record_of(
@@ -106,6 +110,14 @@ def model_names(models: Iterable[Any]) -> str:
     """What models are called on pages and in figures: folders by their last name, as where they are is nobody's
     business there."""
     return " + ".join(Path(str(one)).name if is_local(str(one)) else str(one) for one in models)
+
+
+def write_skipped(output: Path, skipped: Mapping[str, str]) -> None:
+    """Writes `skipped.csv`: a line for each structure that is not relaxed, and why; none where there is none."""
+    if skipped:
+        write_whole(output / SKIPPED, csv_text([("name", "reason"), *skipped.items()]))
+    else:
+        (output / SKIPPED).unlink(missing_ok=True)
 
 
 class SummaryFile:
@@ -183,16 +195,60 @@ def summary_table(lines: Iterable[Line]) -> str:
     return "\n".join([format_table(header, rows), *findings])
 
 
-def write_result(name: str, result: RelaxationResult, output: Path) -> None:
-    """Writes `NAME.relaxed.extxyz`, with the status in its comment line; it appears under its name only as a whole."""
-    result.atoms.info["status"] = result.status
-    with whole_file(result_file(name, output)) as unfinished:
-        ase.io.write(unfinished, result.atoms, format="extxyz")
+def write_result(name: str, result: RelaxationResult, output: Path, start: Atoms | None = None) -> None:
+    """
+    Writes `NAME.relaxed.extxyz`, with the status in its comment line; it appears under its name only as a whole.
+
+    Args:
+        start (`Atoms`, *optional*):
+            The structure that was relaxed: its charge, magnetic moments and tags go along. Constraints that the format
+            has no place for are in the comment line, from which [`read_frames`] makes constraints again.
+    """
+    atoms = _with_belongings(result.atoms, start)
+    atoms.info["status"] = result.status
+    path = result_file(name, output)
+    with whole_file(path) as unfinished:
+        ase.io.write(unfinished, atoms, format="extxyz")
+
+
+def _with_belongings(relaxed: Atoms, start: Atoms | None) -> Atoms:
+    """A copy with all that extended XYZ can be made to hold of the structure that was relaxed."""
+    atoms = relaxed.copy()
+    atoms.calc = relaxed.calc
+    if start is not None:
+        atoms.info |= {"charge": start.info["charge"]} if "charge" in start.info else {}
+        for array in _ARRAYS.keys() & start.arrays.keys():
+            atoms.set_array(array, start.arrays[array])
+    if not all(isinstance(one, FixAtoms | FixCartesian) for one in relaxed.constraints):
+        atoms.info[CONSTRAINTS] = encode([one.todict() for one in relaxed.constraints])
+        atoms.set_constraint([_along_axes(one, atoms) or one for one in relaxed.constraints])
+    return atoms
+
+
+def _along_axes(constraint: FixConstraint, atoms: Atoms) -> FixCartesian | None:
+    """The same as a constraint of Cartesian directions, which any reader of extended XYZ knows; None where there is
+    none."""
+    if isinstance(constraint, FixScaled):
+        mask, axes = constraint.mask, atoms.cell.array
+    elif isinstance(constraint, FixedPlane | FixedLine):
+        normal = np.isclose(np.abs(constraint.dir), 1.0)
+        mask, axes = normal if isinstance(constraint, FixedPlane) else ~normal, np.diag(constraint.dir)
+        if normal.sum() != 1:
+            return None
+    else:
+        return None
+    return FixCartesian(constraint.index, mask) if np.allclose(axes, np.diag(np.diag(axes))) else None
 
 
 def result_file(name: str, output: Path) -> Path:
     """Where the last structure of a relaxation is."""
     return output / f"{name}.relaxed.extxyz"
+
+
+def make_folders(output: Path, names: Iterable[str]) -> None:
+    """Makes the folders of results whose names have any, as those of structures from a tree do."""
+    for folder in {result_file(name, output).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def trajectory_file(name: str, output: Path) -> Path:
@@ -208,15 +264,63 @@ def write_formats(format_name: str, names: Iterable[str], output: Path) -> None:
             write_as(format_name, path, next(iter(read_frames(result_file(name, output), "-1", "extxyz"))))
 
 
+def not_held(structures: Mapping[str, Atoms], format_name: str) -> list[str]:
+    """
+    What a format of [`require_writable_format`] has no place for, a line for each thing that some of the structures
+    have; found by writing and reading them.
+    """
+    lost: dict[str, list[str]] = {}
+    for name, atoms in structures.items():
+        for thing in _lost(atoms, format_name):
+            lost.setdefault(thing, []).append(name)
+    return [
+        f"{format_name} files do not hold the {thing} of {names[0]}"
+        + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+        + "; NAME.relaxed.extxyz does"
+        for thing, names in lost.items()
+    ]
+
+
+def _lost(atoms: Atoms, format_name: str) -> list[str]:
+    has = {words: atoms.arrays[array] for array, words in _ARRAYS.items() if np.any(atoms.arrays.get(array, 0))}
+    has |= {"charge": atoms.info["charge"]} if atoms.info.get("charge") else {}
+    if not has and not atoms.constraints:
+        return []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"structure.{_ending(format_name)}"
+        write_as(format_name, path, atoms)
+        try:
+            back = read_objects(path)[""] if format_name == _PYMATGEN else next(read_frames(path, "-1", format_name))
+        except Exception:  # formats that are only written, and whatever their readers raise
+            return ["constraints"] * bool(atoms.constraints) + list(has)
+    there: dict[str, Any] = {words: back.arrays.get(array) for array, words in _ARRAYS.items()} | {
+        "charge": back.info.get("charge")
+    }
+    lost = ["constraints"] * (not _as_constrained(atoms, back))
+    return lost + [words for words, value in has.items() if not np.array_equal(value, there[words])]
+
+
+def _as_constrained(atoms: Atoms, other: Atoms) -> bool:
+    """Whether the constraints of both leave the same of any forces."""
+    if not np.array_equal(atoms.numbers, other.numbers):
+        return False
+    forces = np.random.default_rng(0).normal(size=(len(atoms), 3))
+    left = [forces.copy(), forces.copy()]
+    for one, its_forces in zip((atoms, other), left, strict=True):
+        for constraint in one.constraints:
+            constraint.adjust_forces(one, its_forces)
+    return np.allclose(left[0], left[1])
+
+
 def require_writable(name: str, atoms: Atoms, format_name: str) -> None:
     """Raises [`InputError`] unless the format can hold the structure called `name`."""
     with TemporaryDirectory() as folder:
-        write_as(format_name, Path(folder) / f"{name}.{_ending(format_name)}", atoms)
+        write_as(format_name, Path(folder) / f"{Path(name).name}.{_ending(format_name)}", atoms)
 
 
 def write_as(format_name: str, path: Path, atoms: Atoms) -> None:
     """
-    Writes a structure in a format of [`require_writable_format`].
+    Writes a structure in a format of [`require_writable_format`], without constraints that it cannot hold.
 
     Raises:
         [`InputError`]: The format cannot hold such a structure.
@@ -228,6 +332,10 @@ def write_as(format_name: str, path: Path, atoms: Atoms) -> None:
             else:
                 ase.io.write(unfinished, atoms, format=format_name)
     except Exception as error:  # each writer of ASE raises what it likes
+        if atoms.constraints:
+            atoms = atoms.copy()
+            atoms.set_constraint()
+            return write_as(format_name, path, atoms)
         raise InputError(f"{path.name} cannot be written as {format_name}: {one_line(error)}") from error
 
 

@@ -43,6 +43,9 @@ class RunArguments:
     validation_split: str | None = _field("split to evaluate on; null trains without evaluation", "validation")
     test_split: str | None = _field("split on which the final model is tested, once; it decides nothing", None)
     train_subset: float = _field("percent of the train split: one of its nested subsets 1, 3, 10, 30, 100", 100)
+    charge: str | None = _field(
+        "train on structures of this charge alone, such as 0, or on any; by default charges may not be mixed", None
+    )
     model: str | None = _field("preset of configuration/models/, or a JSON file like these", None)
     initial_model: str | None = _field(
         "checkpoint or Hub id to go on from: its model, weights and statistics are kept", None
@@ -79,6 +82,8 @@ class RunArguments:
         for name in ("validation_split", "test_split", "initial_revision", "dataset_revision", "answers"):
             if getattr(self, name) in ("null", "none", ""):
                 setattr(self, name, None)
+        if self.charge is not None:
+            self.charge = _charge(str(self.charge))
         if self.initial_revision is not None and self.initial_model is None:
             raise ValueError("initial_revision goes with initial_model, and there is none")
         if self.refit_statistics and self.initial_model is None:
@@ -90,6 +95,16 @@ class RunArguments:
         self.ema_decay = self.ema_decay or None  # an average that keeps nothing is the weights themselves
         if not isinstance(self.augmentation, list):  # YAML: one name, or null
             self.augmentation = [self.augmentation] if self.augmentation is not None else []
+
+
+def _charge(text: str) -> str | None:
+    """A number as text, or any."""
+    if text in ("null", "none", ""):
+        return None
+    try:
+        return text if text == "any" else f"{float(text):g}"
+    except ValueError:
+        raise ValueError(f"charge must be a number, such as 0 or -1, or any, not {text}") from None
 
 
 # The groups of these fields, by the first of each.

@@ -47,7 +47,7 @@ def build_trainer(
         config ([`ADAPTConfig`]): For forces, or [`ADAPTEnergyConfig`] for energies; what is fitted is filled in.
         rows (`Mapping[str, datasets.Dataset]`):
             `"train"` and, where there are, `"validation"` and `"test"`, with the columns of `STRUCTURE_FEATURES` and
-            the labels to learn.
+            the labels to learn; and `"isolated"`, single atoms whose energies are the reference energies.
 
     Raises:
         [`InputError`]: The recipe contradicts itself or the data.
@@ -172,10 +172,43 @@ def _task(config: ADAPTConfig, train_rows: datasets.Dataset) -> Task:
     return WithStress(task) if learns_stress(config) else task
 
 
-def _baseline(train_rows: datasets.Dataset) -> CompositionBaseline:
+def _baseline(train_rows: datasets.Dataset, isolated: datasets.Dataset | None = None) -> CompositionBaseline:
     """Of the rows that have an energy."""
     found = survey(train_rows)
-    return CompositionBaseline.fit(found.compositions[found.labelled], found.energies[found.labelled])
+    known = {} if isolated is None else {row["atomic_numbers"][0]: row["energy"] for row in isolated}
+    return CompositionBaseline.fit(found.compositions[found.labelled], found.energies[found.labelled], known)
+
+
+def of_one_charge(rows: datasets.Dataset, charge: str | None, split: str) -> datasets.Dataset:
+    """
+    The rows of this charge, where one that is not known counts as 0; all of them for None and any.
+
+    Raises:
+        [`InputError`]: None, and the rows have several charges, of which the model does not know: the same atoms would
+            have several energies. Or no row has the charge.
+    """
+    told = rows.select_columns(["charge"]).with_format("arrow")[:]["charge"]
+    charges = told.fill_null(0.0).to_numpy()
+    found = ", ".join(f"{one:+g} ({(charges == one).sum()})" for one in np.unique(charges))
+    if charge is None:
+        if len(np.unique(charges)) > 1:
+            raise InputError(
+                f"the {split} split has structures of the charges {found}, which this model cannot tell apart; choose "
+                "one, as with --charge 0, or --charge any"
+            )
+        return rows
+    if charge == "any":
+        return rows
+    if not (chosen := np.flatnonzero(charges == float(charge))).size:
+        raise InputError(f"charge: the {split} split has no structure of charge {float(charge):+g}; it has {found}")
+    return rows if len(chosen) == len(rows) else rows.select(chosen)
+
+
+def unseen_elements(config: ADAPTConfig, train_rows: datasets.Dataset) -> list[str]:
+    """The elements of a training split that the model of `config` was not trained on; none where it does not tell."""
+    known = (config.training_domain or {}).get("elements")
+    elements = [SYMBOLS[number] for number in survey(train_rows).elements]
+    return [] if known is None else [element for element in elements if element not in known]
 
 
 def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, datasets.Dataset]) -> None:
@@ -188,15 +221,17 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     Raises:
         [`InputError`]: The splits and the run do not fit together.
     """
-    train_rows = rows["train"]
+    train_rows, isolated = rows["train"], rows.get("isolated")
     _require_fitting(config, run, train_rows)
     if run.initial_model is None or run.refit_statistics:
-        fit_statistics_of(config, train_rows)
+        fit_statistics_of(config, train_rows, isolated)
     elif isinstance(config, ADAPTEnergyConfig) and config.element_energies is not None:
-        fit_reference_energies(config, train_rows)
+        fit_reference_energies(config, train_rows, isolated)
         _fit_force_scale(config, fit_statistics(train_rows))
     if isinstance(config, ADAPTEnergyConfig):
         for split, table in rows.items():
+            if split == "isolated":
+                continue
             lacking = "no structure with an energy" if split == "train" else "none"
             _require_readable(config, table, f"the {split} split", lacking)
     # Every augmentation moves the crystal about, so no alignment is left that the model knows.
@@ -209,14 +244,17 @@ def prepare_config(config: ADAPTConfig, run: RunArguments, rows: Mapping[str, da
     config.training_domain = domain.to_dict()
 
 
-def fit_statistics_of(config: ADAPTConfig, train_rows: datasets.Dataset) -> None:
-    """Fills in the normalisation statistics of `config` from the training split."""
+def fit_statistics_of(
+    config: ADAPTConfig, train_rows: datasets.Dataset, isolated: datasets.Dataset | None = None
+) -> None:
+    """Fills in the normalisation statistics of `config` from the training split; `isolated` as in
+    [`fit_reference_energies`]."""
     statistics = fit_statistics(train_rows)
     config.feature_mean = statistics.feature_mean
     config.feature_std = [_scale(std) for std in statistics.feature_std]
     _fit_force_scale(config, statistics)
     if isinstance(config, ADAPTEnergyConfig):
-        config.energy_std = fit_reference_energies(config, train_rows)
+        config.energy_std = fit_reference_energies(config, train_rows, isolated)
 
 
 def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None:
@@ -228,16 +266,18 @@ def _fit_force_scale(config: ADAPTConfig, statistics: DatasetStatistics) -> None
     config.force_mean, config.force_std = mean if config.predicts == "forces" else None, std
 
 
-def fit_reference_energies(config: ADAPTEnergyConfig, train_rows: datasets.Dataset) -> float:
+def fit_reference_energies(
+    config: ADAPTEnergyConfig, train_rows: datasets.Dataset, isolated: datasets.Dataset | None = None
+) -> float:
     """
     Fits one energy per element by least squares, which is all that the composition tells, and the mean of what is left
     over: per atom for a sum of atomic energies, per structure for the published network. Rows without an energy do not
-    count.
+    count. An element of which there is an isolated atom has the energy of that, by the same DFT.
 
     Returns:
         `float`: Standard deviation of what is left over in eV; 1 where nothing is.
     """
-    found, baseline = survey(train_rows), _baseline(train_rows)
+    found, baseline = survey(train_rows), _baseline(train_rows, isolated)
     config.element_energies = baseline.element_energies()
     left_over = found.energies - baseline.predict(found.compositions)
     if not config.traits.reads_order:

@@ -106,7 +106,8 @@ def build_dataset(
         rows = sum(count for _, count, _ in made)
         rows = rows if limit is None else min(limit, rows)
         if rows == 0:
-            raise InputError(f"no structures to write to {folder}")
+            reason = next((f": {line}" for note in notes for line in note.get("skipped", ())), "")
+            raise InputError(f"no structures to write to {folder}{reason}")
         if expected is not None and rows != expected:
             raise InputError(f"{folder}: {rows} structures arrived of {expected}; nothing is written")
         batches = (batch for path in paths for batch in open_rows(path).iter_batches(columns=KEY_COLUMNS))

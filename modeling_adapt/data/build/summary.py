@@ -41,6 +41,7 @@ class DatasetSummary:
         self._tallies: list[pd.DataFrame] = []
         self._trajectories: list[pd.DataFrame] = []
         self._elements: list[pd.DataFrame] = []
+        self._charges: list[pd.DataFrame] = []
 
     def add(self, split: str, table: pa.Table) -> None:
         """Counts the rows of a table with the columns of `STRUCTURE_FEATURES`."""
@@ -49,6 +50,8 @@ class DatasetSummary:
         rows = _measured(table).assign(file=files, split=split, config_type=kinds)
         self._tallies.append(rows.groupby(_LABELS, sort=False).agg(_TALLY))
         self._trajectories.append(rows[[*_LABELS, "trajectory"]].drop_duplicates())
+        if "charge" in table.column_names:
+            self._charges.append(rows[_LABELS].assign(charge=table["charge"].to_numpy()).drop_duplicates())
         counts = element_counts(flat_values(table, "atomic_numbers"), list_lengths(table, "atomic_numbers"))
         row, number = counts.nonzero()
         elements = rows[_LABELS].iloc[row].assign(number=number, atoms=counts[row, number], structures=1)
@@ -69,14 +72,16 @@ class DatasetSummary:
     def by(self, *names: str) -> dict[Any, Any]:
         """
         What is counted by none, one or several of `file`, `split` and `config_type`: all of `_TALLY`, the number of
-        `trajectories`, the `symbols` of the elements, and the `mean_force`: the mean size of a force component in
-        eV/Å, which is the MAE of predicting zero forces; NaN without forces. Forces are in eV/Å, energies in eV, NaN
-        where there are none.
+        `trajectories`, the `symbols` of the elements, the `charges` that are known, and the `mean_force`: the mean
+        size of a force component in eV/Å, which is the MAE of predicting zero forces; NaN without forces. Forces are
+        in eV/Å, energies in eV, NaN where there are none.
         """
         tallies = _grouped(self._tallies, names).agg(_TALLY)
         tallies["mean_force"] = tallies["component_sum"] / tallies["components"]
         tallies["trajectories"] = _grouped(self._trajectories, names)["trajectory"].nunique(dropna=False)
         tallies["symbols"] = _grouped(self._elements, names)["number"].apply(_symbols)
+        charges = _grouped(self._charges, names)["charge"].apply(_known) if self._charges else None
+        tallies["charges"] = [[]] * len(tallies) if charges is None else charges.reindex(tallies.index)
         return dict(zip(tallies.index, tallies.itertuples(index=False), strict=True))
 
     @property
@@ -126,13 +131,23 @@ def _symbols(numbers: pd.Series) -> list[str]:
     return [SYMBOLS[number] for number in np.unique(numbers)]
 
 
+def _known(charges: pd.Series) -> list[float]:
+    return sorted(set(charges.dropna()))
+
+
 def summary_table(summary: DatasetSummary) -> str:
     """One line per file and split, then the config types."""
     counts = {kind: tally.structures for kind, tally in summary.by("config_type").items()}
     by_count = sorted(counts.items(), key=lambda item: -item[1])
+    tallies = summary.by("file", "split")
+    charged = any(tally.charges for tally in tallies.values())
+    rows = [
+        (*label, *_cells(tally), *([" ".join(f"{one:+g}" for one in tally.charges) or "-"] if charged else []))
+        for label, tally in tallies.items()
+    ]
     return "\n".join(
         [
-            format_table(_HEADER, [(*label, *_cells(tally)) for label, tally in summary.by("file", "split").items()]),
+            format_table([*_HEADER, *(["charges"] if charged else [])], rows),
             "config types: " + ", ".join(f"{kind or 'none given'} {count}" for kind, count in by_count),
             "mean |F|: of force components in meV/Å; the error of predicting zero forces",
         ]

@@ -22,7 +22,7 @@ from .summary import DatasetSummary
 
 ROWS_PER_GROUP = 1000  # one parquet row group; about 6 MB of 217-atom structures, which is also the memory needed
 ROWS_PER_SHARD = 20_000  # one file; enough files for many processes to stream from, few enough to copy
-KEY_COLUMNS = ["source", "trajectory", "config_type", "forces"]
+KEY_COLUMNS = ["source", "trajectory", "config_type", "forces", "charge"]
 Divide = Callable[[Sequence[str], Sequence[RowKey]], Division]  # from the source and the key of every row
 
 
@@ -132,7 +132,7 @@ def sources_and_keys(pieces: Iterable[pa.Table | pa.RecordBatch]) -> tuple[list[
     for table in pieces:
         source, trajectory, kind = (table[name].fill_null("").to_pylist() for name in KEY_COLUMNS[:3])
         sources += source
-        keys += map(RowKey, trajectory, kind, table["forces"].is_valid().to_pylist())
+        keys += map(RowKey, trajectory, kind, table["forces"].is_valid().to_pylist(), table["charge"].to_pylist())
     return sources, keys
 
 

@@ -19,6 +19,7 @@ from ...errors import InputError, one_line
 from ...files import require_plain_path
 from ...hub_access import HUB_DATASETS, hub_problem, is_local
 from ..columns import ROWS_PER_READ, open_rows
+from ..options import ISOLATED
 from ..split.splitting import SUBSETS
 from ..structures import LATER_COLUMNS, STRUCTURE_FEATURES, Target
 from ..validation import require_valid_rows, require_valid_table
@@ -37,8 +38,9 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
             `hf://datasets/organisation/name` always does.
         split (`str`): Such as `"train"`.
         target (`Target`, *optional*):
-            Keep only the rows that carry this label. `"energy_and_forces"` keeps those with forces, some of which must
-            have an energy too. None keeps all.
+            Keep only the rows that carry this label, and no isolated atoms, whose energies are references:
+            [`read_isolated`]. `"energy_and_forces"` keeps those with forces, some of which must have an energy too.
+            None keeps all.
         revision (`str`, *optional*): Branch, tag or commit of a Hub repository.
 
     Raises:
@@ -50,6 +52,14 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
     if split not in splits:
         raise NoSuchSplitError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
     return _as_structures(splits[split], dataset, split, target)
+
+
+def read_isolated(dataset: str | Path, split: str, revision: str | None = None) -> Dataset | None:
+    """The isolated atoms of a split that have an energy, as [`read_split`] gives rows; None where there are none."""
+    rows = load_splits(dataset, revision)[split]
+    kinds, energies = rows["config_type"][:], rows.with_format("arrow")["energy"][:]
+    chosen = [row for row, kind in enumerate(kinds) if kind == ISOLATED and energies[row].is_valid]
+    return _as_structures(rows.select(chosen), dataset, split) if chosen else None
 
 
 def _as_structures(rows: Dataset, dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
@@ -81,7 +91,13 @@ def read_splits(dataset: str | Path) -> dict[str, Dataset]:
 
 
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
-    """The rows with the label that `target` names; of both, those with forces, if any of them has an energy."""
+    """
+    The rows with the label that `target` names, but for isolated atoms; of both, those with forces, if any of them has
+    an energy.
+    """
+    kinds = np.array(rows["config_type"][:])
+    if (kinds == ISOLATED).any():
+        rows = rows.select(np.flatnonzero(kinds != ISOLATED))
     names = target.split("_and_")
     table = rows.select_columns(names).with_format("arrow")[:]
     present = [table[name].is_valid().to_numpy() for name in names]

@@ -8,22 +8,24 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import dict2constraint
 from ase.io import iread
 from ase.io.formats import UnknownFileTypeError, get_compression, open_with_compression
+from ase.io.jsonio import decode
 
 from ...crystal.minimum_image import shortest_images
 from ...errors import InputError
 from ..validation import LARGEST_STRUCTURE
+from .vasp_steps import LEFT_OUT, RunText
 
 LARGEST_STEP = 1.0  # Å; between neighbouring frames of one trajectory no atom and no cell vector moves farther
+CONSTRAINTS = "adapt_constraints"  # key of `info`, for those that the format of a file has no place for
 _XYZ, _POSCAR = re.compile(r"xyz(\.\w+)?$"), re.compile(r"poscar|contcar|\.vasp", re.IGNORECASE)
 _KINDS = {"vasprun.xml": "vasp-xml", "OUTCAR": "vasp-out"}  # ASE's names; the better one first
-_LAST_WORDS = {"vasp-xml": "</modeling>", "vasp-out": "General timing and accounting"}
-_LAST_LINES = 100  # more than VASP writes from there on
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -31,7 +33,7 @@ def file_state(path: Path) -> tuple[int, int]:
     return path.stat().st_size, path.stat().st_mtime_ns
 
 
-def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterator[Atoms]:
+def read_frames(path: Path, index: str = ":", kind: str | None = None, text: RunText | None = None) -> Iterator[Atoms]:
     """What `index` selects of a file, in Python's notation: "0", "-1", ":", "::10"; nothing where it selects nothing.
 
     Args:
@@ -39,6 +41,7 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
         index (`str`, *optional*): See above; by default all.
         kind (`str`, *optional*):
             ASE's name of the format, such as vasp-out; by default it is found by name and content.
+        text ([`RunText`], *optional*): What is read in the place of the file.
 
     Raises:
         [`InputError`]: A file that is missing, empty or not readable, or announces more than `LARGEST_STRUCTURE`.
@@ -52,7 +55,10 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None) -> Iterat
     _require_counts(path)
     count = 0
     try:
-        for atoms in iread(path, index=index, format=kind, do_not_split_by_at_sign=True):
+        source = path if text is None else cast(IO, text)
+        for atoms in iread(source, index=index, format=kind, do_not_split_by_at_sign=True):
+            if CONSTRAINTS in atoms.info:
+                atoms.set_constraint([dict2constraint(one) for one in decode(atoms.info.pop(CONSTRAINTS))])
             yield atoms
             count += 1
     except UnknownFileTypeError as error:
@@ -128,42 +134,54 @@ def run_kind(path: Path) -> str | None:
     return _KINDS.get(Path(get_compression(str(path))[0]).name)
 
 
+def run_charge(path: Path) -> float | None:
+    """The charge of a VASP run by its NELECT, in elementary charges; None where its output does not tell."""
+    kind = run_kind(path)
+    if kind is None:
+        return None
+    text = RunText(path, kind)
+    text.read_header()
+    return text.charge
+
+
 def read_run(path: Path, kind: str, notes: dict[str, Any]) -> Iterator[Atoms]:
-    """The complete ionic steps of a run; of one that was cut off, those before.
+    """The complete ionic steps of a run whose labels are of converged DFT; of one that was cut off, those before.
+
+    `info` has the number of the step as `ionic_step`, and the `charge` where NELECT tells it.
 
     Args:
         path (`Path`): Of its output.
         kind (`str`): See [`run_kind`].
-        notes (`dict[str, Any]`): Gets `cut_off`, whether VASP did not come to its end.
+        notes (`dict[str, Any]`):
+            Gets `cut_off`, whether VASP did not come to its end, and the number of steps left out for each of the
+            reasons in `LEFT_OUT`.
 
     Raises:
-        [`InputError`]: There is no complete step, or the file of a run that ended is damaged.
+        [`InputError`]: There is no such step, or the file of a run that ended is damaged.
     """
-    last_lines = _last_lines(path)
-    notes["cut_off"] = not any(_LAST_WORDS[kind] in line for line in last_lines)
+    text = RunText(path, kind)
     steps = 0
     try:
-        # The energy is the end of a step in OUTCAR; cut off inside the number, it would be another one.
-        torn = kind == "vasp-out" and "FREE ENERGIE" in last_lines[-5:][0] and not last_lines[-1].endswith("\n")
-        for atoms in read_frames(path, ":-1" if torn else ":", kind):
+        for atoms in read_frames(path, ":", kind, text):
             if atoms.calc is None:  # ASE returns the start where there is nothing else
                 break
+            atoms.info["ionic_step"] = text.kept[steps]
+            if text.charge is not None:
+                atoms.info["charge"] = text.charge
             yield atoms
             steps += 1
-    except InputError:
-        if steps == 0 or not notes["cut_off"]:
+    except InputError as error:
+        if any(text.left_out.values()) and not text.kept:
+            raise _without_steps(path, text) from error
+        if steps == 0 or text.ended:
             raise
+    notes.update(text.left_out, cut_off=not text.ended)
     if steps == 0:
-        raise InputError(f"{path}: the run has no complete ionic step")
+        raise _without_steps(path, text)
 
 
-def _last_lines(path: Path) -> list[str]:
-    """The last lines that can be read, one at least, also of a compressed file that is cut off itself."""
-    lines = deque([""], _LAST_LINES)
-    try:
-        with open_with_compression(str(path)) as file:
-            for line in file:
-                lines.append(line)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
-        lines.append("")
-    return list(lines)
+def _without_steps(path: Path, text: RunText) -> InputError:
+    reasons = [f"{count} {LEFT_OUT[reason]}" for reason, count in text.left_out.items() if count]
+    if reasons:
+        return InputError(f"{path}: the run has no ionic step to learn from: {', '.join(reasons)}")
+    return InputError(f"{path}: the run has no complete ionic step")

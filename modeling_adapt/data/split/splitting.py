@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...tables import csv_text, plain_cell
+from ..options import ISOLATED
+from ..read.charges import named_charge, names_a_defect
 
 Unit = Literal["trajectory", "config_type"]  # what is never divided
 SPLITS = ("train", "validation", "test")
@@ -32,6 +35,7 @@ class RowKey(NamedTuple):
     trajectory: str
     config_type: str
     has_forces: bool
+    charge: float | None = None
 
 
 class Group(NamedTuple):
@@ -54,11 +58,15 @@ def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory")
     """The trajectories that `rows` (numbers into `keys`) belong to, or their config types; each with its rows.
 
     A trajectory whose structures are of several config types counts as the one of most of them. A row without the name
-    of a trajectory is one of its own, called by its number.
+    of a trajectory is one of its own, called by its number. The trajectories of one defect in several charge states
+    count as one: these are nearly the same structures, and far apart in energy alone.
     """
+    rows = list(rows)
+    defects = _charged_defects([keys[row] for row in rows])
     trajectories: dict[str, list[int]] = {}
     for row in rows:
-        trajectories.setdefault(keys[row].trajectory or f"row {row}", []).append(row)
+        name = keys[row].trajectory or f"row {row}"
+        trajectories.setdefault(defects.get(name, name), []).append(row)
     found = [_group(name, members, keys) for name, members in trajectories.items()]
     if by == "trajectory":
         return found
@@ -66,6 +74,27 @@ def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory")
         Group(kind, kind, any(part.has_forces for part in parts), [row for part in parts for row in part.rows])
         for kind, parts in _by_type(found).items()
     ]
+
+
+def _charged_defects(keys: Sequence[RowKey]) -> dict[str, str]:
+    """The defect of each trajectory of one that has several charges; a charge that is not known counts as 0."""
+    charges: dict[str, set[float]] = {}
+    defects: dict[str, str] = {}
+    for key in keys:
+        if (defect := _defect(key)) is not None:
+            charges.setdefault(defect, set()).add(key.charge or 0.0)
+            defects[key.trajectory] = defect
+    return {trajectory: defect for trajectory, defect in defects.items() if len(charges[defect]) > 1}
+
+
+@lru_cache(maxsize=100_000)
+def _defect(key: RowKey) -> str | None:
+    """By its folder, such as runs/v_O of runs/v_O_+2/vasp_std, or by file and config type, such as Mg_Ga."""
+    if (named := named_charge(key.trajectory)) is not None:
+        return named.defect
+    if key.trajectory and names_a_defect(key.config_type):
+        return f"{key.trajectory.rpartition('#')[0]} {key.config_type}"
+    return None
 
 
 def _group(name: str, rows: list[int], keys: Sequence[RowKey]) -> Group:
@@ -102,7 +131,8 @@ def assign_rows(
 
     Each config type is divided in the wanted fractions. Types with too few trajectories to give every split one are
     divided together. Structures with forces and structures with an energy alone are divided separately: they train
-    different models, and each needs a train split. The outcome depends on the keys and the seed, not on their order.
+    different models, and each needs a train split. Isolated atoms, whose energies are references, are in train. The
+    outcome depends on the keys and the seed, not on their order.
 
     Args:
         keys (`Sequence[RowKey]`): One per row.
@@ -128,7 +158,9 @@ def assign_rows(
     held = {key.trajectory for key in keys if key.config_type in hold_out} - {""}  # without a name, a row stands alone
     is_held = [key.config_type in hold_out or key.trajectory in held for key in keys]
     apart = [row for row, away in enumerate(is_held) if away]
-    rest = [row for row, away in enumerate(is_held) if not away]
+    is_alone = [key.config_type == ISOLATED and fractions is not None for key in keys]
+    alone = [row for row, (single, away) in enumerate(zip(is_alone, is_held, strict=True)) if single and not away]
+    rest = [row for row, (single, away) in enumerate(zip(is_alone, is_held, strict=True)) if not (single or away)]
     if fractions is None:
         splits = {split: rest} if rest else {}
     elif by == "trajectory":
@@ -137,6 +169,8 @@ def assign_rows(
         splits = _by_split(_divide(groups(keys, rest, by), np.array(fractions) * len(rest), seed, fill_all=True))
         if empty := [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0 and name not in splits]:
             raise InputError(f"--split {split} by config type leaves {empty[0]} empty: there are too few types for it")
+    if alone:
+        splits = {"train": sorted(splits.get("train", []) + alone)} | {k: v for k, v in splits.items() if k != "train"}
     if apart:
         splits[HELD_OUT] = sorted(splits.get(HELD_OUT, []) + apart)
     return splits
@@ -228,7 +262,9 @@ def train_subsets(keys: Sequence[RowKey], splits: Mapping[str, Sequence[int]], s
         splits (`Mapping[str, Sequence[int]]`): Row numbers by split name, as [`assign_rows`] returns them.
     """
     subsets = np.full(len(keys), np.nan, dtype=np.float32)
-    found = groups(keys, splits.get("train", ()))
+    train = splits.get("train", ())
+    subsets[[row for row in train if keys[row].config_type == ISOLATED]] = SUBSETS[0]
+    found = groups(keys, [row for row in train if keys[row].config_type != ISOLATED])
     for has_forces in (True, False):
         ordered = _proportional_order([group for group in found if group.has_forces == has_forces], seed)
         total = sum(len(group.rows) for group in ordered)
