@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from ..errors import InputError
@@ -75,8 +76,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     """
     _without_bars()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # where it cannot write an Å, work goes on
+        with suppress(OSError):  # of a stream that stands for another one by now
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # where it cannot write an Å, work goes on
     debug = _debug()
     try:
         return main() or 0
