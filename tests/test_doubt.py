@@ -129,7 +129,7 @@ class TestInformation:
         monkeypatch.setattr(rigidity, "STEP", 1e-4)
         model = model.double()
         inputs = dict(extractor(model)(structures, dtype="float64"))
-        direction = rigidity._direction(inputs, torch.Generator().manual_seed(0))
+        direction = rigidity.random_direction(inputs, torch.Generator().manual_seed(0))
         assert direction[0, 7:].abs().max() == 0  # padding
         change = rigidity.directional_derivative(model, inputs, direction)
         *_, last = model.energy_head.layers

@@ -202,8 +202,6 @@ def test_statistics_of_absent_labels(rows, dataset, tmp_path):
 
 def test_arrow_rows_of_earlier_versions_have_no_stress_and_weigh_alike(dataset):
     """A plain `Trainer` may hand over what is in a file that was written before there were these columns."""
-    table = (
-        read_split(dataset, "train").with_format("arrow")[:2].drop_columns(["stress", "source_weight", "source_name"])
-    )
+    table = dataset.with_format("arrow")[:2].drop_columns(["stress", "source_weight", "source_name"])
     for item in read_structures(table):
         assert item["stress"] is None and item["source_weight"] == 1.0

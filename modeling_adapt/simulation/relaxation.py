@@ -171,7 +171,7 @@ def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are, and knows no charges."""
     if not _torch_sim_is_here() or not atoms.pbc.all() or atoms.constraints:
         return False
-    if calculator.model.config.reads_charge:
+    if getattr(calculator, "reads_charge", False):
         return False
     if calculator.domain is not None and calculator.domain.alignment is not None:
         return False

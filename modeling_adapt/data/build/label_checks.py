@@ -1,6 +1,7 @@
 """Labels that look wrong: far outside of the rest, or forces that have nothing to do with where the atoms are."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import numpy as np
@@ -27,9 +28,10 @@ def doubtful_labels(dataset: str | Path) -> list[str]:
     difference to what the composition explains; and one if springs between neighbours, fitted to the forces, explain
     next to nothing of them.
     """
-    rows = datasets.concatenate_datasets(list(read_splits(dataset).values()))
-    rows = rows.select(np.flatnonzero(np.array(rows["config_type"]) != ISOLATED))
-    return [*_far_outside(rows), *_without_springs(rows)] if len(rows) else []
+    with TemporaryDirectory() as cache:  # read once; and the home of a cluster may be read-only
+        rows = datasets.concatenate_datasets(list(read_splits(dataset, cache).values()))
+        rows = rows.select(np.flatnonzero(np.array(rows["config_type"]) != ISOLATED))
+        return [*_far_outside(rows), *_without_springs(rows)] if len(rows) else []
 
 
 def _far_outside(rows: datasets.Dataset) -> list[str]:

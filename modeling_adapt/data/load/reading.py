@@ -85,9 +85,10 @@ def _as_structures(rows: Dataset, dataset: str | Path, split: str, target: Targe
     return rows
 
 
-def read_splits(dataset: str | Path) -> dict[str, Dataset]:
-    """All splits of a data set; see [`read_split`]."""
-    return {split: _as_structures(rows, dataset, split) for split, rows in load_splits(dataset).items()}
+def read_splits(dataset: str | Path, cache_dir: str | None = None) -> dict[str, Dataset]:
+    """All splits of a data set; see [`read_split`] and [`load_splits`]."""
+    splits = load_splits(dataset, cache_dir=cache_dir)
+    return {split: _as_structures(rows, dataset, split) for split, rows in splits.items()}
 
 
 def _labelled(rows: Dataset, target: Target, where: str) -> Dataset:
@@ -158,8 +159,8 @@ def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | N
     return None if is_local(dataset) else folder.name
 
 
-def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict:
-    """All splits as `datasets` loads them, not yet checked; [`InputError`] where it cannot."""
+def load_splits(dataset: str | Path, revision: str | None = None, cache_dir: str | None = None) -> DatasetDict:
+    """All splits as `datasets` loads them into its cache, not yet checked; [`InputError`] where it cannot."""
     dataset = str(dataset)
     folder = _folder_of(dataset, revision)
     if not any(folder.rglob("*.parquet")):
@@ -170,7 +171,7 @@ def load_splits(dataset: str | Path, revision: str | None = None) -> DatasetDict
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
     try:
         checked = ParquetFragmentScanOptions(page_checksum_verification=True)
-        return load_dataset(str(folder), fragment_scan_options=checked)
+        return load_dataset(str(folder), cache_dir=cache_dir, fragment_scan_options=checked)
     except Exception as error:  # damaged parquet, a full disk: datasets raises many types
         problem = None if is_local(dataset) else hub_problem(error, dataset.removeprefix(HUB_DATASETS), "dataset")
         if problem is not None:
