@@ -250,11 +250,11 @@ def _unusable(
     for name, atoms in structures.items():
         try:
             with _about(name):
+                require_predictable(atoms, calculator)
                 if host is not None and charge_of(atoms):
                     raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
                 if host is not None:
                     host.require_fits(atoms)
-                require_predictable(atoms, calculator)
                 if format_name is not None:
                     require_writable(name, atoms, format_name)
         except InputError as error:
