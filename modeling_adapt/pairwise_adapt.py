@@ -190,7 +190,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(M, hidden_size)`): Invariant states of all atoms of the batch.
+            hidden_states (`torch.Tensor` of shape `(B, N, hidden_size)`): Invariant states; M = B N.
             features (`torch.Tensor` of shape `(3 or 8, M, num_vector_channels)`, *optional*):
                 Of degree 1, or 1 and 2; `None` where they are zero.
             index (`torch.LongTensor` of shape `(M, S)`): The other atom of each pair.
@@ -201,13 +201,13 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
             `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states, and features up to the degree `updates`, both
             updated.
         """
-        normed = self.attention_norm(hidden_states)
+        normed = self.attention_norm(hidden_states).flatten(0, 1)
         query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed)
         if self.reads and features is not None:
             other = torch.cat([other, *features], dim=-1)
         parts = [self._update(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
         updates, changes = zip(*parts, strict=True)
-        hidden_states = hidden_states + _joined(updates, dim=0)
+        hidden_states = hidden_states + _joined(updates, dim=0).view_as(hidden_states)
         if not self.updates:
             return hidden_states, None
         change = _joined(changes, dim=1)
@@ -359,14 +359,14 @@ class ADAPTPairwise(nn.Module):
             neighbours, neighbour_shifts = self._search(positions, attention_mask, cell)
         with torch.autocast(device_type=features.device.type, enabled=False):
             index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
-        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge).flatten(0, 1)
+        hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge)
         radial, harmonics, vectors = radial.to(hidden_states.dtype), harmonics.to(hidden_states.dtype), None
         waves = None if self.waves is None else self.waves(positions, attention_mask, cell, wave_numbers)
         for number, layer in enumerate(self.layers):
             hidden_states, vectors = layer(hidden_states, vectors, index, radial, harmonics)
             if self.far_layers is not None and waves is not None:
                 hidden_states, vectors = self.far_layers[number](hidden_states, vectors, *waves)
-        hidden_states = self.norm(hidden_states).unflatten(0, positions.shape[:2])
+        hidden_states = self.norm(hidden_states)
         return hidden_states, None if vectors is None else vectors.unflatten(1, positions.shape[:2]).movedim(0, 2)
 
     def _pairs(

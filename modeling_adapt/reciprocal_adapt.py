@@ -135,23 +135,24 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(M, hidden_size)`): Invariant states of all atoms of the batch.
+            hidden_states (`torch.Tensor` of shape `(B, N, hidden_size)`): Invariant states; M = B N.
             features (`torch.Tensor` of shape `(3 or 8, M, num_vector_channels)`, *optional*):
                 Vectors, and tensors behind them; `None` where nobody reads any.
-            waves (`torch.Tensor`): Those of [`Waves`]; M = B N.
+            waves (`torch.Tensor`): Those of [`Waves`].
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and features, the states and vectors updated.
         """
-        normed = self.norm(hidden_states)
+        normed = self.norm(hidden_states).flatten(0, 1)
         potential, field = self._far_field(self.charges(normed), Waves(*waves))
         arrived = self.queries(normed) * potential.to(normed.dtype)
         update = self.mlp(torch.cat([normed, arrived], dim=-1))
         if self.field_mixing is None or features is None:
-            return hidden_states + update, features
+            return hidden_states + update.view_as(hidden_states), features
         update, gate = update.split([hidden_states.shape[-1], update.shape[-1] - hidden_states.shape[-1]], dim=-1)
         change = gate * self.field_mixing(field.to(normed.dtype))
-        return hidden_states + update, features + nn.functional.pad(change, (0, 0, 0, 0, 0, len(features) - 3))
+        features = features + nn.functional.pad(change, (0, 0, 0, 0, 0, len(features) - 3))
+        return hidden_states + update.view_as(hidden_states), features
 
     def _far_field(self, charges: torch.Tensor, waves: Waves) -> tuple[torch.Tensor, torch.Tensor]:
         """The potential (M, channels) of charges (M, channels) at the atoms, and its field (3, M, channels)."""

@@ -195,6 +195,9 @@ class TestHabits:
         output = model(**inputs_of(model, structures), output_hidden_states=True, output_attentions=attends)
         layers = getattr(model.adapt.trunk, "layers", None) or model.adapt.trunk.blocks
         assert len(output.hidden_states) == len(layers) + 1
+        if model.config.traits.has_gradient or model.config.predicts == "forces":
+            shape = (len(structures), max(map(len, structures)))
+            assert all(states.shape[:2] == shape for states in output.hidden_states)
         assert (output.attentions is not None) == attends
 
     @pytest.mark.parametrize("use_reentrant", [True, False])
