@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from modeling_adapt.errors import InputError
 from modeling_adapt.training.muon import MuonFactory, MuonWithAdamW
 
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}
@@ -59,3 +60,9 @@ def test_embeddings_read_outs_and_thin_matrices_are_not_for_muon(make_energy_mod
     assert len(matrices) + len(others) == len(names)
     assert matrices and all("layers" in name and name.endswith("weight") for name in matrices)
     assert any("embedding" in name for name in others) and any("head" in name for name in others)
+
+
+def test_a_model_without_matrices_for_it_says_so(make_energy_model):
+    model = make_energy_model(architecture="pairwise", hidden_size=4, intermediate_size=4, num_vector_channels=4)
+    with pytest.raises(InputError, match="muon: no matrix of the layers has sides of 8 or more"):
+        MuonFactory()(model, **OPTIONS)

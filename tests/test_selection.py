@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixedPlane
 from ase.io import read, write
 
 from modeling_adapt.cli.select_structures import main
@@ -36,6 +37,18 @@ def test_a_copy_is_not_chosen_before_something_else():
     rows = {"first": np.array([[2.0, 0.0]]), "copy": np.array([[2.0, 0.0]]), "other": np.array([[0.0, 1.0]])}
     found = most_instructive(rows, 3, np.eye(2), 1.0, noise=0.1)
     assert [name for name, _ in found] == ["first", "other", "copy"]
+
+
+def test_structures_of_a_tree_and_a_folder_that_is_taken(tmp_path):
+    (tmp_path / "tree" / "v_Si_0" / "Unperturbed").mkdir(parents=True)
+    vacancy = bulk("Si", cubic=True, a=5.469)[1:]
+    vacancy.set_constraint(FixedPlane(0, (1, 1, 0)))  # which POSCAR cannot hold
+    write(tmp_path / "tree" / "v_Si_0" / "Unperturbed" / "a.extxyz", vacancy)
+    write(tmp_path / "tree" / "v_Si_0" / "b.extxyz", vacancy)
+    main([str(tmp_path / "tree"), "--output", str(tmp_path / "next")])
+    assert len(list((tmp_path / "next").glob("*/POSCAR"))) == 2
+    with pytest.raises(InputError, match="next"):
+        main([str(tmp_path / "tree"), "--output", str(tmp_path / "next"), "--model", "never-looked-for"])
 
 
 def test_command_with_the_model_in_the_box(tmp_path, capsys):

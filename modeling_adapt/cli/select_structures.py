@@ -33,14 +33,14 @@ def main(argv: list[str] | None = None) -> None:
 
     from ..device import available_device, on_device
     from ..evaluation.selection import choose
-    from ..files import finished_folder
+    from ..files import finished_folder, require_empty_folder
     from ..loading import load_model
     from ..simulation.doubt import load_doubt
     from ..simulation.inputs import read_inputs
     from ..tables import csv_text, format_table
 
     output = Path(arguments.output)
-    candidates = read_inputs(arguments.input, arguments.index, arguments.split)
+    require_empty_folder(output)
     where = {"subfolder": arguments.subfolder, "revision": arguments.revision}
     model, feature_extractor = load_model(arguments.model, **where)
     doubt = load_doubt(arguments.model, **where) if model.config.predicts == "energy" else None
@@ -49,15 +49,18 @@ def main(argv: list[str] | None = None) -> None:
             f"{arguments.model} does not say how uncertain it is; add that with evaluate.py {arguments.model} DATASET "
             "--calibrate, or name an energy model that does"
         )
+    candidates = read_inputs(arguments.input, arguments.index, arguments.split, model.config.reads_charge)
     model = on_device(model, available_device(arguments.device))
     chosen = choose(candidates, arguments.number, model, feature_extractor, doubt)
     lines = [[one.name, str(len(candidates[one.name])), f"{one.gain:.3g}", f"{one.doubt:.2f}"] for one in chosen]
     header = ["structure", "atoms", "gain (nats)", "largest doubt"]
     with finished_folder(output) as unfinished:
         for rank, one in enumerate(chosen, start=1):
-            folder = unfinished / f"{rank:03d}-{one.name}"
+            folder = unfinished / f"{rank:03d}-{one.name.replace('/', '-')[-200:]}"
             folder.mkdir()
-            candidates[one.name].write(folder / "POSCAR", format="vasp", sort=True)
+            atoms = candidates[one.name]
+            atoms.set_constraint()  # nothing is relaxed in what is only labelled
+            atoms.write(folder / "POSCAR", format="vasp", sort=True)
         (unfinished / "selected.csv").write_text(csv_text([header, *lines]), encoding="utf-8")
     print(format_table(header, lines))
     print(f"{len(chosen)} of {len(candidates)} structures written to: {output}")

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import InputError
+
 _LEAST_SIDE = 8  # of a matrix: of thinner ones orthogonal rows say little
 
 
@@ -55,9 +57,14 @@ class MuonFactory:
     """Makes the optimiser of a model, as `Trainer` asks for one by `optimizer_cls_and_kwargs`."""
 
     def __call__(self, model: nn.Module, **options: Any) -> MuonWithAdamW:
-        """The optimiser of a `model`, whose trunk's matrices behind the embeddings are Muon's, with its `options`."""
+        """
+        The optimiser of a `model`, whose trunk's matrices behind the embeddings are Muon's, with its `options`. Raises
+        [`InputError`] where there are none.
+        """
         learned = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         matrices = {name for name, weight in learned if _is_of_a_layer(name) and _is_matrix(weight)}
+        if not matrices:
+            raise InputError(f"muon: no matrix of the layers has sides of {_LEAST_SIDE} or more; leave muon out")
         return MuonWithAdamW(
             [weight for name, weight in learned if name in matrices],
             [weight for name, weight in learned if name not in matrices],
