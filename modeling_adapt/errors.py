@@ -2,13 +2,23 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 
 
 class InputError(ValueError):
     """Bad input: one clear line that names the file, row or atom and the remedy. Commands print it and exit with 2."""
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Within it errors name what they are about, such as a structure."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def no_such(name: str, known: Iterable[str], kind: str = "") -> str:

@@ -77,6 +77,7 @@ class ADAPTFeatureExtractor(FeatureExtractionMixin):
     def to_dict(self) -> dict[str, Any]:
         """Its arguments alone, with its own code: what else a file of somebody names is not written again."""
         written: dict[str, Any] = {"canonical_order": self.canonical_order, "cutoff": self.cutoff}
+        written |= {name: value for name in ("reciprocal_cutoff", "reads_charge") if (value := getattr(self, name))}
         if getattr(self, "auto_map", None):
             written["auto_map"] = {"AutoFeatureExtractor": f"feature_extraction_adapt.{type(self).__name__}"}
         return written | {"feature_extractor_type": type(self).__name__}

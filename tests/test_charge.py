@@ -1,5 +1,7 @@
 """The total charge as an input: of models that read it, of data, and of those who ask a model for one."""
 
+import re
+
 import ase.io
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from transformers import pipeline
 
+import modeling_adapt.cli.evaluate as evaluate_command
 import modeling_adapt.cli.import_structures as import_command
 import modeling_adapt.cli.relax as relax_command
 from modeling_adapt import ADAPTFeatureExtractor
@@ -20,6 +23,10 @@ from modeling_adapt.data.load.survey import content_hash
 from modeling_adapt.data.structures import atoms_from_row, structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
+from modeling_adapt.simulation.neb import predict_together
+from modeling_adapt.simulation.ranking import Candidate, Host, rank
+from modeling_adapt.simulation.relaxation import can_batch, relax
+from modeling_adapt.simulation.tree import defect_of
 
 PAIRWISE = {"architecture": "pairwise", "num_vector_channels": 8, "pairwise_cutoff": 4.0}
 
@@ -155,3 +162,74 @@ def test_relaxations_of_charged_structures(make_force_model, tmp_path, capsys):
 
     np.testing.assert_allclose(relaxed("told"), forces_of(model, charged(1))[0], atol=1e-5)
     np.testing.assert_allclose(relaxed("named", "--charge", "-2"), forces_of(model, charged(-2))[0], atol=1e-5)
+    assert ase.io.read(tmp_path / "told" / "in.traj.extxyz").info["charge"] == 1
+    # A command that was interrupted goes on with the same charges, or not at all.
+    again = [str(tmp_path / "in.extxyz"), "--model", str(tmp_path / "model"), "--steps", "0", "--device", "cpu"]
+    with pytest.raises(InputError, match="holds results of another command"):
+        relax_command.main([*again, "--output", str(tmp_path / "named"), "--charge", "2"])
+
+
+@pytest.fixture
+def energy_model(make_energy_model):
+    return make_energy_model(**PAIRWISE, reads_charge=True)
+
+
+def test_everyone_reads_the_charge_of_the_calculator(energy_model, make_energy_model):
+    """One image at a time or all of a band at once, one of several models, and what a relaxation freezes."""
+    calculator = ADAPTCalculator(energy_model, charge=2, outside_domain="ignore")
+    atoms = charged()
+    expected = calculator.get_property("energy", atoms)
+    told = ADAPTCalculator(energy_model, outside_domain="ignore")
+    assert abs(told.get_property("energy", atoms) - expected) > 1e-6
+    assert told.get_property("energy", charged(2)) == pytest.approx(expected, abs=1e-6)
+    (together,), _ = predict_together(calculator, [atoms])
+    assert together == pytest.approx(expected, abs=1e-6)
+    assert calculator.member_energies(atoms)[0] == pytest.approx(expected, abs=1e-6)
+    result = relax(charged(2), told, steps=1)
+    assert result.atoms.info["charge"] == 2
+    energy = result.atoms.get_potential_energy()
+    assert told.get_property("energy", result.atoms) == pytest.approx(energy, abs=1e-6)
+    blind = ADAPTCalculator(make_energy_model(**PAIRWISE), outside_domain="ignore")
+    assert not can_batch(charged(2), blind)
+    with pytest.raises(InputError, match="trained without charges"):
+        predict_together(blind, [charged(2)])
+
+
+def test_a_saved_extractor_reads_it(energy_model, tmp_path):
+    energy_model.save_pretrained(tmp_path)
+    ADAPTFeatureExtractor.for_model(energy_model.config).save_pretrained(tmp_path)
+    energies = [pipeline("atom-forces", model=str(tmp_path))(charged(charge))["energy"] for charge in (0, 2)]
+    calculator = ADAPTCalculator(energy_model, outside_domain="ignore")
+    expected = [calculator.get_property("energy", charged(charge)) for charge in (0, 2)]
+    np.testing.assert_allclose(energies, expected, atol=1e-5)
+    assert abs(energies[1] - energies[0]) > 1e-6
+
+
+def test_only_one_charge_is_compared_by_energy():
+    candidates = [Candidate(f"q{charge}", charged(charge), -float(charge)) for charge in (0, 1, 1)]
+    ranked = rank(candidates)
+    assert [(one.name, one.rank, one.energy_above_lowest) for one in ranked] == [
+        ("q0", 1, 0.0),
+        ("q1", 1, 0.0),
+        ("q1", 1, 0.0),
+    ]
+    host = Host(bulk("Si", cubic=True), -8.0, {})
+    with pytest.raises(InputError, match=r"a charge of \+1; formation energies are of neutral defects"):
+        host.require_fits(charged(1))
+    assert [defect_of("x", "Si7", charge) for charge in (0, 1, -2)] == ["Si7_0", "Si7_+1", "Si7_-2"]
+
+
+def test_an_evaluation_takes_charges_that_the_model_can_tell_apart(rows, make_force_model, tmp_path, capsys):
+    """Those of `rows` are 0, +2 and -1."""
+    for name, reads in (("blind", False), ("reads", True)):
+        make_force_model(**PAIRWISE, reads_charge=reads).save_pretrained(tmp_path / name)
+    command = [str(tmp_path / "blind"), str(tmp_path / "set"), "--split", "train", "--checks", "0"]
+    with pytest.raises(
+        InputError, match=r"charges -1 \(1\), \+0 \(1\), \+2 \(1\), which this model cannot tell apart"
+    ):
+        evaluate_command.main(command)
+    for options, count in ((["--charge", "0"], 1), (["--charge", "any"], 3)):
+        evaluate_command.main([*command, *options])
+        assert re.search(rf"^all +{count} ", capsys.readouterr().out, re.MULTILINE)
+    evaluate_command.main([str(tmp_path / "reads"), *command[1:]])
+    assert re.search("^all +3 ", capsys.readouterr().out, re.MULTILINE)

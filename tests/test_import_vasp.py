@@ -12,11 +12,10 @@ from ase.build import bulk
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
-from modeling_adapt.data.load.reading import read_split, read_splits
+from modeling_adapt.data.load.reading import of_one_charge, read_split, read_splits
 from modeling_adapt.data.read.charges import named_charge
 from modeling_adapt.data.read.frames import read_run, run_charge, run_kind
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.preparation import of_one_charge
 
 CELL = bulk("Si", "diamond", a=5.43, cubic=True)
 ENERGY = -43.39281547

@@ -80,7 +80,7 @@ def test_a_tree_keeps_its_hierarchy(tree):
         *(f"v_Cu_0/{folder}" for folder in DISTORTIONS),
     ]
     assert found.skipped.keys() == {
-        *("broken", "Cu_defects_generator-Cu_i_+1"),
+        *("broken.cif", "Cu_defects_generator-Cu_i_+1"),
         *(f"v_Cu_-1/{folder}" for folder in DISTORTIONS),
     }
     assert "a charge of -1 by its name; the model knows neutral structures only" in found.skipped["v_Cu_-1/Rattled"]
@@ -128,13 +128,22 @@ def test_charges_are_seen_and_decoration_is_none(tmp_path, shared_cases):
 def test_electrons_in_the_input_of_vasp(tmp_path):
     ase.io.write(tmp_path / "POSCAR", vacancy(), format="vasp")
     (tmp_path / "INCAR").write_text("ENCUT = 400\n NELECT = 340\n")
-    with pytest.raises(InputError, match="INCAR sets NELECT, and no POTCAR tells of which charge that is"):
-        read_inputs([tmp_path / "POSCAR"])
+    for any_charge in (False, True):  # nobody knows it, so a model that reads charges would read a wrong one
+        with pytest.raises(InputError, match="INCAR sets NELECT, and no POTCAR tells of which charge that is"):
+            read_inputs([tmp_path / "POSCAR"], any_charge=any_charge)
+    assert find_inputs([tmp_path / "POSCAR"], charge=1.0).structures["poscar"].info["charge"] == 1
     (tmp_path / "POTCAR").write_text("   POMASS =   63.546; ZVAL   =   11.000    mass and valenz\n")
     with pytest.raises(InputError, match=r"a charge of \+1 by its NELECT"):
         read_inputs([tmp_path / "POSCAR"])
     (tmp_path / "INCAR").write_text("NELECT = 341\n")
     assert list(read_inputs([tmp_path / "POSCAR"])) == ["poscar"]
+
+
+def test_a_broken_file_does_not_take_the_name_of_another(tmp_path):
+    ase.io.write(tmp_path / "a.xyz", vacancy())
+    (tmp_path / "a.cif").write_text("data_broken\n")
+    found = find_inputs([tmp_path])
+    assert list(found.structures) == ["a"] and list(found.skipped) == ["a.cif"]
 
 
 @pytest.fixture

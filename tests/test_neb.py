@@ -141,6 +141,18 @@ class TestCommand:
         assert run(tmp_path / "pairs.csv", "--keep-ends") == 2
         assert "results of another command (keep_ends False, not True)" in capsys.readouterr().err
 
+    def test_ends_that_are_one_minimum_do_not_stop_the_others(self, run, tmp_path, capsys):
+        near = _vacancy(0)
+        near.positions[5] += (0.15, 0, 0)
+        ase.io.write(tmp_path / "near.extxyz", near)
+        rows = (
+            "\ufeffstart,end\na.relaxed.extxyz,near.extxyz\na.relaxed.extxyz,b.relaxed.extxyz\n"  # as Excel writes it
+        )
+        (tmp_path / "pairs.csv").write_text(rows, encoding="utf-8")
+        assert run(tmp_path / "pairs.csv") == 1
+        assert "error: a-to-near, relaxed: start and end are one structure" in capsys.readouterr().err
+        assert (tmp_path / "out" / "a-to-b.path.json").is_file()
+
     @pytest.mark.parametrize(
         ("files", "message"),
         [
@@ -149,10 +161,14 @@ class TestCommand:
             (["a.relaxed.extxyz", "perfect.extxyz"], "the start is Cu31 and the end Cu32"),
             (["a.relaxed.extxyz", "none.extxyz"], "no such file"),
             (["pairs.csv"], "row 2: there is no start or no end"),
+            (["two", "b.relaxed.extxyz"], "two holds 2 structures; an end is one"),
         ],
     )
     def test_bad_input_is_one_line_and_writes_nothing(self, run, tmp_path, capsys, files, message):
         ase.io.write(tmp_path / "perfect.extxyz", PERFECT)
+        (tmp_path / "two").mkdir()
+        for name in "xy":
+            ase.io.write(tmp_path / "two" / f"{name}.extxyz", _vacancy(0))
         (tmp_path / "pairs.csv").write_text("start,end\na.relaxed.extxyz,b.relaxed.extxyz\nb.relaxed.extxyz\n")
         assert run(*(tmp_path / name for name in files)) == 2
         error = capsys.readouterr().err

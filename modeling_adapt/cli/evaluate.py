@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import alone_in, finished_folder, require_empty_folder
+from ..training.options import read_charge
 from .command_line import CommandParser, whole_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from ..data.structures import Target
     from ..evaluation.answers import Answer
     from ..evaluation.report import Assessment
     from ..evaluation.symmetry import Forces
@@ -126,7 +128,6 @@ def _evaluate(arguments: argparse.Namespace, folder: Path | None) -> str:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     """Writes the doubt of a model beside its weights."""
-    from ..data.load.reading import read_split
     from ..evaluation.rigidity import write_doubt
     from ..hub_access import is_local
     from ..loading import load_model, weights_folder
@@ -138,10 +139,9 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if not is_local(arguments.model):
         raise InputError(f"--calibrate writes beside the weights, and {arguments.model} is no folder; save it in one")
     folder = weights_folder(arguments.model, arguments.subfolder)
-    target = target_of(load_model(folder)[0].config)
-    train, validation = (
-        read_split(arguments.dataset, split, target, arguments.dataset_revision) for split in ("train", "validation")
-    )
+    config = load_model(folder)[0].config
+    target = target_of(config)
+    train, validation = (_rows(arguments, split, target, config.reads_charge) for split in ("train", "validation"))
     with alone_in(folder):
         write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
     print(f"uncertainty of its energies saved to: {folder}")
@@ -151,17 +151,16 @@ def _assess_energies(
     found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
 ) -> None:
     """Errors beside those of baselines; a data set that has no energies to train on has no baselines."""
-    from ..data.load.reading import read_split
     from ..evaluation.evaluate import evaluate_energy
     from ..evaluation.rigidity import check_doubt
     from ..reference_energies import fit_baseline, fit_mean_baseline
     from ..simulation.doubt import load_doubt
 
-    rows = read_split(arguments.dataset, arguments.split, "energy", arguments.dataset_revision)
+    rows = _rows(arguments, arguments.split, "energy", model.config.reads_charge)
     model = _ready(arguments, model, arguments.model, rows)
     baseline = mean_baseline = None
     try:
-        train = read_split(arguments.dataset, "train", "energy", arguments.dataset_revision)
+        train = _rows(arguments, "train", "energy", model.config.reads_charge)
         baseline, mean_baseline = fit_baseline(train), fit_mean_baseline(train)
     except InputError as error:
         print(f"no baselines of the energy: {error}", file=sys.stderr)
@@ -178,11 +177,10 @@ def _assess_stress(
     """Errors on the structures of the split that have a stress, if any."""
     import numpy as np
 
-    from ..data.load.reading import read_split
     from ..data.load.survey import survey
     from ..evaluation.evaluate import evaluate_stress
 
-    rows = read_split(arguments.dataset, arguments.split, None, arguments.dataset_revision)
+    rows = _rows(arguments, arguments.split, None, model.config.reads_charge)
     labelled = np.flatnonzero(survey(rows).stressed)
     if labelled.size:
         rows = rows.select(labelled)
@@ -194,12 +192,11 @@ def _assess_forces(
     found: "Assessment", arguments: argparse.Namespace, model: "PreTrainedModel", extractor: "ADAPTFeatureExtractor"
 ) -> None:
     """Errors of the model, or of the mean over its ensemble and symmetry images, and what physics demands of them."""
-    from ..data.load.reading import read_split
     from ..evaluation.calibration import calibrate
     from ..evaluation.evaluate import evaluate_forces
     from ..evaluation.physical_checks import chosen_structures, host_in, model_forces, physical_checks
 
-    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    rows = _rows(arguments, arguments.split, "forces", model.config.reads_charge)
     model = _ready(arguments, model, arguments.model, rows)
     gradient = _energy_gradient(arguments, rows)
     models = [model, *_ensemble(arguments, type(model), rows)]
@@ -216,10 +213,9 @@ def _assess_forces(
 
 
 def _compare(arguments: argparse.Namespace, folder: Path | None) -> str:
-    from ..data.load.reading import read_split
     from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
 
-    rows = read_split(arguments.dataset, arguments.split, "forces", arguments.dataset_revision)
+    rows = _rows(arguments, arguments.split, "forces")
     subfolders = [arguments.subfolder, *[""] * len(arguments.compare)]
     contenders = [
         load_contender(name, arguments.device, arguments.revision, subfolder)
@@ -242,8 +238,10 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError("name a data set, or what to answer with --answers; see --help")
     if arguments.dataset is None and (arguments.ensemble or arguments.num_images > 1):
         raise InputError("--answers are of one model as it is: leave out --ensemble and --num-images")
-    if arguments.dataset is None and (arguments.energy_model or arguments.dataset_revision):
-        raise InputError("--energy-model and --dataset-revision go with a data set, and there is none: leave them out")
+    if arguments.dataset is None and (arguments.energy_model or arguments.dataset_revision or arguments.charge):
+        raise InputError(
+            "--energy-model, --dataset-revision and --charge go with a data set, and there is none: leave them out"
+        )
     if arguments.answers and arguments.compare:
         raise InputError("--answers are of one model: leave out --compare")
     if arguments.num_images > 48:
@@ -291,6 +289,14 @@ def _energy_gradient(arguments: argparse.Namespace, rows: "Dataset") -> "Forces 
     return model_forces([_ready(arguments, model, arguments.energy_model, rows)], feature_extractor)
 
 
+def _rows(arguments: argparse.Namespace, split: str, target: "Target | None", reads_charge: bool = False) -> "Dataset":
+    """Those of a split that have what is evaluated, of charges that the model can tell apart."""
+    from ..data.load.reading import of_one_charge, read_split
+
+    rows = read_split(arguments.dataset, split, target, arguments.dataset_revision)
+    return of_one_charge(rows, arguments.charge, split, reads_charge)
+
+
 def _ready(arguments: argparse.Namespace, model: "PreTrainedModel", name: str, rows: "Dataset") -> "PreTrainedModel":
     """On its device, and known to know the elements of `rows`."""
     from ..device import on_device
@@ -303,7 +309,9 @@ def _ready(arguments: argparse.Namespace, model: "PreTrainedModel", name: str, r
 def _header(arguments: argparse.Namespace) -> dict[str, Any]:
     header = {"model": arguments.model, "dataset": arguments.dataset, "split": arguments.split}
     return header | {
-        name: value for name in ("subfolder", "revision", "dataset_revision") if (value := getattr(arguments, name))
+        name: value
+        for name in ("subfolder", "revision", "dataset_revision", "charge")
+        if (value := getattr(arguments, name))
     }
 
 
@@ -346,6 +354,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("dataset", nargs="?", help="data set folder or Hub id; with --answers, none is needed")
     data.add_argument("--dataset-revision", metavar="REVISION", help="of a data set on the Hub (default: main)")
     data.add_argument("--split", default="test", help="split to evaluate (default: test)")
+    data.add_argument(
+        "--charge",
+        type=read_charge,
+        help="structures of this charge alone, such as 0 or -1; any: all, by a model that does not read it",
+    )
 
     found = parser.add_argument_group("what is found")
     found.add_argument("--output", metavar="DIR", help="new folder for metrics.json and the figures")

@@ -2,13 +2,13 @@
 
 import argparse
 import csv
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..device import DTYPES
-from ..errors import InputError
+from ..errors import InputError, about
 from ..pretrained_adapt import DEFAULT_MODEL
 from .command_line import CommandParser, positive_number, whole_number
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _RECORD = "neb.json"
 _RECORDED = ("model", "revision", "images", "fmax", "steps", "keep_ends", "keep_order", "dtype")
-_FINISH = 0.005  # eV/Å; the ends are to be minima
-
 EXAMPLE = """\
 examples:
   python neb.py relaxed/one.relaxed.extxyz relaxed/two.relaxed.extxyz --model runs/si-energy
@@ -64,55 +62,59 @@ def main(argv: list[str] | None = None) -> int | None:
         if len(left) < len(pairs):
             print(f"{len(pairs) - len(left)} of {len(pairs)} paths were found before; going on with the others")
         try:
-            _find_paths(arguments, left, calculator, output)
+            failed = _find_paths(arguments, left, calculator, output)
+            if len(failed) == len(pairs):
+                raise failed[0]
+            for error in failed:
+                print(f"error: {error}", file=sys.stderr)
         finally:
             found = neb.read_paths(list(pairs), output)
             neb.write_barriers(output / "barriers.csv", found)
             print(neb.barrier_table(found))
     print(f"paths saved to: {output}")
-    return 0 if all(path["status"] == "converged" for path in found) else 1
+    return 0 if len(found) == len(pairs) and all(path["status"] == "converged" for path in found) else 1
 
 
 def _find_paths(
     arguments: argparse.Namespace, pairs: Mapping[str, _Pair], calculator: "ADAPTCalculator", output: Path
-) -> None:
+) -> list[InputError]:
+    """Writes each path, and tells why there is none between some ends."""
     from dataclasses import replace
 
-    from tqdm import tqdm
-
-    from ..simulation.neb import find_path, write_path
+    from ..simulation.neb import find_path, matched_end, write_path
+    from ..simulation.relaxation import progress_bar
     from ..simulation.results import model_names
 
+    failed: list[InputError] = []
+    limits = (arguments.images, arguments.fmax, arguments.steps)
     starts, ends, notes = _ends(arguments, pairs, calculator)
     for name, pair in pairs.items():
-        with _about(f"{name}, relaxed" if not arguments.keep_ends else name):
-            _require_apart(starts[name], ends[name])
-        with tqdm(desc=name, total=arguments.steps, unit=" steps", leave=False, disable=None) as bar:
-
-            def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
-
-            with _about(name):
-                limits = (arguments.images, arguments.fmax, arguments.steps)
+        try:
+            with about(name if arguments.keep_ends else f"{name}, relaxed"):
+                matched_end(starts[name], ends[name], keep_order=True)
+            with about(name), progress_bar(name, arguments.steps) as show:
                 path = find_path(starts[name], ends[name], calculator, *limits, show)
+        except InputError as error:
+            failed.append(error)
+            continue
         if notes[name]:
             status = "not converged" if path.status == "converged" else path.status
             path = replace(path, status=status, findings=(*notes[name], *path.findings))
         write_path(name, path, pair.files, output, f"{name}, {model_names(arguments.model)}")
+    return failed
 
 
 def _ends(
     arguments: argparse.Namespace, pairs: Mapping[str, _Pair], calculator: "ADAPTCalculator"
 ) -> "tuple[dict[str, Atoms], dict[str, Atoms], dict[str, list[str]]]":
     """Of each pair the two minima, and a line for each that is none."""
-    from ..simulation.relaxation import relax_each
+    from ..simulation.relaxation import FINISHED, relax_each
 
     given = {(name, end): getattr(pair, end) for name, pair in pairs.items() for end in ("start", "end")}
     notes: dict[str, list[str]] = {name: [] for name in pairs}
     if not arguments.keep_ends:
         together = {f"{name} ({end})": atoms for (name, end), atoms in given.items()}
-        results = dict(relax_each(together, calculator, arguments.fmax, arguments.steps, finish=_FINISH))
+        results = dict(relax_each(together, calculator, arguments.fmax, arguments.steps, finish=FINISHED))
         given = {(name, end): results[f"{name} ({end})"].atoms for name, end in given}
         for name, end in given:
             result = results[f"{name} ({end})"]
@@ -120,12 +122,6 @@ def _ends(
                 said = "; ".join(result.findings) or f"{result.fmax:.3f} eV/Å after {result.steps} steps"
                 notes[name].append(f"the {end} is no minimum, its relaxation {result.status}: {said}")
     return {name: given[name, "start"] for name in pairs}, {name: given[name, "end"] for name in pairs}, notes
-
-
-def _require_apart(start: "Atoms", end: "Atoms") -> None:
-    from ..simulation.neb import matched_end
-
-    matched_end(start, end, keep_order=True)
 
 
 def _calculator(arguments: argparse.Namespace, ends: "Mapping[str, Atoms]") -> "ADAPTCalculator":
@@ -145,7 +141,7 @@ def _calculator(arguments: argparse.Namespace, ends: "Mapping[str, Atoms]") -> "
             f"{arguments.model[0]} has no energies, and a barrier is one: give a pooled energy as --model"
         )
     for name, atoms in ends.items():
-        with _about(name):
+        with about(name):
             require_predictable(atoms, calculator)
     return calculator
 
@@ -157,7 +153,7 @@ def _read_pairs(arguments: argparse.Namespace) -> dict[str, _Pair]:
         raise InputError("a path has two ends: give START and END, or a table.csv with a row for each path")
     pairs: dict[str, _Pair] = {}
     for named, start, end in _table(Path(given[0])) if len(given) == 1 else [("", *given)]:
-        with _about(f"{start} and {end}"):
+        with about(f"{start} and {end}"):
             name, pair = _read_pair(named, start, end, arguments.keep_order)
         if name in pairs:
             raise InputError(f"2 paths would write to the same files {name}.path.*; give them other names")
@@ -171,7 +167,9 @@ def _read_pair(name: str, start: str, end: str, keep_order: bool) -> tuple[str, 
 
     names, atoms = [], []
     for file in (start, end):
-        ((found, one),) = read_inputs([file]).items()
+        (found, one), *others = read_inputs([file], any_charge=True).items()
+        if others:
+            raise InputError(f"{file} holds {len(others) + 1} structures; an end is one")
         names.append(found.removesuffix(".relaxed"))
         atoms.append(one)
     name = name or "-to-".join(names).replace("/", "-")
@@ -184,7 +182,7 @@ def _read_pair(name: str, start: str, end: str, keep_order: bool) -> tuple[str, 
 def _table(path: Path) -> list[tuple[str, str, str]]:
     """The name, which may be empty, and the ends of each path in a CSV file."""
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not rows:
@@ -198,15 +196,6 @@ def _table(path: Path) -> list[tuple[str, str, str]]:
             raise InputError(f"{path}, row {number}: {name!r} is no name of a file; give one without folders")
         pairs.append((name, str(path.parent / start), str(path.parent / end)))
     return pairs
-
-
-@contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Errors name the path."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

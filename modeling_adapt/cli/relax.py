@@ -3,15 +3,15 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..device import DTYPES, keep_freed_memory
 from ..elements_adapt import SYMBOLS
-from ..errors import InputError
+from ..errors import InputError, about
 from ..pretrained_adapt import DEFAULT_MODEL
 from .command_line import CommandParser, positive_number, whole_number
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..simulation.calculator import ADAPTCalculator
     from ..simulation.ranking import Host
     from ..simulation.results import Line
-
-_FINISH = 0.005  # eV/Å
 
 EXAMPLE = """\
 examples:
@@ -69,10 +67,9 @@ def main(argv: list[str] | None = None) -> int | None:
     processes, output = _processes(), Path(arguments.output)
     calculator = _calculator(arguments, processes)
     selection = Selection(arguments.include, arguments.exclude)
-    any_charge = arguments.charge is not None or getattr(calculator, "reads_charge", False)
-    structures, skipped, notes = find_inputs(arguments.input, arguments.index, arguments.split, selection, any_charge)
-    for atoms in structures.values() if arguments.charge is not None else ():
-        atoms.info["charge"] = arguments.charge
+    any_charge = getattr(calculator, "reads_charge", False)
+    found = (arguments.input, arguments.index, arguments.split, selection, any_charge, arguments.charge)
+    structures, skipped, notes = find_inputs(*found)
     arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
@@ -85,10 +82,11 @@ def main(argv: list[str] | None = None) -> int | None:
     done = summary.names()
     left = {name: atoms for name, atoms in structures.items() if name not in done}
     _require_fit(host, {name: atoms for name, atoms in structures.items() if name in done})
-    skipped |= _unusable(left, calculator, host, arguments.format)
-    if not done and not left.keys() - skipped.keys():
+    unusable = _unusable(left, calculator, host, arguments.format)
+    skipped |= unusable
+    left = {name: atoms for name, atoms in left.items() if name not in unusable}
+    if not done and not left:
         raise InputError(_none_is_left(skipped))
-    left = {name: atoms for name, atoms in left.items() if name not in skipped}
     processes.wait_for_everyone()  # nobody writes before everybody has checked
     with alone_in(output) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
@@ -112,7 +110,9 @@ def main(argv: list[str] | None = None) -> int | None:
             mine, stuck = _with_cells(arguments, mine, calculator)
             relaxations = relax_each(mine, calculator, *limits, trajectory, arguments.one_by_one, arguments.finish)
             for name, result in relaxations:
-                result = replace(result, status="not converged", findings=stuck[name]) if name in stuck else result
+                if name in stuck:
+                    status = "not converged" if result.status == "converged" else result.status
+                    result = replace(result, status=status, findings=(*stuck[name], *result.findings))
                 results.write_result(name, result, output, structures[name])
                 summary.append(name, result)
         finally:
@@ -161,8 +161,10 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
 
 def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> float:
     """How far relaxations go in eV/Å: where there are energies, what is compared by them is to be at a minimum."""
+    from ..simulation.relaxation import FINISHED
+
     if arguments.finish is None:
-        return min(arguments.fmax, _FINISH) if "energy" in calculator.implemented_properties else arguments.fmax
+        return min(arguments.fmax, FINISHED) if "energy" in calculator.implemented_properties else arguments.fmax
     if arguments.finish > arguments.fmax:
         raise InputError(
             f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
@@ -174,12 +176,12 @@ def _require_cells(
     arguments: argparse.Namespace, structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator"
 ) -> None:
     """Before any is relaxed for minutes."""
-    from ..simulation.cell import require_cell_to_relax
+    from ..simulation.relaxation import require_cell_to_relax
 
     if arguments.host is not None:
         raise InputError("--cell is for the host itself; relax that first, and its defects in the cell that it gets")
     for name, atoms in structures.items():
-        with _about(name):
+        with about(name):
             require_cell_to_relax(atoms, calculator)
 
 
@@ -187,14 +189,14 @@ def _with_cells(
     arguments: argparse.Namespace, structures: "dict[str, Atoms]", calculator: "ADAPTCalculator"
 ) -> "tuple[dict[str, Atoms], dict[str, tuple[str, ...]]]":
     """The structures in the cells that they are to have, and a line for each cell that has not converged."""
-    from ..simulation.cell import relax_cell
+    from ..simulation.relaxation import relax_cell
 
     if not arguments.cell:
         return structures, {}
     moved: dict[str, Atoms] = {}
     stuck: dict[str, tuple[str, ...]] = {}
     for name, atoms in structures.items():
-        with _about(name):
+        with about(name):
             moved[name], line, converged = relax_cell(atoms, calculator, arguments.finish, arguments.steps)
         print(f"{name}: {line}")
         if not converged:
@@ -222,7 +224,7 @@ def _host(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> "Host
     (name, atoms), *others = read_inputs([arguments.host], index=":").items()
     if others:
         raise InputError(f"{arguments.host} holds {len(others) + 1} structures; the host is one")
-    with _about(name):
+    with about(name):
         require_predictable(atoms, calculator)
     for line in [] if calculator.domain is None else calculator.domain.check(atoms):
         print(f"warning: the host {name} is outside the trained region: {line}", file=sys.stderr)
@@ -234,7 +236,7 @@ def _require_fit(host: "Host | None", done: "Mapping[str, Atoms]") -> None:
     if host is None:
         return
     for name, atoms in done.items():
-        with _about(name):
+        with about(name):
             host.require_fits(atoms)
 
 
@@ -242,17 +244,14 @@ def _unusable(
     structures: "Mapping[str, Atoms]", calculator: "ADAPTCalculator", host: "Host | None", format_name: str | None
 ) -> dict[str, str]:
     """Which structures models, host or format do not take, and why: before all else."""
-    from ..feature_extraction_adapt import charge_of
     from ..simulation.relaxation import require_predictable
     from ..simulation.results import require_writable
 
     reasons = {}
     for name, atoms in structures.items():
         try:
-            with _about(name):
+            with about(name):
                 require_predictable(atoms, calculator)
-                if host is not None and charge_of(atoms):
-                    raise InputError(f"a charge of {charge_of(atoms):+g}; formation energies are of neutral defects")
                 if host is not None:
                     host.require_fits(atoms)
                 if format_name is not None:
@@ -280,15 +279,6 @@ def _tell(
         print("\n".join(f"  {reason}" for reason in list(skipped.values())[:_LISTED]), file=sys.stderr)
     for line in not_held(structures, format_name) if format_name is not None else ():
         print(line, file=sys.stderr)
-
-
-@contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Errors name the structure."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
 
 
 def _conclude(
@@ -398,7 +388,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_number,
         metavar="FMAX",
         help="relax those that converged on to this before they are compared, as they may stand on a plateau "
-        f"(default: {_FINISH} eV/Å where the model has energies, else --fmax)",
+        "(default: 0.005 eV/Å where the model has energies, else --fmax)",
     )
     relaxation.add_argument(
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"

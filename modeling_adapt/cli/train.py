@@ -130,8 +130,7 @@ def read_rows(data: RunArguments, target: "Target", reads_charge: bool = False) 
     The splits that the run uses: `"train"`, and `"validation"` and `"test"` where they are named; and `"isolated"`,
     the isolated atoms of the training split, where there are any.
     """
-    from ..data.load.reading import NoSuchSplitError, read_isolated, read_split, select_subset
-    from ..training.preparation import of_one_charge
+    from ..data.load.reading import NoSuchSplitError, of_one_charge, read_isolated, read_split, select_subset
 
     revision = data.dataset_revision
     train = read_split(data.dataset, data.train_split, target, revision)
@@ -146,8 +145,7 @@ def read_rows(data: RunArguments, target: "Target", reads_charge: bool = False) 
                 f"{error}; name another with --{name}_split, go without with --{name}_split null, or divide the data "
                 "with data_scripts/split_dataset.py"
             ) from None
-    charge = "any" if reads_charge and data.charge is None else data.charge
-    rows = {split: of_one_charge(table, charge, split) for split, table in rows.items()}
+    rows = {split: of_one_charge(table, data.charge, split, reads_charge) for split, table in rows.items()}
     if (isolated := read_isolated(data.dataset, data.train_split, revision)) is not None:
         rows["isolated"] = isolated
     return rows

@@ -19,7 +19,7 @@ from ..crystal.trained_region import TrainingDomain
 from ..device import available_device, on_device
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor, require_charges_read, require_readable
-from ..hub_access import is_local
+from ..hub_access import is_local, revision_for
 from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
 from ..neighbours_adapt import NeighbourList
@@ -194,17 +194,14 @@ class ADAPTCalculator(Calculator):
         if energy_revision is not None and energy_model is None:
             raise InputError(f"the energy revision {energy_revision} is of an energy model, and none is named")
 
-        def at(name: str | Path) -> str | None:
-            return None if is_local(name) else revision
-
         energy, extractor, doubt = None, None, None
         if energy_model is not None:
-            where = (energy_subfolder, energy_revision or at(energy_model))
+            where = (energy_subfolder, energy_revision or revision_for(energy_model, revision))
             energy, extractor = load_model(energy_model, ADAPTForEnergy, *where)
             doubt = load_doubt(energy_model, energy_subfolder, _commit(energy) or where[1])
-        models = [load_model(name, None, subfolder, at(name))[0] for name in names]
+        models = [load_model(name, None, subfolder, revision_for(name, revision))[0] for name in names]
         if len(names) == 1 and isinstance(models[0], ADAPTForEnergy):
-            doubt = load_doubt(names[0], subfolder, _commit(models[0]) or at(names[0]))
+            doubt = load_doubt(names[0], subfolder, _commit(models[0]) or revision_for(names[0], revision))
         return cls(models, energy, device, extractor, outside_domain, num_images, dtype, compiled, doubt, charge)
 
     @property
@@ -254,7 +251,7 @@ class ADAPTCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None  # ASE has just copied it there
-        structure = self._charged(self.atoms)
+        structure = self.as_read(self.atoms)
         moves = atoms is not None and self._moving is not None and self._moving() is atoms
         if atoms is not None and not moves:
             self._moving = weakref.ref(atoms)
@@ -262,8 +259,6 @@ class ADAPTCalculator(Calculator):
             self._energy_aligner.forget()
         try:
             require_readable(structure)  # before anything looks at it
-            for one in (*self.models, *filter(None, [self.energy_model])):
-                require_charges_read([structure], one.config.reads_charge)
             self._check_domain(structure, structure if atoms is None else atoms)
             self._check_dynamics(structure)
             seen: list[torch.Tensor] = []
@@ -301,13 +296,20 @@ class ADAPTCalculator(Calculator):
         same = self.atoms is None or atoms.info.get("charge") == self.atoms.info.get("charge")
         return changes if same or self.charge is not None else [*changes, "charge"]
 
-    def _charged(self, atoms: Atoms) -> Atoms:
-        """`atoms` with the charge of this calculator, if it has one."""
-        if self.charge is None:
-            return atoms
-        charged = atoms.copy()
-        charged.info["charge"] = self.charge
-        return charged
+    def as_read(self, atoms: Atoms) -> Atoms:
+        """
+        `atoms` with the charge of this calculator, if it has one. Raises [`InputError`] for a charge that one of its
+        models does not read.
+        """
+        if self.charge is not None:
+            atoms = atoms.copy()
+            atoms.info["charge"] = self.charge
+        try:
+            for one in (*self.models, *filter(None, [self.energy_model])):
+                require_charges_read([atoms], one.config.reads_charge)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return atoms
 
     def features(self, atoms: Atoms) -> np.ndarray:
         """What the last layer of the energy reads of each atom, (N, D), for [`Doubt`]."""
@@ -315,7 +317,7 @@ class ADAPTCalculator(Calculator):
             model, extractor = self.models[0], self.feature_extractor
         else:
             model, extractor = self.energy_model, self.energy_feature_extractor
-        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(self._charged(atoms))])
+        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(self.as_read(atoms))])
         inputs = extractor(mapped, dtype=input_dtype(model)).to(self.device)
         with torch.no_grad(), features_seen(model) as seen:
             model.forward(**inputs)  # not a compiled call, which does not tell
@@ -324,7 +326,8 @@ class ADAPTCalculator(Calculator):
     def member_energies(self, atoms: Atoms) -> np.ndarray:
         """The energy of a structure by each of the models in eV, (M,); they are pooled energies."""
         aligner = Aligner.of(self.model.config.training_domain)
-        each = [predict([one], self.feature_extractor, atoms, self.num_images, aligner) for one in self.models]
+        read = self.as_read(atoms)
+        each = [predict([one], self.feature_extractor, read, self.num_images, aligner) for one in self.models]
         return np.array([prediction.energy for prediction in each])
 
     def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:

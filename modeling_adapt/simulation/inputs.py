@@ -109,6 +109,7 @@ def find_inputs(
     split: str = "test",
     selection: Selection | None = None,
     any_charge: bool = False,
+    charge: float | None = None,
 ) -> Found:
     """
     Reads what `index` selects of every input.
@@ -122,6 +123,7 @@ def find_inputs(
         split (`str`, defaults to `"test"`): The split of a data set.
         selection ([`Selection`], *optional*): Which structures are wanted.
         any_charge (`bool`, defaults to `False`): Whether structures with a charge are taken too.
+        charge (`float`, *optional*): That of all, in elementary charges, whatever the inputs say.
 
     Raises:
         [`InputError`]: An input that does not exist; nothing that can be relaxed in all of them.
@@ -130,6 +132,7 @@ def find_inputs(
     files = list(_files(inputs, selection))
     found = Found({}, {}, [])
     others: dict[Path, list[Path]] = {file.tree: [] for file in files if file.tree is not None}
+    inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}
     for file in files:
         names = (file.name, file.below)
         if _matches(selection.exclude, names):
@@ -140,7 +143,7 @@ def find_inputs(
             if file.tree is not None and isinstance(error, NoStructureError):
                 others[file.tree].append(file.path)
             elif selection.includes(*names):
-                found.skipped[file.name] = str(error)
+                found.skipped[file.below] = str(error)  # with its ending: another file of that name may be fine
             continue
         for inside, atoms in frames.items():
             name = _short(_openable(f"{file.name}-{_usable(inside)}" if inside else file.name))
@@ -149,13 +152,19 @@ def find_inputs(
             if name in found.structures or name in found.skipped:
                 raise InputError(f"2 inputs would write to the same files {name}.*; rename them or relax them apart")
             where = f"{file.path}, structure {inside}" if inside else str(file.path)
-            reason = _atoms_fault(atoms) or _charge_fault(atoms, file.path, inside, any_charge)
+            if charge is not None:
+                atoms.info["charge"] = charge
+            reason = _atoms_fault(atoms) or (
+                _charge_fault(atoms, file.path, inside, any_charge) if charge is None else None
+            )
             if reason is None:
                 found.structures[name] = atoms
+                if file.tree is not None:
+                    inside_trees[file.tree].append(name)
             else:
                 found.skipped[name] = f"{where}: {reason}"
     _require_some(found, files, selection, others)
-    found.notes.extend(_note(tree, rest, files, found) for tree, rest in others.items())
+    found.notes.extend(_note(tree, inside_trees[tree], rest) for tree, rest in others.items())
     return found
 
 
@@ -171,10 +180,8 @@ def _require_some(found: Found, files: list[_File], selection: Selection, others
     raise InputError(f"{tree} holds no structures and no data set; what is in it is something else{_some(rest)}")
 
 
-def _note(tree: Path, rest: list[Path], files: list[_File], found: Found) -> str:
+def _note(tree: Path, own: list[str], rest: list[Path]) -> str:
     """What a folder holds."""
-    names = [file.name for file in files if file.tree == tree and file.path not in rest]
-    own = [name for name in found.structures if any(name == one or name.startswith(f"{one}-") for one in names)]
     folders = {name.rpartition("/")[0] for name in own} - {""}
     inside = f" in {len(folders)} folders" if len(folders) > 1 else ""
     return f"{tree}: {len(own)} structures{inside}; files that are no structures: {len(rest) or 'none'}{_some(rest)}"
@@ -372,18 +379,17 @@ def _atoms_fault(atoms: Atoms) -> str | None:
 
 
 def _charge_fault(atoms: Atoms, path: Path, inside: str, any_charge: bool) -> str | None:
-    """Of models that do not read it. A charge that is found stays in `info["charge"]`."""
+    """One that nobody knows, or that models do not read. What is found stays in `info["charge"]`."""
     charge, told = _charge(atoms, path, inside)
+    if isnan(charge):
+        return "INCAR sets NELECT, and no POTCAR tells of which charge that is (relax.py --charge says it)"
     if charge == 0:
         return None
-    if not isnan(charge):
-        atoms.info["charge"] = charge
+    atoms.info["charge"] = charge
     if any_charge:
         return None
     what = f"a charge of {charge:+g}{told}"
-    if isnan(charge):
-        what = "INCAR sets NELECT, and no POTCAR tells of which charge that is"
-    return f"{what}; the model knows neutral structures only (--charge 0 relaxes it as a neutral one)"
+    return f"{what}; the model knows neutral structures only (relax.py --charge 0 relaxes it as a neutral one)"
 
 
 def _charge(atoms: Atoms, path: Path, inside: str) -> tuple[float, str]:

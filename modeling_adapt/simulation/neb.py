@@ -187,9 +187,10 @@ def predict_together(calculator: Any, images: Sequence[Atoms]) -> tuple[list[flo
     if not (as_they_are and calculator.conservative):
         each = [[calculator.get_property(name, image) for name in ("energy", "forces")] for image in images]
         return [energy for energy, _ in each], [forces.copy() for _, forces in each]
+    read = [calculator.as_read(image) for image in images]
     energies, forces = [], []
     for model in calculator.models:
-        inputs = calculator.feature_extractor(list(images), dtype=input_dtype(model)).to(model.device)
+        inputs = calculator.feature_extractor(read, dtype=input_dtype(model)).to(model.device)
         output = forces_of(model, **inputs)
         energies.append(output.energy.cpu().double().numpy())
         forces.append(output.forces.cpu().double().numpy())

@@ -15,6 +15,7 @@ from ..crystal.minimum_image import delta_q
 from ..crystal.structure_match import Surroundings, match_atoms
 from ..data.read.frames import read_frames
 from ..errors import InputError
+from ..feature_extraction_adapt import charge_of
 from ..files import write_whole
 from ..tables import csv_text, format_table
 from .doubt import DifferenceDoubt
@@ -73,9 +74,11 @@ class Host:
 
     def require_fits(self, atoms: Atoms) -> None:
         """
-        Raises [`InputError`] unless `atoms` is in the cell of the host, differs from it by as few atoms as defects do,
-        and what it exchanges has a reservoir.
+        Raises [`InputError`] unless `atoms` is neutral, in the cell of the host, differs from it by as few atoms as
+        defects do, and what it exchanges has a reservoir.
         """
+        if charge := charge_of(atoms):
+            raise InputError(f"a charge of {charge:+g}; formation energies are of neutral defects")
         same_cell = np.allclose(atoms.cell.array, self.atoms.cell.array, atol=_CELL_TOLERANCE)
         if not (same_cell and np.array_equal(atoms.pbc, self.atoms.pbc)):
             raise InputError("its cell is not that of the host; give the perfect crystal in the same supercell")
@@ -193,15 +196,16 @@ def rank(
     candidates: Sequence[Candidate], host: Host | None = None, doubt: DifferenceDoubt | None = None
 ) -> list[Candidate]:
     """
-    Fills in what [`Candidate`] says, within each composition, and sorts: compositions by formula, then by energy.
+    Fills in what [`Candidate`] says, within each composition and charge, and sorts: by formula and charge, then by
+    energy.
 
     Two candidates are in one minimum if their energies differ by at most `SAME_ENERGY` and each atom of one is
     surrounded as an atom of the other is, to `SAME_ENVIRONMENT`, in the same cell and with the same separations of
     the defects, to `SAME_SEPARATION`: the same up to symmetry and the order of the atoms.
     """
     ranked: list[Candidate] = []
-    for formula in sorted({one.formula for one in candidates}):
-        group = [one for one in candidates if one.formula == formula]
+    for kind in sorted({(one.formula, charge_of(one.atoms)) for one in candidates}):
+        group = [one for one in candidates if (one.formula, charge_of(one.atoms)) == kind]
         group.sort(key=lambda one: (np.inf if one.energy is None else one.energy, one.name))
         _group(group)
         _compare(group, doubt)

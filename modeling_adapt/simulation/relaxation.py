@@ -1,21 +1,24 @@
-"""Relaxation by forces alone, watched by the trained region."""
+"""Relaxation by forces alone, watched by the trained region; and of cells, by a stress."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from tqdm import tqdm
 
 from ..crystal.minimum_image import delta_q, displacements, largest_displacement
 from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
+from ..feature_extraction_adapt import charge_of
 from .calculator import ADAPTCalculator
 from .exchange import as_atoms
 from .trajectory import TrajectoryFile
@@ -24,6 +27,7 @@ Status = Literal["converged", "not converged", "left the trained region"]
 
 # After these the forces are noise and further steps only add to the damage; other findings let the relaxation run on.
 FATAL_FINDINGS = {"distance", "not finite"}
+FINISHED = 0.005  # eV/Å; what is compared by its energy is to be at a minimum
 DISPLACED = 0.1  # Å; farther than the noise of a relaxation moves an atom
 
 
@@ -135,14 +139,21 @@ def relax_each(
                 bar.update()
                 yield name, doubted(result, calculator)
     for name in [name for name in structures if name not in together]:
-        with tqdm(desc=name, total=steps, unit=" steps", leave=False, disable=None) as bar:
-
-            def show(step: int, largest_force: float, bar: tqdm = bar) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
-
+        with progress_bar(name, steps) as show:
             result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show, finish)
         yield name, doubted(result, calculator)
+
+
+@contextmanager
+def progress_bar(name: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar, and what it is shown: the number of steps taken and the largest force in eV/Å."""
+    with tqdm(desc=name, total=steps, unit=" steps", leave=False, disable=None) as bar:
+
+        def show(step: int, largest_force: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"fmax {largest_force:.3f} eV/Å")
+
+        yield show
 
 
 def doubted(result: RelaxationResult, calculator: ADAPTCalculator) -> RelaxationResult:
@@ -167,11 +178,51 @@ def require_predictable(atoms: Atoms, calculator: Calculator) -> None:
         raise InputError("the model predicts values that are not finite")
 
 
+def relax_cell(atoms: Atoms, calculator: Calculator, fmax: float = 0.005, steps: int = 500) -> tuple[Atoms, str, bool]:
+    """
+    Relaxes cell and positions of a crystal without pressure, by ASE's `FrechetCellFilter` and FIRE.
+
+    Args:
+        atoms (`Atoms`): Periodic in all three directions; it stays as it is.
+        calculator (`Calculator`): One with a stress.
+        fmax (`float`, defaults to `0.005`):
+            Converged when no atom feels more than this, in eV/Å, nor the strain of each atom's share, in eV.
+        steps (`int`, defaults to `500`): Most steps to take.
+
+    Returns:
+        `tuple[Atoms, str, bool]`: The crystal in its new cell, a line about what became of it, and whether it has
+        converged.
+
+    Raises:
+        [`InputError`]: The model has no stress, or the structure none as it is no crystal.
+    """
+    require_cell_to_relax(atoms, calculator)
+    free = atoms.copy()
+    free.calc = calculator
+    converged = bool(FIRE(FrechetCellFilter(free), logfile=None).run(fmax=fmax, steps=steps))
+    before, after = (" ".join(f"{length:.3f}" for length in one.cell.lengths()) for one in (atoms, free))
+    left = np.abs(free.get_stress()).max() / units.GPa
+    change = 100 * (free.get_volume() / atoms.get_volume() - 1)
+    line = f"cell edges from {before} to {after} Å, volume {change:+.2f} %, stress left {left:.3f} GPa"
+    free.calc = None
+    return free, line, converged
+
+
+def require_cell_to_relax(atoms: Atoms, calculator: Calculator) -> None:
+    """Raises [`InputError`] as [`relax_cell`] does."""
+    if "stress" not in calculator.implemented_properties:
+        raise InputError(
+            "the model has no stress, which relaxes cells; a pooled energy of architecture 'pairwise' has"
+        )
+    if not atoms.pbc.all():
+        raise InputError("only a structure that is periodic in all three directions has a cell to relax")
+
+
 def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
     """torch-sim moves all atoms of crystals by one model, which reads them as they are, and knows no charges."""
     if not _torch_sim_is_here() or not atoms.pbc.all() or atoms.constraints:
         return False
-    if getattr(calculator, "reads_charge", False):
+    if getattr(calculator, "reads_charge", False) or charge_of(atoms):
         return False
     if calculator.domain is not None and calculator.domain.alignment is not None:
         return False
@@ -271,6 +322,7 @@ class _ForceFIRE(FIRE):
 def _frame(start: Atoms, positions: np.ndarray, forces: np.ndarray, energy: float | None) -> Atoms:
     """The structure with its results frozen, without labels of the file it came from, which no longer hold."""
     frame = Atoms(start.numbers, positions, cell=start.cell, pbc=start.pbc, constraint=start.constraints)
+    frame.info = {name: start.info[name] for name in ("charge",) if name in start.info}  # what a model may read
     results: dict[str, Any] = {"forces": forces} | ({} if energy is None else {"energy": energy})
     frame.calc = SinglePointCalculator(frame, **results)
     return frame

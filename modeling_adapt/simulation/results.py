@@ -17,6 +17,7 @@ from ase.io.jsonio import encode
 
 from ..data.read.frames import CONSTRAINTS, read_frames
 from ..errors import InputError, one_line
+from ..feature_extraction_adapt import charge_of
 from ..files import require_empty_folder, whole_file, write_whole
 from ..hub_access import is_local
 from ..tables import csv_rows, csv_text, format_table
@@ -68,6 +69,8 @@ def record_of(
         for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(values).tobytes())
         digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+        if charge := charge_of(atoms):
+            digest.update(repr(charge).encode())
     chosen = {name: options[name] for name in recorded}
     return chosen | {"structures": len(structures), "sha256": digest.hexdigest()}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ..feature_extraction_adapt import charge_of
 from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from ..files import finished_folder
 from .exchange import as_structure
@@ -25,16 +26,16 @@ _DEFECT = re.compile(
 )  # v_Cd_-2, as ShakeNBreak and doped call folders and entries
 
 
-def defect_of(name: str, formula: str) -> str:
+def defect_of(name: str, formula: str, charge: float = 0.0) -> str:
     """
     Of which defect and charge a structure is, by its name as in [`read_inputs`]: that folder, or entry of a JSON file,
-    which ends in a charge; where there is none the `formula`, and the charge 0.
+    which ends in a charge; where there is none the `formula`, and the `charge` of the structure.
     """
     parts = [part for part in name.split("/") if not _DISTORTION.fullmatch(part)]
     found = next((match for part in reversed(parts) if (match := _DEFECT.fullmatch(part))), None)
     if found is None and len(parts) < len(name.split("/")) and parts:
         return parts[-1]  # a folder with distortions in it is a defect, whatever its name
-    return f"{formula}_0" if found is None else found[1]
+    return f"{formula}_{f'{charge:+g}' if charge else 0}" if found is None else found[1]
 
 
 def distortion_of(name: str) -> float | str | None:
@@ -66,7 +67,7 @@ def write_tree(folder: Path, ranked: Sequence[Candidate], caption: str = "") -> 
     """
     defects: dict[str, list[Candidate]] = {}
     for one in sorted(ranked, key=lambda one: one.energy or 0.0):
-        defects.setdefault(defect_of(one.name, one.formula), []).append(one)
+        defects.setdefault(defect_of(one.name, one.formula, charge_of(one.atoms)), []).append(one)
     minima = {defect: _distinct(group) for defect, group in defects.items()}
     with finished_folder(folder) as unfinished:
         for defect, group in defects.items():

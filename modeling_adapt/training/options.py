@@ -83,7 +83,7 @@ class RunArguments:
             if getattr(self, name) in ("null", "none", ""):
                 setattr(self, name, None)
         if self.charge is not None:
-            self.charge = _charge(str(self.charge))
+            self.charge = read_charge(str(self.charge))
         if self.initial_revision is not None and self.initial_model is None:
             raise ValueError("initial_revision goes with initial_model, and there is none")
         if self.refit_statistics and self.initial_model is None:
@@ -97,7 +97,7 @@ class RunArguments:
             self.augmentation = [self.augmentation] if self.augmentation is not None else []
 
 
-def _charge(text: str) -> str | None:
+def read_charge(text: str) -> str | None:
     """A number as text, or any."""
     if text in ("null", "none", ""):
         return None

@@ -179,31 +179,6 @@ def _baseline(train_rows: datasets.Dataset, isolated: datasets.Dataset | None = 
     return CompositionBaseline.fit(found.compositions[found.labelled], found.energies[found.labelled], known)
 
 
-def of_one_charge(rows: datasets.Dataset, charge: str | None, split: str) -> datasets.Dataset:
-    """
-    The rows of this charge, where one that is not known counts as 0; all of them for None and any.
-
-    Raises:
-        [`InputError`]: None, and the rows have several charges, of which the model does not know: the same atoms would
-            have several energies. Or no row has the charge.
-    """
-    told = rows.select_columns(["charge"]).with_format("arrow")[:]["charge"]
-    charges = told.fill_null(0.0).to_numpy()
-    found = ", ".join(f"{one:+g} ({(charges == one).sum()})" for one in np.unique(charges))
-    if charge is None:
-        if len(np.unique(charges)) > 1:
-            raise InputError(
-                f"the {split} split has structures of the charges {found}, which this model cannot tell apart; choose "
-                "one, as with --charge 0, or --charge any"
-            )
-        return rows
-    if charge == "any":
-        return rows
-    if not (chosen := np.flatnonzero(charges == float(charge))).size:
-        raise InputError(f"charge: the {split} split has no structure of charge {float(charge):+g}; it has {found}")
-    return rows if len(chosen) == len(rows) else rows.select(chosen)
-
-
 def unseen_elements(config: ADAPTConfig, train_rows: datasets.Dataset) -> list[str]:
     """The elements of a training split that the model of `config` was not trained on; none where it does not tell."""
     known = (config.training_domain or {}).get("elements")

@@ -54,12 +54,42 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
     return _as_structures(splits[split], dataset, split, target)
 
 
+def of_one_charge(rows: Dataset, charge: str | None, split: str, reads_charge: bool = False) -> Dataset:
+    """
+    The rows of this charge, where one that is not known counts as 0; all of them for `"any"`, and for None where the
+    model tells charges apart (`reads_charge`).
+
+    Raises:
+        [`InputError`]: None, and the rows have several charges, of which the model does not know: the same atoms would
+            have several energies. Or no row has the charge.
+    """
+    if charge == "any" or (charge is None and reads_charge):
+        return rows
+    told = rows.select_columns(["charge"]).with_format("arrow")[:]["charge"]
+    charges = told.fill_null(0.0).to_numpy()
+    found = ", ".join(f"{one:+g} ({(charges == one).sum()})" for one in np.unique(charges))
+    if charge is None:
+        if len(np.unique(charges)) > 1:
+            raise InputError(
+                f"the {split} split has structures of the charges {found}, which this model cannot tell apart; choose "
+                "one, as with --charge 0, or --charge any"
+            )
+        return rows
+    if not (chosen := np.flatnonzero(charges == float(charge))).size:
+        raise InputError(f"charge: the {split} split has no structure of charge {float(charge):+g}; it has {found}")
+    return rows if len(chosen) == len(rows) else rows.select(chosen)
+
+
 def read_isolated(dataset: str | Path, split: str, revision: str | None = None) -> Dataset | None:
-    """The isolated atoms of a split that have an energy, as [`read_split`] gives rows; None where there are none."""
+    """The neutral isolated atoms of a split that have an energy, as [`read_split`] gives rows; None without any."""
     rows = load_splits(dataset, revision)[split]
     kinds, energies = rows["config_type"][:], rows.with_format("arrow")["energy"][:]
     chosen = [row for row, kind in enumerate(kinds) if kind == ISOLATED and energies[row].is_valid]
-    return _as_structures(rows.select(chosen), dataset, split) if chosen else None
+    if not chosen:
+        return None
+    atoms = _as_structures(rows.select(chosen), dataset, split)
+    neutral = [row for row, charge in enumerate(atoms["charge"][:]) if not charge]
+    return atoms.select(neutral) if neutral else None
 
 
 def _as_structures(rows: Dataset, dataset: str | Path, split: str, target: Target | None = None) -> Dataset:
