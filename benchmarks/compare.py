@@ -72,6 +72,8 @@ class Contestant:
         if answer := json.loads(self.said("{")):
             self.answers.setdefault(case, []).append(answer)
             self.longest = answer["processor"] / (case.atoms * case.batch)
+            said = f"{self.name}, {case.work}, {case.atoms} atoms, batch {case.batch}: {answer['processor']:.4f} s"
+            tqdm.write(said, file=sys.stderr)  # an interruption leaves what was measured
 
     def said(self, start: str) -> str:
         """The next line that begins so; what libraries say of themselves is passed over."""
