@@ -115,6 +115,8 @@ def main(argv: list[str] | None = None) -> int | None:
                     result = replace(result, status=status, findings=(*stuck[name], *result.findings))
                 results.write_result(name, result, output, structures[name])
                 summary.append(name, result)
+                if not sys.stdout.isatty():  # where no bar shows how far it is
+                    print(results.ended_line(name, result), flush=True)
         finally:
             if processes.num_processes == 1:
                 print(results.summary_table(summary.lines()))

@@ -132,7 +132,7 @@ def find_inputs(
     files = list(_files(inputs, selection))
     found = Found({}, {}, [])
     others: dict[Path, list[Path]] = {file.tree: [] for file in files if file.tree is not None}
-    inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}
+    inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}  # also what will be skipped
     for file in files:
         names = (file.name, file.below)
         if _matches(selection.exclude, names):
@@ -144,6 +144,8 @@ def find_inputs(
                 others[file.tree].append(file.path)
             elif selection.includes(*names):
                 found.skipped[file.below] = str(error)  # with its ending: another file of that name may be fine
+                if file.tree is not None:
+                    inside_trees[file.tree].append(file.below)
             continue
         for inside, atoms in frames.items():
             name = _short(_openable(f"{file.name}-{_usable(inside)}" if inside else file.name))
@@ -157,10 +159,10 @@ def find_inputs(
             reason = _atoms_fault(atoms) or (
                 _charge_fault(atoms, file.path, inside, any_charge) if charge is None else None
             )
+            if file.tree is not None:
+                inside_trees[file.tree].append(name)
             if reason is None:
                 found.structures[name] = atoms
-                if file.tree is not None:
-                    inside_trees[file.tree].append(name)
             else:
                 found.skipped[name] = f"{where}: {reason}"
     _require_some(found, files, selection, others)
@@ -251,9 +253,6 @@ def _files(inputs: Sequence[str | Path], selection: Selection) -> Iterator[_File
     paths = [path for name in inputs for path in _expanded(Path(name))]
     trees = [path for path in paths if path.is_dir() and not _is_dataset(path)]
     names = dict(zip(plain := [path for path in paths if path not in trees], _names(plain), strict=True))
-    if len(names) < len(plain):
-        twice = names[Counter(plain).most_common(1)[0][0]]
-        raise InputError(f"2 inputs would write to the same files {twice}.*; rename them or relax them apart")
     for path in paths:
         if path in trees:
             yield from _in_tree(path, selection, several=len(trees) > 1)
