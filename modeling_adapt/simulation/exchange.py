@@ -128,6 +128,11 @@ def read_objects(path: Path) -> dict[str, Atoms]:
     return structures
 
 
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """The defect entries in a JSON file of doped, as they stand there, by their names as in [`read_objects`]."""
+    return {name: dict(one) for name, one in _named("", json.loads(_text(path))) if one.get("sc_entry")}
+
+
 def _named(name: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The structures in decoded JSON, and defect entries, by their name; a single one has the empty name."""
     if isinstance(plain, list):

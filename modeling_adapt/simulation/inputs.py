@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
 from math import isnan
@@ -21,7 +21,7 @@ from ..data.read.structure_files import distinct_names
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..files import readable_name
-from .exchange import NoStructureError, holds_objects, read_objects
+from .exchange import NoStructureError, holds_objects, read_entries, read_objects
 from .results import RECORD
 
 _RUN_FILES = ("POSCAR", "CONTCAR", "vasprun.xml", "OUTCAR", "XDATCAR")  # of a folder with several, the first is taken
@@ -42,11 +42,20 @@ class Found(NamedTuple):
             doped, where a file gives several.
         skipped (`dict[str, str]`): By name, why a structure is left out.
         notes (`list[str]`): What each of the folders holds that were searched.
+        objects (`dict[str, tuple[Path, str]]`):
+            Of structures in files of pymatgen and doped, by name, the file and what they are called there.
     """
 
     structures: dict[str, Atoms]
     skipped: dict[str, str]
     notes: list[str]
+    objects: dict[str, tuple[Path, str]]
+
+    def defect_entries(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Those of `names` that are defect entries of doped, as they stand in their files."""
+        wanted = {name: place for name, place in self.objects.items() if name in names}
+        files = {path: read_entries(path) for path in {path for path, _ in wanted.values()}}
+        return {name: files[path][inside] for name, (path, inside) in wanted.items() if inside in files[path]}
 
 
 class Selection(NamedTuple):
@@ -130,7 +139,7 @@ def find_inputs(
     """
     selection = selection or Selection()
     files = list(_files(inputs, selection))
-    found = Found({}, {}, [])
+    found = Found({}, {}, [], {})
     others: dict[Path, list[Path]] = {file.tree: [] for file in files if file.tree is not None}
     inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}  # also what will be skipped
     for file in files:
@@ -163,6 +172,8 @@ def find_inputs(
                 inside_trees[file.tree].append(name)
             if reason is None:
                 found.structures[name] = atoms
+                if file.path.is_file() and holds_objects(file.path):
+                    found.objects[name] = (file.path, inside)
             else:
                 found.skipped[name] = f"{where}: {reason}"
     _require_some(found, files, selection, others)

@@ -259,7 +259,8 @@ def _distortion_chart(group: Sequence[Line]) -> tuple[dict[str, Any], str]:
     x, y = 100 * np.array(shares), np.array([energies[share] - lowest for share in shares])
     level = energies["Unperturbed"] - lowest if "Unperturbed" in energies else None
     labels = ("bond distortion (%)", "energy above the lowest (eV)")
-    return chart(x, y, *labels, dotted=True, threshold=level), "" if level is None else " (dashed: Unperturbed)"
+    drawn = chart(x, y, *labels, dotted=True, threshold=level, height=0.05)
+    return drawn, "" if level is None else " (dashed: Unperturbed)"
 
 
 def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | None) -> dict[str, Any]:

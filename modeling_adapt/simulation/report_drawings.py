@@ -36,6 +36,7 @@ def chart(
     curve: tuple[np.ndarray, np.ndarray] | None = None,
     logarithmic: bool = False,
     threshold: float | None = None,
+    height: float = 0.0,
 ) -> dict[str, Any]:
     """
     One quantity against another, as the template draws it: where in its `FRAME` points are, and ticks with their
@@ -49,6 +50,7 @@ def chart(
         curve (`tuple[np.ndarray, np.ndarray]`, *optional*): x and y of a finer line to draw through the points.
         logarithmic (`bool`, defaults to `False`): Along y.
         threshold (`float`, *optional*): `y` of a dashed line.
+        height (`float`, defaults to `0.0`): The least that the axis of y spans.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
@@ -64,7 +66,7 @@ def chart(
         """Along the axis of y."""
         return np.log10(np.maximum(values, _SMALLEST)) if logarithmic else np.array(values)
 
-    y_limits = _limits(np.concatenate([placed(y), placed(finer_y), placed(levels)]))
+    y_limits = _limits(np.concatenate([placed(y), placed(finer_y), placed(levels)]), height)
     y_ticks = _decades(*y_limits) if logarithmic else _ticks(*y_limits)
     points = list(zip(_across(x, x_limits), _up(placed(y), y_limits), strict=True))
     still = [point for point, moved in zip(points, above, strict=True) if not moved]
@@ -81,8 +83,8 @@ def chart(
     }
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
+def _limits(values: np.ndarray, height: float) -> tuple[float, float]:
+    low, high = float(values.min()), max(float(values.max()), float(values.min()) + height)
     margin = 0.06 * (high - low) or 0.5
     return low - margin, high + margin
 
