@@ -38,7 +38,7 @@ def written(tmp_path_factory) -> Path:
     small = {"min_image_distance": 7.0, "min_atoms": 30}
     generator = DefectsGenerator(as_structure(bulk("Si", a=5.47)), processes=1, supercell_gen_kwargs=small)
     generator.to_json(folder / "silicon.json.gz")
-    generator.bulk_supercell.to(folder / "host.cif")
+    generator.bulk_supercell.to(str(folder / "host.vasp"), fmt="poscar")
     vacancies = [one for name, one in generator.defect_entries.items() if name.startswith("v_Si_")]
     electrons = {"dict_number_electrons_user": {"v_Si": 4}}
     distortions = Distortions({"v_Si": vacancies}, bond_distortions=list(DISTORTIONS), **electrons)
@@ -59,7 +59,7 @@ def test_from_a_generator_of_doped(written, tmp_path, capsys):
     from monty.serialization import loadfn
 
     tree, output = tmp_path / "tree", tmp_path / "out"
-    arguments = (written / "silicon.json.gz", "--host", written / "host.cif", "--output", output)
+    arguments = (written / "silicon.json.gz", "--host", written / "host.vasp", "--output", output)
     assert _relax(*arguments, "--write-tree", tree) == 1  # as charged ones are skipped
     assert "structure v_Si_+1: a charge of +1" in capsys.readouterr().err
     energies = _ranked(output)

@@ -257,7 +257,7 @@ def _distortion_chart(group: Sequence[Line]) -> tuple[dict[str, Any], str]:
     lowest = min(energies.values())
     shares = sorted(share for share in energies if isinstance(share, float))
     x, y = 100 * np.array(shares), np.array([energies[share] - lowest for share in shares])
-    level = energies["Unperturbed"] - lowest if "Unperturbed" in energies else None
+    level = round(energies["Unperturbed"] - lowest, 3) if "Unperturbed" in energies else None
     labels = ("bond distortion (%)", "energy above the lowest (eV)")
     drawn = chart(x, y, *labels, dotted=True, threshold=level, height=0.05)
     return drawn, "" if level is None else " (dashed: Unperturbed)"
@@ -290,7 +290,7 @@ def _cell(text: str, uncertainty: str = "") -> tuple[str, float | None]:
     value = _number(text)
     if value is None:
         return text, None
-    shown = text if text.lstrip("-").isdigit() else f"{value:.3f}"
+    shown = text if text.lstrip("-").isdigit() else f"{round(value, 3) + 0.0:.3f}"
     deviation = _number(uncertainty)
     return shown.replace("-", "−") + (f" ± {deviation:.2f}" if deviation else ""), value
 
