@@ -341,7 +341,7 @@ def test_a_tree_of_charged_runs(shared_data, tmp_path, capsys):
         kind, _, charge = row["trajectory"].removeprefix("runs/").partition("/")
         expected = float(charge.removeprefix("q=")) if charge.startswith("q=") else 0.0
         assert row["charge"] == expected and row["config_type"].startswith("bulk") == charge.startswith("bulk")
-        assert charge.startswith("bulk") or row["config_type"] == kind.removesuffix("_GaN")
+        assert charge.startswith("bulk") or row["config_type"] == kind
     arguments = [str(ROOT / "configuration" / "recipes" / "demo.yaml"), "--dataset", str(tmp_path / "set")]
     arguments += ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--eval_strategy", "no"]
     arguments += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
