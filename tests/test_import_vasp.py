@@ -320,7 +320,7 @@ VALENCES = {"Ga": 13.0, "N": 5.0, "Mg": 2.0}  # of Ga_d, N and Mg
 
 
 def test_a_tree_of_charged_runs(shared_data, tmp_path, capsys):
-    """The same relaxations as the runs that they were, of which NELECT tells the charges; neutral ones train alone."""
+    """Relaxations of GaN as the runs that they were, whose NELECT tells the charges; the neutral ones train alone."""
     path = shared_data / "defects" / "gan-defects-pbesol.extxyz"
     if not path.is_file():
         pytest.skip("no data of defects")
@@ -344,7 +344,8 @@ def test_a_tree_of_charged_runs(shared_data, tmp_path, capsys):
         assert charge.startswith("bulk") or row["config_type"] == kind
     arguments = [str(ROOT / "configuration" / "recipes" / "demo.yaml"), "--dataset", str(tmp_path / "set")]
     arguments += ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--eval_strategy", "no"]
-    arguments += ["--save_strategy", "no", "--load_best_model_at_end", "false"]
+    arguments += ["--save_strategy", "no", "--load_best_model_at_end", "false", "--validation_split", "null"]
+    arguments += ["--force_loss", "mse"]
     assert run_command(lambda: train(arguments)) == 2
     assert "--charge 0, or --charge any" in capsys.readouterr().err
     assert run_command(lambda: train([*arguments, "--charge", "0"])) == 0

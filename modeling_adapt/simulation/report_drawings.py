@@ -47,7 +47,7 @@ def chart(
         line (`bool`, defaults to `True`):
             Points are joined by a line with a dot at the last one; else dots, which differ above `threshold`.
         dotted (`bool`, defaults to `False`): Whether a line has a dot at each of its points.
-        curve (`tuple[np.ndarray, np.ndarray]`, *optional*): x and y of a finer line to draw through the points.
+        curve (`tuple[np.ndarray, np.ndarray]`, *optional*): Of a finer line through the points, x and y.
         logarithmic (`bool`, defaults to `False`): Along y.
         threshold (`float`, *optional*): `y` of a dashed line.
         height (`float`, defaults to `0.0`): The least that the axis of y spans.
