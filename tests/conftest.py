@@ -45,7 +45,7 @@ def without_figures(request, monkeypatch):
     """Figures take a second for every data set and every evaluation; tests that look at them are marked `figures`."""
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda contents, folder: {})
-        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda log_history, path: None)
+        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
