@@ -4,7 +4,7 @@ marker and a dash, or a hatch, tell apart too; legends and captions stand outsid
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,12 +131,17 @@ def legend_below(figure: Figure) -> None:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
-def logarithmic(axis: Axis) -> None:
-    """Makes an axis that has all its data logarithmic, with 200 on it instead of 2 x 10^2 where there is room."""
+def logarithmic(axis: Axis, steps: Sequence[int] = (1, 2, 5)) -> None:
+    """
+    Makes an axis that has all its data logarithmic, with 200 on it instead of 2 x 10^2.
+
+    Args:
+        axis (`Axis`): Of positive data.
+        steps (`Sequence[int]`, defaults to `(1, 2, 5)`): What stands there of a decade, where there are few decades.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = axis.get_view_interval()
-    decades = high / low
-    locator = LogLocator(subs=(1, 2, 5) if decades < 2e3 else (1,)) if decades > 5 else MaxNLocator(4)
-    axis.set_major_locator(locator)
+    span = high / low
+    axis.set_major_locator(LogLocator(subs=steps if span < 2e3 else (1,)) if span > 5 else MaxNLocator(4))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -46,6 +46,8 @@ def without_figures(request, monkeypatch):
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda contents, folder: {})
         monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda *_: None)
+        no_picture = lambda example, path: path.write_bytes(b"\x89PNG\r\n\x1a\n")  # noqa: E731
+        monkeypatch.setattr("modeling_adapt.hub.staging.draw_example", no_picture)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import NullFormatter
 
 from ..figures import COLUMN, COUNTS, GREY, MODEL, OTHER, STYLES, Style, caption, drawn, legend_below, logarithmic
 
@@ -15,18 +16,19 @@ DENSE = 5_000  # points; beyond this a cloud of dots hides its density and hexag
 
 
 class Quantity(NamedTuple):
-    """What a parity plot is of: its name and unit, and the unit, scale and digits of its errors."""
+    """What a parity plot is of: its name, what is counted, its unit, and the unit, scale and digits of its errors."""
 
     name: str
+    counted: str
     unit: str
     error_unit: str
     scale: float
     digits: str
 
 
-FORCES = Quantity("force component", "eV/Å", "meV/Å", 1000, ".1f")
-ENERGIES = Quantity("energy", "eV/atom", "meV/atom", 1000, ".2f")
-STRESSES = Quantity("stress component", "GPa", "GPa", 1, ".3f")
+FORCES = Quantity("force component", "force components", "eV/Å", "meV/Å", 1000, ".1f")
+ENERGIES = Quantity("energy", "structures", "eV/atom", "meV/atom", 1000, ".2f")
+STRESSES = Quantity("stress component", "stress components", "GPa", "GPa", 1, ".3f")
 
 # What the training curve shows: name of an axis -> metric, what it is of, and how it is drawn. The second one of
 # forces is measured on as many structures that were trained on.
@@ -71,7 +73,7 @@ def parity_plot(
     errors = quantity.scale * (predicted - reference)
     mae, rmse = np.abs(errors).mean(), np.sqrt(np.square(errors).mean())
     limits = _limits(reference, predicted)
-    with drawn(path, COLUMN, 4.3, rows=2, sharex=True, height_ratios=(2.6, 1)) as (figure, (upper, lower)):
+    with drawn(path, COLUMN, 4.5, rows=2, sharex=True, height_ratios=(2.2, 1)) as (figure, (upper, lower)):
         upper.plot(limits, limits, color=GREY, linewidth=0.7, zorder=0)
         lower.axhline(0, color=GREY, linewidth=0.7, zorder=0)
         for level in (-rmse, rmse):
@@ -81,8 +83,9 @@ def parity_plot(
             most = max(cloud.get_array().max() for cloud in clouds)
             for cloud in clouds:
                 cloud.set_norm(LogNorm(1, max(2, most)))
-            bar = figure.colorbar(clouds[0], ax=[upper, lower], shrink=0.6, pad=0.02, aspect=30)
-            bar.set_label(f"{quantity.name}s in a hexagon")
+            bar = figure.colorbar(clouds[0], ax=[upper, lower], shrink=0.6, pad=0.02, aspect=30, format="{x:,g}")
+            bar.set_label(f"{quantity.counted} in a hexagon")
+            bar.ax.yaxis.set_minor_formatter(NullFormatter())
             bar.outline.set_visible(False)
         upper.set(xlim=limits, ylim=limits)
         upper.set_ylabel(f"predicted ({quantity.unit})")
@@ -90,7 +93,7 @@ def parity_plot(
         lower.set_xlabel(f"reference {quantity.name} ({quantity.unit})")
         figure.align_ylabels()
         found = f"MAE {mae:{quantity.digits}}, RMSE {rmse:{quantity.digits}} {quantity.error_unit}"
-        caption(figure, title, f"n = {len(errors):,}: {found}", baseline)
+        caption(figure, title, f"n = {len(errors):,} {quantity.counted}", found, baseline)
 
 
 def error_profile(
@@ -132,8 +135,8 @@ def error_profile(
         lower.set_ylabel("atoms")
         lower.set_xlabel(label)
         logarithmic(upper.yaxis)
-        logarithmic(lower.yaxis)
-        lower.set_ylim(bottom=0.5)
+        lower.set_ylim(0.5, 2 * np.bincount(bins).max())
+        logarithmic(lower.yaxis, steps=(1,))
         if log_scale:
             logarithmic(lower.xaxis)
         figure.align_ylabels()

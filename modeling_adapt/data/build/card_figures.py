@@ -80,7 +80,7 @@ class ForceFigures:
             cells = axes.hexbin(
                 distances, sizes, yscale="log", gridsize=50, mincnt=1, norm=LogNorm(), cmap=COUNTS, linewidths=0.1
             )
-            figure.colorbar(cells, ax=axes, label="atoms in a hexagon").outline.set_visible(False)
+            figure.colorbar(cells, ax=axes, label="atoms in a hexagon", format="{x:,g}").outline.set_visible(False)
             middles, quartiles = _quartiles(distances, sizes)
             for values, dash, label in zip(
                 quartiles, (":", "-", ":"), ("", "median", "first and third quartile"), strict=True
