@@ -148,7 +148,7 @@ def test_calibration(shown):
     rng = np.random.default_rng(0)
     calibration_plot(Calibration(None, rng.exponential(size=500), rng.exponential(size=500)), "c.png", "two models")
     require_readable(shown[0])
-    assert "n = 500 atoms" in words(shown[0]) and "2 standard errors" in words(shown[0])
+    assert "n = 500 atoms" in words(shown[0]) and "two standard errors" in words(shown[0])
 
 
 def test_answers(shown):

@@ -119,4 +119,4 @@ def calibration_plot(calibration: Calibration, path: str | Path, title: str = ""
         logarithmic(axes.yaxis)
         counts = sorted({len(group) for group in groups})
         each = " or ".join(f"{count:,}" for count in counts)
-        caption(figure, title, f"n = {len(order):,} atoms, {each} in a point; bars: 2 standard errors")
+        caption(figure, title, f"n = {len(order):,} atoms, {each} in a point", "bars: two standard errors")

@@ -299,7 +299,7 @@ def plot_path(path: MigrationPath, file: Path, caption: str = "") -> None:
     """
     fit, top = fit_images(path.images), int(path.energies.argmax())
     said = f"barrier {path.barrier} eV, {path.status}, n = {len(path.images)} images"
-    bars = "; bar: uncertainty of the barrier, one standard deviation" if path.barrier.uncertainty else ""
+    bar = "bar: one standard deviation of the barrier" if path.barrier.uncertainty else ""
     with drawn(file, COLUMN, 2.7) as (figure, (axes,)):
         axes.axhline(0, color=GREY, linewidth=0.7, linestyle=":", zorder=0)
         axes.plot(fit.fit_path, fit.fit_energies, color=MODEL.colour)
@@ -308,7 +308,7 @@ def plot_path(path: MigrationPath, file: Path, caption: str = "") -> None:
         axes.margins(x=0.04, y=0.1)
         axes.set_xlabel("length of the path (Å)")
         axes.set_ylabel("energy above the start (eV)")
-        captioned(figure, caption, said + bars)
+        captioned(figure, caption, said, bar)
 
 
 __all__ = ["Energy", "MigrationPath", "find_path", "matched_end", "plot_path", "predict_together"]

@@ -129,7 +129,7 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
     others = [one for one in group if not isinstance(distortion_of(one.name), float)]
     x, y = [100 * share for share, _ in points], [(one.energy or lowest) - lowest for _, one in points]
     deviations = [one.energy_above_lowest_uncertainty or 0.0 for _, one in points]
-    with drawn(file, COLUMN, 2.8) as (figure, (axes,)):
+    with drawn(file, COLUMN, 3.0) as (figure, (axes,)):
         bars = deviations if any(deviations) else None
         axes.errorbar(x, y, yerr=bars, **MODEL.line(), elinewidth=0.7, label="bond distortions" if others else None)
         for look, one in zip(cycle(STYLES[1:]), others, strict=False):
@@ -138,7 +138,7 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
         axes.set_ylim(bottom=-0.05 * max(0.05, float(np.max([*y, 0.0]))))
         axes.set_xlabel("bond distortion (%)")
         axes.set_ylabel("energy above the lowest (eV)")
-        said = "; bars: uncertainty, one standard deviation" if any(deviations) else ""
+        said = "; bars: one standard deviation" if any(deviations) else ""
         captioned(figure, caption, f"n = {len(group)} relaxed structures{said}")
         legend_below(figure)
 

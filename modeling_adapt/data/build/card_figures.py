@@ -67,6 +67,7 @@ class ForceFigures:
             axes.set(xlim=(edges[filled[0]], edges[filled[-1] + 1]), ylim=(0, None))
             axes.set(xlabel="|F| of an atom (eV/Å)", ylabel="share of atoms (%)")
             logarithmic(axes.xaxis)
+            caption(figure, f"forces below {edges[0]:g} eV/Å are in the first step" if filled[0] == 0 else "")
             legend_below(figure)
         return True
 
