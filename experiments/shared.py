@@ -135,7 +135,7 @@ def bars(
             if uncertainty is not None:
                 axes.errorbar(lengths, places, xerr=reach.T, color="black", linestyle="", elinewidth=0.9)
             for place, length, (_, above) in zip(places, lengths, reach, strict=True):
-                where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 6.5}
+                where: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 6.5}
                 axes.annotate(format(length, digits), (length + above, place), **where)
         axes.set_yticks(range(len(groups)), list(groups))
         axes.set_ylim(len(groups) - 0.5, -0.5)

@@ -86,9 +86,23 @@ class Answer:
         return cls(str(record["unit"]), values, references, uncertainty, tuple(map(str, record.get("notes", ()))))
 
 
-_OURS = {"color": MODEL.colour, "marker": "o", "linestyle": "", "zorder": 3, "gid": "this model"}
-_OF_DFT = {"color": OTHER.colour, "marker": "|", "markersize": 9, "markeredgewidth": 2, "linestyle": "", "gid": DFT}
-_OTHERS = {"color": GREY, "marker": "x", "markersize": 3, "linestyle": "", "zorder": 1, "gid": "other methods"}
+_OURS: dict[str, Any] = {"color": MODEL.colour, "marker": "o", "linestyle": "", "zorder": 3, "gid": "this model"}
+_OF_DFT: dict[str, Any] = {
+    "color": OTHER.colour,
+    "marker": "|",
+    "markersize": 9,
+    "markeredgewidth": 2,
+    "linestyle": "",
+    "gid": DFT,
+}
+_OTHERS: dict[str, Any] = {
+    "color": GREY,
+    "marker": "x",
+    "markersize": 3,
+    "linestyle": "",
+    "zorder": 1,
+    "gid": "other methods",
+}
 _DIGITS = {"eV": 2, "Å": 3, "GPa": 0, "J/m²": 2, "THz": 2}
 
 

@@ -47,7 +47,7 @@ _CURVES = {
         ("zero_stress_mae_gpa", "zero stress", STYLES[4]),
     ),
 }
-_STAR = {"marker": "*", "markersize": 9, "color": "black", "linestyle": "", "zorder": 3}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 9, "color": "black", "linestyle": "", "zorder": 3}
 
 
 def parity_plot(
@@ -92,7 +92,7 @@ def parity_plot(
         lower.set_ylabel(f"difference ({quantity.error_unit})")
         lower.set_xlabel(f"reference {quantity.name} ({quantity.unit})")
         figure.align_ylabels()
-        found = f"MAE {mae:{quantity.digits}}, RMSE {rmse:{quantity.digits}} {quantity.error_unit}"
+        found = f"MAE {mae:{quantity.digits}}, RMSE {rmse:{quantity.digits}} {quantity.error_unit} (dotted)"
         caption(figure, title, f"n = {len(errors):,} {quantity.counted}", found, baseline)
 
 

@@ -12,7 +12,14 @@ from ..figures import COLUMN, caption, drawn
 
 PICTURE = "example.png"
 _LONGEST = 1.6  # Å in the picture
-_ARROW = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.0, "mutation_scale": 7, "shrinkA": 0, "shrinkB": 0}
+_ARROW: dict[str, Any] = {
+    "arrowstyle": "-|>",
+    "color": "black",
+    "linewidth": 1.0,
+    "mutation_scale": 7,
+    "shrinkA": 0,
+    "shrinkB": 0,
+}
 
 
 def draw_example(example: Mapping[str, Any], path: Path) -> None:
