@@ -22,7 +22,7 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.calibration import Calibration, calibrate, calibration_plot
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
 from modeling_adapt.evaluation.physical_checks import CHECKS
-from modeling_adapt.evaluation.plots import error_profile, parity_plot, training_curve
+from modeling_adapt.evaluation.plots import parity_plot, training_curve
 from modeling_adapt.reference_energies import fit_baseline, fit_mean_baseline
 
 
@@ -285,22 +285,6 @@ def test_help_has_an_example(capsys):
 
 
 # Figures ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 20, 6000])
-def test_parity_plot_of_few_and_many_points(tmp_path, count):
-    reference = np.random.default_rng(0).normal(size=count)
-    parity_plot(reference + 0.1, reference, tmp_path / "parity.png", caption="MAE 100.0 meV/Å")
-    assert (tmp_path / "parity.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("count", [1, 300])
-def test_error_profile_leaves_out_what_is_not_known(tmp_path, count):
-    quantity = np.where(np.arange(count) % 3, np.nan, np.arange(count, dtype=float) + 1)
-    forces = np.random.default_rng(0).normal(size=(count, 3))
-    for logarithmic in (False, True):
-        error_profile(quantity, forces + 0.1, forces, tmp_path / "profile.png", "distance (Å)", logarithmic)
-        assert (tmp_path / "profile.png").stat().st_size > 10_000
 
 
 def test_training_curve_of_forces_energies_and_of_a_run_without_evaluation(tmp_path):

@@ -112,7 +112,10 @@ def test_error_profile(shown, count, log_scale):
     rng = np.random.default_rng(0)
     forces = rng.normal(size=(count, 3))
     predicted = forces + 0.03 * rng.normal(size=forces.shape)
-    error_profile(rng.uniform(0.05, 9, count), predicted, forces, "p.png", "distance (Å)", log_scale, "adapt-si")
+    quantity = np.append(rng.uniform(0.05, 9, count), [np.nan, np.inf])  # what is not known is left out
+    more = np.zeros((2, 3))
+    arrays = np.vstack([predicted, more]), np.vstack([forces, more])
+    error_profile(quantity, *arrays, "p.png", "distance (Å)", log_scale, "adapt-si")
     (figure,) = shown
     require_readable(figure)
     (bars,) = figure.axes[1].patches
