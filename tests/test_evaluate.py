@@ -189,7 +189,7 @@ def test_command_on_forces(folders, tmp_path, capsys):
 @pytest.fixture
 def no_figures(monkeypatch):
     """They take a second or two."""
-    monkeypatch.setattr("modeling_adapt.evaluation.report._draw_forces", lambda forces, folder: None)
+    monkeypatch.setattr("modeling_adapt.evaluation.report._draw_forces", lambda *_: None)
 
 
 def test_it_records_which_weights_it_is_of(folders, tmp_path, no_figures):
