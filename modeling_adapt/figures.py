@@ -94,7 +94,7 @@ def drawn(
     Args:
         path (`str` or `Path`): Image file; the ending decides the format.
         width, height (`float`): In inches; `COLUMN` and `PAGE` are widths.
-        rows, columns (`int`, defaults to 1): Of axes, which come row by row.
+        rows, columns (`int`, defaults to `1`): Of axes, which come row by row.
         grid (`Any`): What else `Figure.subplots` takes, such as `sharex`.
     """
     with style.context(["default", _LOOK]):
