@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.arguments import describe_processes
+from modeling_adapt.training.arguments import describe_processes, warn_of_one_process
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/accelerate/cpu.yaml")
 STEPS = 20
@@ -121,12 +122,23 @@ def test_two_processes_end_with_their_best_model(recipe, ragged, tmp_path, forks
     assert all(torch.equal(left[name], weight) for name, weight in best_one.items())
 
 
+@pytest.mark.slow
 def test_a_launch_of_one_process_is_loud(recipe, springs, tmp_path):
     """`accelerate launch --cpu --num_processes 2` starts one process and succeeds."""
     arguments = [recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")]
     run = launch(*arguments, launcher=("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"))
     assert run.returncode == 0
     assert "accelerate launched ONE process" in run.stderr and "training in 1 process on cpu" in run.stdout
+
+
+def test_one_process_of_a_launcher_is_said(monkeypatch, capsys):
+    """What `accelerate launch` leaves in the environment; the test above asks it."""
+    training = SimpleNamespace(world_size=1, device=torch.device("cpu"))
+    warn_of_one_process(training)
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    warn_of_one_process(training)
+    assert "accelerate launched ONE process" in capsys.readouterr().err
 
 
 def test_processes_that_would_train_alone_are_refused(monkeypatch):
