@@ -588,6 +588,21 @@ def test_a_second_command_is_told_who_is_first(tmp_path):
     assert not hidden(tmp_path)
 
 
+def test_a_folder_that_another_run_has_written_since_is_not_taken(folder, tmp_path, monkeypatch):
+    """Between the question whether it is free and the lock."""
+    output = tmp_path / "run"
+    command = [str(folder / "run.yaml"), "--dataset", str(folder / "data"), "--output_dir", str(output)]
+
+    def written(*arguments) -> None:
+        output.mkdir()
+        (output / "run.json").touch()
+
+    monkeypatch.setattr("modeling_adapt.data.load.reading.pinned_revision", written)
+    with pytest.raises(InputError, match="run exists and is not empty"):
+        train.main(command)
+    assert [path.name for path in output.iterdir()] == ["run.json"]
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [(403, "your token"), (429, "too many"), (500, "error 500"), (404, "does not appear to have")],
