@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 SAME_PLACE = 1e-3  # Å; atoms at one place do not meet: the direction from one to the other is undefined
+THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
 SKIN = 0.7  # Å; a wider list costs little more to measure, and serves longer
 _NO_SKIN = 1e-6  # Å; just beyond rounding
 _ROUNDING = 1e-8  # Å or Å^2; more than what rounding changes
@@ -302,6 +303,28 @@ def _waves_of(cell: np.ndarray, cutoff: float) -> np.ndarray:
     half = grid[len(grid) // 2 + 1 :]  # behind 0, in whose middle it stands, come the opposites of those before
     vectors = 2 * np.pi * half @ np.linalg.inv(cell).T
     return half[np.einsum("ki,ki->k", vectors, vectors) < cutoff**2]
+
+
+def cell_fault(cell: np.ndarray) -> str | None:
+    """What is wrong with a cell, (3, 3) in Å with zero rows where it is not periodic; None where nothing is."""
+    if not np.isfinite(cell).all():
+        return "the cell is not finite"
+    lattice = cell[cell.any(axis=1)]
+    # The smallest singular value is never more than the distance between opposite faces, and zero without volume.
+    thickness = np.linalg.svd(lattice, compute_uv=False).min() if len(lattice) else np.inf
+    if thickness >= THINNEST_CELL:
+        return None
+    return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
+
+
+def thin_cells(cells: np.ndarray) -> np.ndarray:
+    """(B,) which of the cells (B, 3, 3) have a [`cell_fault`]."""
+    finite = np.isfinite(cells).all(axis=(1, 2))
+    # A zero row adds one singular value of zero and leaves the others as they are.
+    values = np.linalg.svd(np.where(finite[:, None, None], cells, 0.0), compute_uv=False)
+    vectors = cells.any(axis=2).sum(axis=1)
+    smallest = values[np.arange(len(values)), np.maximum(vectors - 1, 0)]
+    return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
 __all__ = ["NeighbourList", "Neighbours", "find_neighbours", "find_wave_numbers", "turns_of", "wrap"]

@@ -25,8 +25,8 @@ from modeling_adapt.modeling_adapt import LOSS_FUNCTIONS, NETWORKS
 KINDS = [("forces", name) for name, known in ARCHITECTURES.items() if known.has_forces]
 KINDS += [("energy", name) for name in ARCHITECTURES]
 WITH_GRADIENT = [("energy", name) for name, known in ARCHITECTURES.items() if known.has_gradient]
-# One of the table under another name: with the far field. One layer is enough; graphs take seconds for each.
-MORE = {"far": {"architecture": "pairwise", "long_range": True, "num_hidden_layers": 1}}
+# One of the table under another name: with the far field.
+MORE = {"far": {"architecture": "pairwise", "long_range": True}}
 KINDS += [("forces", name) for name in MORE]
 WITH_GRADIENT += [("energy", name) for name in MORE]
 
@@ -35,13 +35,13 @@ WITH_GRADIENT += [("energy", name) for name in MORE]
 def model(request, make_force_model, make_energy_model):
     predicts, architecture = request.param
     make = make_force_model if predicts == "forces" else make_energy_model
-    fields = MORE.get(architecture, {"architecture": architecture})
+    fields = MORE.get(architecture, {"architecture": architecture}) | getattr(request.cls, "fields", {})
     return make(**fields, num_vector_channels=8, pairwise_cutoff=4.0, energy_dropout_prob=0.0)
 
 
 @pytest.fixture
 def conservative(request, make_energy_model):
-    fields = MORE.get(request.param, {"architecture": request.param})
+    fields = MORE.get(request.param, {"architecture": request.param}) | getattr(request.cls, "fields", {})
     return make_energy_model(**fields, num_vector_channels=8, pairwise_cutoff=4.0)
 
 
@@ -102,6 +102,8 @@ def test_every_weight_learns(model, structures):
 
 class TestGraphs:
     """One graph without a break, for any number of structures, atoms and pairs."""
+
+    fields = {"num_hidden_layers": 1}  # each takes seconds
 
     @staticmethod
     def _agree(model, graph, structures, **options):

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import ase.io
 import numpy as np
@@ -141,7 +139,7 @@ def test_trajectory_grows_frame_by_frame_and_survives_an_interruption(tmp_path):
     assert np.abs(frames[3].get_forces()).max() > 0
 
 
-def test_a_full_disk_names_the_file(tmp_path):
+def test_a_full_disk_names_the_file(tmp_path, forks):
     """No file may be longer than a few frames, as where a disk is full."""
     script = f"""
 import resource, sys; sys.path.insert(0, "tests")
@@ -150,9 +148,10 @@ from modeling_adapt.cli.command_line import run_command
 from test_relaxation import EMT, _vacancy, relax
 sys.exit(run_command(lambda: relax(_vacancy(), EMT(), trajectory={str(tmp_path / "x.traj.extxyz")!r}) and None))
 """
-    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
-    assert "x.traj.extxyz cannot be written: File too large" in finished.stderr
+    finished = forks.start(script)
+    error = finished.communicate(timeout=300)[1]
+    assert finished.returncode == 2 and error.count("\n") == 1, error
+    assert "x.traj.extxyz cannot be written: File too large" in error
 
 
 def test_labels_of_the_input_do_not_end_up_in_the_trajectory(tmp_path):

@@ -111,7 +111,8 @@ def require_same_command(output: Path, record: Mapping[str, Any], file: str = RE
 
 
 def write_record(output: Path, record: Mapping[str, Any], file: str = RECORD) -> None:
-    """Writes the record of a command into its folder."""
+    """Writes the record of a command into its folder, which may be another's by now: see [`require_same_command`]."""
+    require_same_command(output, record, file)
     write_whole(output / file, json.dumps(record, indent=2) + "\n")
 
 
