@@ -15,7 +15,7 @@ first_python = $(shell \
 	done; \
 	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
 
-.PHONY: demo test test-lowest test-newest lint slow bench bench-gpu results pretrained clean
+.PHONY: demo test test-lowest test-newest lint slow bench rivals bench-gpu results pretrained clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
@@ -40,10 +40,9 @@ lint: $(READY)
 slow: $(READY)
 	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q -m slow
 
-# Times of training and of forces beside the published layer stack; wants an otherwise idle machine.
-bench: $(READY)
-	$(PYTHON) benchmarks/training.py
-	$(PYTHON) benchmarks/inference.py
+# Times of forces and of training beside the published layer stack, MACE, SevenNet-0 and CHGNet, in one table.
+bench: $(READY) rivals
+	$(PYTHON) benchmarks/compare.py
 
 # What a GPU makes of it, in at most eight minutes.
 bench-gpu: $(READY)
@@ -64,6 +63,9 @@ pretrained: $(READY)
 	$(PYTHON) hub_upload.py runs/adapt-si org/adapt-si --evaluation runs/adapt-si/evaluation --license mit --save $(BOX)
 	rm $(BOX)/*_adapt.py  # the package has them
 
+# What the table of `bench` holds beside ours, each in an environment of its own; the weights come in the packages.
+rivals: .venv-chgnet/.ready .venv-sevenn/.ready .venv-mace-torch/.ready
+
 # Removes caches and build products; the environments, data sets and runs stay.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
@@ -74,6 +76,15 @@ $(READY): pyproject.toml constraints.txt
 	$(call first_python,$(PYTHONS)) -m venv --clear .venv
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-chgnet/.ready: PACKAGE := chgnet==0.4.2
+.venv-sevenn/.ready: PACKAGE := sevenn==0.13.0
+.venv-mace-torch/.ready: PACKAGE := mace-torch==0.3.16
+.venv-chgnet/.ready .venv-sevenn/.ready .venv-mace-torch/.ready:
+	$(call first_python,$(PYTHONS)) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(@D)/bin/python -m pip install --quiet $(PACKAGE)
 	touch $@
 
 LOWEST := import tomllib; \

@@ -216,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights, or mixed, or auto (default: as saved, float32)"
+    )
     path = parser.add_argument_group("path")
     path.add_argument("--images", type=whole_number(1), default=7, help="between the ends (default: 7)")
     path.add_argument(

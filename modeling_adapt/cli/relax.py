@@ -374,7 +374,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="symmetry images of each structure to average over, at most 48 (default: 1)",
     )
-    models.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    models.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights, or mixed, or auto (default: as saved, float32)"
+    )
     models.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
     models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
 

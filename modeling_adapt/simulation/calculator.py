@@ -78,7 +78,8 @@ class ADAPTCalculator(Calculator):
         device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float64"` for the weights; as they are by default. `"float64"`, where
-            positions are not rounded either, is for finite differences.
+            positions are not rounded either, is for finite differences. `"mixed"`: products in bfloat16 of weights in
+            float32; `"auto"`: that where it is measured to pay, see [`MixedPrecision`].
         compiled (`bool`, defaults to `False`):
             Whether `torch.compile` makes kernels for the models at the first call, which takes a minute or so.
         doubt ([`Doubt`], *optional*): Of the model of the energy; of no use where that is an ensemble.
