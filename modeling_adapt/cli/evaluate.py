@@ -395,8 +395,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FACTOR",
         type=positive_number,
         default=1.0,
-        help="with --calibrate: by how much errors of differences of energies exceeded their uncertainty where a kind of "
-        "structures had been left out of the training (default: 1)",
+        help="with --calibrate: by how much errors of differences of energies exceeded their uncertainty where a kind "
+        "of structures had been left out of the training (default: 1)",
     )
     found.add_argument(
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"

@@ -116,8 +116,8 @@ class DoubtCheck:
             f"{found['energy_errors_within_two_uncertainties']:.0%} of the errors within twice the uncertainty, rank "
             f"correlation {found['energy_uncertainty_error_spearman']:.2f}",
             f"of differences of energies: {found['difference_uncertainty_rms_mev']:.0f} meV, their error "
-            f"{found['difference_error_rms_mev']:.0f} meV, {found['difference_errors_in_uncertainties']:.1f} times the "
-            "uncertainty",
+            f"{found['difference_error_rms_mev']:.0f} meV, {found['difference_errors_in_uncertainties']:.1f} times "
+            "the uncertainty",
         ]
         if self.force_error is not None:
             lines.append(
