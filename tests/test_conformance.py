@@ -18,9 +18,9 @@ from modeling_adapt import (
     ADAPTForForces,
     ADAPTModel,
 )
-from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES, FORCE_LOSSES
+from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES, ENERGY_LOSSES, FORCE_LOSSES
 from modeling_adapt.data.load.batching import StructureCollator
-from modeling_adapt.modeling_adapt import LOSS_FUNCTIONS, NETWORKS
+from modeling_adapt.modeling_adapt import ENERGY_LOSS_FUNCTIONS, LOSS_FUNCTIONS, NETWORKS
 
 KINDS = [("forces", name) for name, known in ARCHITECTURES.items() if known.has_forces]
 KINDS += [("energy", name) for name in ARCHITECTURES]
@@ -67,6 +67,7 @@ def labels_of(model, inputs) -> dict[str, torch.Tensor]:
 def test_the_tables_agree():
     assert NETWORKS.keys() == ARCHITECTURES.keys()
     assert tuple(LOSS_FUNCTIONS) == FORCE_LOSSES
+    assert tuple(ENERGY_LOSS_FUNCTIONS) == ENERGY_LOSSES
     for name, network in NETWORKS.items():
         assert (network.forces is not None) == ARCHITECTURES[name].has_forces
 
@@ -178,6 +179,7 @@ class TestGradients:
         error = (output.forces - labels["reference_forces"]) / 0.5
         of_atoms = {
             "weighted_l2": 3 * weights * error.norm(dim=-1),
+            "l2": 3 * error.norm(dim=-1),
             "weighted_mse": weights * error.square().sum(-1),
             "mse": error.square().sum(-1),
         }[loss]
