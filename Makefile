@@ -58,7 +58,7 @@ BOX := pretrained/adapt-si
 pretrained: $(READY)
 	$(PYTHON) data_scripts/build_dataset.py configuration/datasets/silicon-dft.yaml datasets/silicon-dft --root $(DATA)
 	OMP_NUM_THREADS=1 $(PYTHON) train.py configuration/recipes/si-dft-pairwise.yaml --dataset datasets/silicon-dft --output_dir runs/adapt-si
-	OMP_NUM_THREADS=1 $(PYTHON) evaluate.py runs/adapt-si datasets/silicon-dft --split validation --answers silicon --output runs/adapt-si/evaluation
+	OMP_NUM_THREADS=1 $(PYTHON) evaluate.py runs/adapt-si datasets/silicon-dft --split validation --calibrate --widen 2.9 --answers silicon --output runs/adapt-si/evaluation
 	rm -rf $(BOX)
 	$(PYTHON) hub_upload.py runs/adapt-si org/adapt-si --evaluation runs/adapt-si/evaluation --license mit --save $(BOX)
 	rm $(BOX)/*_adapt.py  # the package has them

@@ -14,6 +14,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
+from documentation_runner import Runner
 from hub_server import Hub, running_hub
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
@@ -45,7 +46,9 @@ def without_figures(request, monkeypatch):
     """Figures take a second for every data set and every evaluation; tests that look at them are marked `figures`."""
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda contents, folder: {})
-        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda log_history, path: None)
+        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda *_: None)
+        no_picture = lambda example, path: path.write_bytes(b"\x89PNG\r\n\x1a\n")  # noqa: E731
+        monkeypatch.setattr("modeling_adapt.hub.staging.draw_example", no_picture)
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +135,17 @@ def springs(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "springs"
     write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory) -> Iterator[Runner]:
+    """
+    Starts processes that have the packages loaded from the beginning: importing them takes seconds, and torch computes
+    no gradients in a fork of a process that has computed some, as this one may have.
+    """
+    runner = Runner(tmp_path_factory.mktemp("forks"), os.environ)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture
