@@ -203,10 +203,10 @@ def _load() -> None:
     sys.path.insert(0, str(ROOT))
     import accelerate.commands.launch
     import ase.optimize
+    import datasets
     import matplotlib.pyplot
     import transformers
 
-    import datasets
     import modeling_adapt.cli.check_splits
     import modeling_adapt.cli.describe_dataset
     import modeling_adapt.cli.generate_defects
