@@ -11,12 +11,12 @@ from modeling_adapt.data.defects.ionic import ionic_supercell, magnesium_oxide
 from modeling_adapt.data.options import HOSTS
 
 from .attention_radius import local_and_global
-from .experiment import IONIC, Experiment, Row, Training, Verdict
+from .experiment import Experiment, Row, Training, Verdict
 from .lab import Lab
-from .shared import curves, exponent
+from .shared import curves
 
 DISTANCE, LABEL, LOCAL, GLOBAL = "distance (Å)", "labels (eV/Å)", "within 5 Å", "and all by waves"
-CELLS = (8, 3, 3)  # along x twice as far as the data reach
+CELLS = (8, 4, 4)  # 1,024 ions; along x more than twice as far as the data reach
 FARTHEST = 12.0  # Å, to which a model should follow
 
 
@@ -24,8 +24,8 @@ class OppositeCharges(Experiment):
     name = "opposite-charges"
     title = "Two opposite charges"
     question = (
-        "What is the force along x on an ion beside an oxygen vacancy when a magnesium vacancy, which has the opposite "
-        "charge, is moved away along x?"
+        "What is the force along x on an ion beside an oxygen vacancy when a magnesium vacancy, which has the "
+        "opposite charge, is moved away along x?"
     )
     paper = "long-range interactions are what global attention is for; no curve is shown"
     columns = {DISTANCE: ".1f", LABEL: "+.3f", LOCAL: "+.3f", GLOBAL: "+.3f"}
@@ -52,9 +52,9 @@ class OppositeCharges(Experiment):
         errors = {name: _error(far, name) for name in (LOCAL, GLOBAL)}
         return (
             f"Between {far[0][DISTANCE]:.1f} and {far[-1][DISTANCE]:.1f} Å the force of the labels changes by "
-            f"{ranges['labels']:.3f} eV/Å, that of the model that sees 5 Å by {ranges[LOCAL]:.3f} and that of the model "
-            f"in which all atoms meet by {ranges[GLOBAL]:.3f}; they are {errors[LOCAL]:.3f} and {errors[GLOBAL]:.3f} "
-            "eV/Å off."
+            f"{ranges['labels']:.3f} eV/Å, that of the model that sees 5 Å by {ranges[LOCAL]:.3f} and that of the "
+            f"model in which all atoms meet by {ranges[GLOBAL]:.3f}; they are {errors[LOCAL]:.3f} and "
+            f"{errors[GLOBAL]:.3f} eV/Å off."
         )
 
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
@@ -62,8 +62,8 @@ class OppositeCharges(Experiment):
         local, everything = _error(far, LOCAL), _error(far, GLOBAL)
         word = "follows" if everything < 0.2 * np.ptp([row[LABEL] for row in far]) else "does not follow"
         return "new here", (
-            f"with far fields the force {word} the labels from 5 to 12 Å: an error of {everything:.3f} eV/Å, where it is "
-            f"{local:.3f} without"
+            f"with far fields the force {word} the labels from 5 to 12 Å: an error of {everything:.3f} eV/Å, where it "
+            f"is {local:.3f} without"
         )
 
 
