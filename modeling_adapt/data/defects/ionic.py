@@ -1,6 +1,6 @@
 """
-Ionic crystals for the generator: hosts of rock salt and zinc blende, their defects, and a potential that reaches as far
-as charges do.
+Ionic crystals for the generator: rock salt and zinc blende, their defects, and a potential that reaches as far as
+charges do.
 
 Ions are rigid: their charges act at all distances, by Ewald's sum, and pairs repel and attract one another by
 A exp(-r / rho) - C / r^6 (Buckingham). A defect that is charged has its cell made neutral by a uniform background.
