@@ -16,7 +16,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 from ase import Atoms
-from ase.io import read, write
+from ase.io import iread, write
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -372,7 +372,7 @@ class DataSets:
 
 def _frames(file: str) -> list[Atoms]:
     try:
-        return read(file, ":")
+        return list(iread(file))
     except Exception as error:  # of all the readers of ASE
         raise InputError(f"{file} cannot be read: {one_line(error)}") from error
 
