@@ -122,7 +122,8 @@ def _variants(lab: Lab, data: str) -> Mapping[str, Sequence[Training]]:
     }
     options[ALL] = {"long_range": True}, 1.2
     seeds = [{}, {"seed": 1}] if lab.scale >= 1 else [{}]
+    told = {"charge": "any"} if data == IONIC else {}  # that of rigid ions is told by their numbers
     return {
-        name: [training_on(data, "pairwise-small", {**changed, **seed}, cost) for seed in seeds]
+        name: [training_on(data, "pairwise-small", {**changed, **seed, **told}, cost) for seed in seeds]
         for name, (changed, cost) in options.items()
     }
