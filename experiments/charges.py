@@ -90,8 +90,8 @@ def _rows(lab: Lab, data: str) -> Iterator[dict[str, Any]]:
     own, never = np.empty_like(told), np.empty_like(told)
     for charge in charges:
         chosen = np.array([one == charge for _, one in states])
-        own[chosen] = lab.energies(_of_one(data, charge))[0][chosen]
-        never[chosen] = lab.energies(_without(data, charge), data)[0][chosen]
+        own[chosen], _ = lab.energies(_of_one(data, charge), data, charge)
+        never[chosen], _ = lab.energies(_without(data, charge), data, charge)
     zero = _levels(states, labels)
     for state in sorted(set(states)):
         chosen = np.array([one == state for one in states])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from modeling_adapt.data.columns import list_lengths
-from modeling_adapt.data.load.reading import read_split, read_splits, select_subset
+from modeling_adapt.data.load.reading import of_one_charge, read_split, read_splits, select_subset
 from modeling_adapt.data.load.survey import content_hash, require_cubic_cells
 from modeling_adapt.data.structures import Target
 from modeling_adapt.device import available_device, on_device
@@ -120,10 +120,13 @@ class Lab:
         """Metrics of the energies (see [`EnergyMetrics`]) on the unseen split of its data set."""
         return self._evaluation(training, training.dataset, "energy")
 
-    def energies(self, training: Training, dataset: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted and reference energies in eV of the structures of the unseen split, in its order."""
+    def energies(
+        self, training: Training, dataset: str | None = None, charge: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and reference energies in eV of the unseen split, or of this charge in it, in its order."""
         name = dataset or training.dataset
-        rows = self.data.rows(name, self.data.unseen(name), "energy")
+        split = self.data.unseen(name)
+        rows = of_one_charge(self.data.rows(name, split, "energy"), "any" if charge is None else f"{charge:g}", split)
         evaluation = evaluate_energy(*self.model(training), rows)
         atoms = list_lengths(rows.select_columns(["atomic_numbers"]).with_format("arrow")[:], "atomic_numbers")
         return evaluation.predicted * atoms, evaluation.reference * atoms

@@ -452,9 +452,10 @@ def test_charges_are_measured_by_defect_and_charge(charged, tmp_path, monkeypatc
     trained = {"config_type": ["v"] * 10, "charge": [0.0] * 5 + [2.0] * 5}
     labels = np.array([-0.2, -10.2])
 
-    def energies(training, dataset=None):
-        told = "reads_charge" in training.options
-        return labels + (0.5 if dataset else 0.1 if told else 2.0), labels
+    def energies(training, dataset=None, charge=None):
+        error = 0.5 if "without" in training.dataset else 0.1 if "reads_charge" in training.options else 2.0
+        chosen = slice(None) if charge is None else [states["charge"].index(charge)]
+        return (labels + error)[chosen], labels[chosen]
 
     monkeypatch.setattr(lab.data, "rows", lambda name, split, target: trained if split == "train" else states)
     monkeypatch.setattr(lab, "energies", energies)
