@@ -93,7 +93,7 @@ def _cells(lab: Lab, data: str, seeds: Sequence[Training]) -> dict[str, Any]:
     """Means over the seeds."""
     found = [lab.errors(training) for training in seeds]
     cells = [force_cells(metrics) | {FAR: far_error(metrics)} for metrics in found]
-    errors = [one[MAE] for one in cells if one[MAE] is not None]
+    errors = [metrics["force_mae_mev_per_ang"] for metrics in found]
     large = [force_cells(lab.errors(training, LARGER_CELLS[data])) for training in seeds if data in LARGER_CELLS]
     return {
         **{heading: _mean([one[heading] for one in cells]) for heading in cells[0]},
