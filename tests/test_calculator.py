@@ -352,6 +352,22 @@ class TestOutsideTheTrainedRegion:
             f"v_Si_0 ({formula}) is outside the trained region:",
         ]
 
+    def test_python_shows_each(self, trained):
+        """As it shows a text only once."""
+        calculator = ADAPTCalculator(trained)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for seed in range(3):
+                atoms = _atoms()
+                atoms.symbols[0] = "Ge"
+                atoms.rattle(0.001, seed=seed)
+                atoms.calc = calculator
+                atoms.get_forces()
+        formula = atoms.get_chemical_formula()
+        assert [str(one.message).split(" is outside")[0] for one in caught] == [
+            *(formula, f"{formula}, structure 2,", f"{formula}, structure 3,")
+        ]
+
     def test_ignore(self, trained, recwarn):
         atoms = _atoms()
         atoms.symbols[0] = "Ge"

@@ -415,6 +415,24 @@ class TestGoingOn:
         assert _run(*command_line) == 0  # and once more, with nothing left to do
         assert len(relaxed) == 5
 
+    def test_those_of_earlier_versions_go_on(self, command_line, tmp_path, as_model, capsys):
+        """Whose records do not say what was not there yet, nor their summaries."""
+        assert _run(*command_line) == 0
+        record, summary = tmp_path / "out" / "relax.json", tmp_path / "out" / "summary.csv"
+        told = json.loads(record.read_text())
+        without = ("finish", "cell", "energy_subfolder", "energy_revision")
+        record.write_text(json.dumps({name: value for name, value in told.items() if name not in without}))
+        rows = list(csv.DictReader(summary.read_text().splitlines()))
+        columns = [name for name in rows[0] if name not in ("atom_doubt", "energy_uncertainty_ev")]
+        lines = [columns, *([row[name] for name in columns] for row in rows[:2])]
+        summary.write_text("".join(",".join(line) + "\n" for line in lines))
+        capsys.readouterr()
+        assert _run(*command_line) == 0
+        assert "2 of 4 structures were relaxed before" in capsys.readouterr().out
+        assert len(list(csv.DictReader(summary.read_text().splitlines()))) == 4
+        assert _run(*command_line, "--finish", "0.01") == 2
+        assert "(finish 0.05, not 0.01); give --finish 0.05, or name a new folder" in capsys.readouterr().err
+
     @pytest.mark.parametrize("option", [["--fmax", "0.01"], ["--steps", "3"], ["--num-images", "2"]])
     def test_another_command_does_not(self, command_line, tmp_path, as_model, capsys, option):
         assert _run(*command_line) == 0
