@@ -6,6 +6,7 @@ What is finished is kept in the output folder and known again by its options and
 interruption loses only the trainings that run.
 """
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -33,19 +34,28 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
 
     from .lab import Lab
-    from .outcome import copy_results, draw_again, is_made_of, outcome_text, write_outcome, write_surroundings
+    from .outcome import (
+        SURROUNDINGS,
+        copy_results,
+        draw_again,
+        is_made_of,
+        outcome_text,
+        write_outcome,
+        write_surroundings,
+    )
 
     page = None if arguments.page is None else Path(arguments.page)
     if not arguments.names and page:
         draw_again(list(all_experiments().values()), page.with_suffix(""))
         _write_page(list(all_experiments().values()), page)
         return
-    chosen = _chosen(arguments.names)
-    if page and set(arguments.names) != {"all"}:
+    chosen = _chosen(arguments.names, arguments.charged)
+    whole = set(arguments.names) == {"all"}
+    if page and not whole and not (page.with_suffix("") / SURROUNDINGS).is_file():
         raise InputError("--page writes about all experiments: name all of them with 'all'")
-    lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs)
+    lab = Lab(arguments.output, arguments.scale, arguments.dataset, arguments.dft, arguments.jobs, arguments.charged)
     trainings = without_doubles(training for experiment in chosen for training in experiment.trainings(lab))
-    _require_read(arguments.dataset, arguments.dft, chosen, lab)
+    _require_read(arguments, chosen, lab)
     lab.check(trainings)
     for folder in (lab.folder, *([page.parent] if page else [])):
         require_writable(folder)
@@ -61,9 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{experiment.title}\n\n{outcome_text(experiment, folder)}")
     print(f"tables and figures saved to: {', '.join(str(lab.folder / experiment.name) for experiment in chosen)}")
     if page:
-        write_surroundings(lab, len(trainings), sum(lab.seconds(training) for training in trainings))
-        copy_results(chosen, lab.folder, page)
-        _write_page(chosen, page)
+        write_surroundings(lab, chosen, trainings)
+        copy_results(chosen, lab.folder, page, whole)
+        _write_page(list(all_experiments().values()), page)
 
 
 def _write_page(experiments: list[Experiment], page: Path) -> None:
@@ -73,13 +83,16 @@ def _write_page(experiments: list[Experiment], page: Path) -> None:
     print(f"page written to: {page}")
 
 
-def _require_read(dataset: str | None, real: str | None, chosen: list[Experiment], lab: "Lab") -> None:
+def _require_read(arguments: argparse.Namespace, chosen: list[Experiment], lab: "Lab") -> None:
     """Raises [`InputError`] for data of the user that an experiment would leave aside."""
+    dataset, real = arguments.dataset, arguments.dft
     foreign = [one.name for one in chosen if one.about_silicon or DEFECTS not in _trained_on(one, lab)]
     if dataset and foreign:
         raise InputError(f"--dataset: {', '.join(foreign)} would not read it: about the generated silicon alone")
     if real and not any(REAL in _trained_on(experiment, lab) for experiment in chosen):
         raise InputError(f"--dft: {', '.join(one.name for one in chosen)} would not read it")
+    if arguments.charged and not any(experiment.about_charges for experiment in chosen):
+        raise InputError(f"--charged: {', '.join(one.name for one in chosen)} would not read it")
 
 
 def announce(chosen: list[Experiment], lab: "Lab") -> None:
@@ -113,13 +126,16 @@ def _trained_on(experiment: Experiment, lab: "Lab") -> set[str]:
     return {training.dataset for training in experiment.trainings(lab)}
 
 
-def _chosen(names: list[str]) -> list[Experiment]:
+def _chosen(names: list[str], charged: list[str]) -> list[Experiment]:
     if not names:
         raise InputError("name an experiment, or 'all' of them; see --help")
     known = all_experiments()
     if unknown := [name for name in names if name not in known and name != "all"]:
         raise InputError(f"there is no experiment {unknown[0]!r}; there are all, {', '.join(known)}")
-    return [experiment for name, experiment in known.items() if name in names or "all" in names]
+    if lacking := [name for name in names if name != "all" and known[name].about_charges and not charged]:
+        raise InputError(f"{lacking[0]} needs structures of several charges: name files with --charged")
+    wanted = {name: one for name, one in known.items() if "all" in names and (charged or not one.about_charges)}
+    return [experiment for name, experiment in known.items() if name in names or name in wanted]
 
 
 def _parser() -> CommandParser:
@@ -133,11 +149,19 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--dataset", help="data set of your own instead of the generated one of 216-atom cells")
     parser.add_argument("--dft", metavar="DATASET", help="data set of DFT structures with splits train and validation")
+    parser.add_argument(
+        "--charged",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files that ASE reads, of structures of several total charges (info charge), for the experiment charges",
+    )
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="trainings at a time (default %(default)s)")
     parser.add_argument(
         "--page",
         metavar="FILE.md",
-        help="also write a page about all of them; without NAME, only it and its figures, from the tables beside it",
+        help="also write a page about all of them, of which those that are named are new; without NAME, only the page "
+        "and its figures, from the tables beside it",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be trained, and how long it takes")
     return parser

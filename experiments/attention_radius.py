@@ -1,121 +1,129 @@
 """Does an atom have to see the whole cell?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .experiment import Experiment, Row, Training, Verdict, training_on
-from .lab import Lab
-from .shared import (
-    BY_CHANCE,
-    CHANCE,
-    DATA,
-    ERRORS,
-    FAR,
-    HOPELESS,
-    MAE,
-    NEAR,
-    SHARE,
-    change,
-    curves,
-    far_error,
-    force_cells,
-    grouped,
-)
+import numpy as np
 
-RADIUS, GEOMETRY, INCREASE, FAR_INCREASE = "radius (Å)", "geometry", "increase", "increase far from it"
-EVERYTHING = "all atoms"
-FOURIER = (3.0, 5.0, 8.0)  # Å
-PAIRWISE, PRESET = (3.0, 4.0, 5.0, 6.5), 5.0
+from .experiment import IONIC, Experiment, Row, Training, Verdict, training_on
+from .lab import Lab
+from .shared import CHANCE, DATA, ERRORS, FAR, MAE, NEAR, bars, change, far_error, force_cells, grouped, number
+
+RADIUS, SEEDS, SPREAD = "atoms see", "seeds", "between them"
+LARGE, INCREASE, FAR_INCREASE = "in 512-atom cells", "increase", "increase far from it"
+CUTOFFS, PRESET = (3.0, 4.0, 5.0, 6.5), 5.0  # Å
+ALL = f"{PRESET:g} Å, and all by waves"
+LARGER_CELLS = {IONIC: f"{IONIC} 4 cells", "generated": "4 cells"}
 
 
 class AttentionRadius(Experiment):
     name = "attention-radius"
     title = "Attention within a radius"
-    question = "How much do errors grow when atoms may attend only to atoms within a radius?"
+    question = "How much do errors grow when atoms may meet only within a radius, and not all of their images too?"
     paper = "errors grow when attention is restricted, so global attention is needed"
-    columns = {DATA: "", GEOMETRY: "", RADIUS: "", **ERRORS, FAR: ".1f", INCREASE: "+.0%", FAR_INCREASE: "+.0%"}
+    columns = {
+        **{DATA: "", RADIUS: "", SEEDS: "d", **ERRORS, FAR: ".1f", LARGE: ".1f"},
+        **{SPREAD: ".0%", INCREASE: "+.0%", FAR_INCREASE: "+.0%"},
+    }
+    also_measured_on = tuple(LARGER_CELLS.values())
+    minutes = 3
 
     def trainings(self, lab: Lab) -> Iterator[Training]:
-        yield from (training for variants in _variants(lab).values() for training in variants.values())
+        for data in (*lab.data.kinds, IONIC):
+            yield from (training for seeds in _variants(lab, data).values() for training in seeds)
 
     def measure(self, lab: Lab) -> list[dict[str, Any]]:
         rows = []
-        for (data, geometry), variants in _variants(lab).items():
-            found = {radius: lab.errors(training) for radius, training in variants.items()}
-            widest = list(found.values())[-1]
-            for radius, metrics in found.items():
-                far, far_widest = far_error(metrics), far_error(widest)
-                increases = {
-                    INCREASE: metrics["force_mae_mev_per_ang"] / widest["force_mae_mev_per_ang"] - 1,
-                    FAR_INCREASE: far / far_widest - 1 if far and far_widest else None,
-                }
-                cells = force_cells(metrics) | {FAR: far, **increases}
-                rows.append({DATA: data, GEOMETRY: geometry, RADIUS: radius, **cells})
+        for data in (*lab.data.kinds, IONIC):
+            own = [
+                {DATA: data, RADIUS: radius, **_cells(lab, data, seeds)}
+                for radius, seeds in _variants(lab, data).items()
+            ]
+            everything = own[-1]
+            for row in own:
+                far, far_all = row[FAR], everything[FAR]
+                row[INCREASE] = row[MAE] / everything[MAE] - 1
+                row[FAR_INCREASE] = far / far_all - 1 if far and far_all else None
+            rows += own
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
-        panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-        for (data, geometry), own in grouped(rows, DATA, GEOMETRY).items():
-            bounded = [row for row in own if row[RADIUS] != EVERYTHING]
-            points = [float(row[RADIUS]) for row in bounded], [row[MAE] for row in bounded]
-            panels.setdefault(f"{data}: {MAE}", {})[geometry] = points
-        everything = [row[MAE] for row in rows if row[RADIUS] == EVERYTHING]
-        levels = "fourier, all atoms", everything
-        curves(panels, path, RADIUS, log_scale=False, levels=levels, by_chance=panels, said=BY_CHANCE)
+        shown = {"all atoms": MAE, NEAR: NEAR, FAR: FAR}
+        groups = {
+            f"{row[DATA]}, {row[RADIUS]}": {name: row[heading] for name, heading in shown.items() if row[heading]}
+            for row in rows
+        }
+        bars(groups, path, MAE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []
-        for (data, geometry), own in grouped(rows, DATA, GEOMETRY).items():
-            what = "attention" if geometry == "fourier" else "the cutoff"
-            first, last = own[0], own[-1]
-            best = min(own, key=lambda row: row[MAE])
+        for (data,), (*restricted, everything) in grouped(rows, DATA).items():
+            best = min(restricted, key=lambda row: row[MAE])
             parts.append(
-                f"On the {data} data with {geometry} geometry, {what} of {first[RADIUS]} Å gives {first[MAE]:.1f} "
-                f"meV/Å where {_named(last)} gives {last[MAE]:.1f} ({change(last[MAE], first[MAE])}; near the defect "
-                f"{change(last[NEAR], first[NEAR])}, far from it {change(last[FAR], first[FAR])}). "
-                f"The best is {_named(best)}."
+                f"On the {data} data the best radius, {best[RADIUS]}, gives {best[MAE]:.1f} meV/Å, and "
+                f"{everything[MAE]:.1f} where all atoms meet by waves too ({change(best[MAE], everything[MAE])}; near "
+                f"the defect {change(best[NEAR], everything[NEAR])}, far from it {change(best[FAR], everything[FAR])}"
+                f"{_in_large_cells(best, everything)})."
             )
         return " ".join(parts)
 
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
-        verdicts, parts = [], []
-        for (data, geometry), (*restricted, everything) in grouped(rows, DATA, GEOMETRY).items():
-            if geometry != "fourier":
-                continue
-            worse = [row for row in restricted if row[INCREASE] > CHANCE]
-            better = [row for row in restricted if row[INCREASE] < -CHANCE]
-            if everything[SHARE] > HOPELESS and not better:
-                parts.append(f"next to nothing is learned on the {data} data")
-                continue
-            parts.append(
-                f"on the {data} data {len(worse)} of {len(restricted)} radii are worse than all atoms by more than "
-                f"{CHANCE:.0%}, and {len(better)} better"
-            )
-            verdicts.append(len(worse) == len(restricted))
-        text = f"with coordinates as tokens, {'; '.join(parts)}"
-        if not verdicts:
-            return "not comparable", text
-        return ("reproduced" if all(verdicts) else "not reproduced"), text
-
-
-def _named(row: Row) -> str:
-    return "attention to all atoms" if row[RADIUS] == EVERYTHING else f"{row[RADIUS]} Å"
-
-
-def _variants(lab: Lab) -> dict[tuple[str, str], dict[str, Training]]:
-    """By data and geometry, and then by radius, the widest last."""
-    variants = {}
-    for data in lab.data.kinds:
-        fourier = {
-            f"{radius:g}": training_on(data, "fourier-small", {"attention_radius": radius}, cost=2)
-            for radius in FOURIER
+        """Where every radius is worse than all atoms by more than chance, all atoms are needed."""
+        least = {
+            data: min(row[INCREASE] for row in restricted) for (data,), (*restricted, _) in grouped(rows, DATA).items()
         }
-        pairwise = {
-            f"{cutoff:g}": training_on(data, "pairwise-small", {"pairwise_cutoff": cutoff}, cost=(cutoff / 5) ** 2)
-            for cutoff in PAIRWISE
-        }
-        pairwise[f"{PRESET:g}"] = training_on(data, "pairwise-small")
-        variants[data, "fourier"] = fourier | {EVERYTHING: training_on(data, "fourier-small")}
-        variants[data, "pairwise"] = pairwise
-    return variants
+        needed = [data for data, increase in least.items() if increase > CHANCE]
+        said = ", ".join(f"{increase:+.0%} on the {data} data" for data, increase in least.items())
+        text = f"without far fields the best radius has an error of {said}"
+        if len(needed) == len(least):
+            return "reproduced", text
+        if not needed:
+            return "not reproduced", text
+        return "new here", f"it depends on the forces: {text}"
+
+
+def _in_large_cells(best: Row, everything: Row) -> str:
+    if best[LARGE] is None:
+        return ""
+    return f"; in cells never trained on {best[LARGE]:.1f} and {number(everything[LARGE])}"
+
+
+def _cells(lab: Lab, data: str, seeds: Sequence[Training]) -> dict[str, Any]:
+    """Means over the seeds."""
+    found = [lab.errors(training) for training in seeds]
+    cells = [force_cells(metrics) | {FAR: far_error(metrics)} for metrics in found]
+    errors = [metrics["force_mae_mev_per_ang"] for metrics in found]
+    large = [force_cells(lab.errors(training, LARGER_CELLS[data])) for training in seeds if data in LARGER_CELLS]
+    return {
+        **{heading: _mean([one[heading] for one in cells]) for heading in cells[0]},
+        SEEDS: len(seeds),
+        LARGE: _mean([one[MAE] for one in large]),
+        SPREAD: max(errors) / min(errors) - 1 if len(errors) > 1 else None,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def local_and_global(lab: Lab) -> tuple[Training, Training]:
+    """The first training on ions of the preset, and of the same with all atoms."""
+    variants = _variants(lab, IONIC)
+    return variants[f"{PRESET:g} Å"][0], variants[ALL][0]
+
+
+def _variants(lab: Lab, data: str) -> Mapping[str, Sequence[Training]]:
+    """By what atoms see, all of them last; of each two seeds, unless the scale is a small one."""
+    options: dict[str, tuple[dict[str, Any], float]] = {
+        f"{cutoff:g} Å": ({} if cutoff == PRESET else {"pairwise_cutoff": cutoff}, (cutoff / PRESET) ** 2)
+        for cutoff in CUTOFFS
+    }
+    options[ALL] = {"long_range": True}, 1.2
+    seeds = [{}, {"seed": 1}] if lab.scale >= 1 else [{}]
+    told = {"charge": "any"} if data == IONIC else {}  # that of rigid ions is told by their numbers
+    return {
+        name: [training_on(data, "pairwise-small", {**changed, **seed, **told}, cost) for seed in seeds]
+        for name, (changed, cost) in options.items()
+    }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]  # heading -> text, number, or None where there is nothing to say
 Verdict = Literal["reproduced", "not reproduced", "not comparable", "new here"]
 DEFECTS, SMALL_CELLS, KINDS, REAL = "defects", "small-cells", "kinds", "dft"
+IONIC, CHARGED = "ionic", "charged"  # of magnesium oxide; files of the user's
 GENERATED, GIVEN, DFT = "generated", "given", "DFT"  # as tables call them
 
 # Of every training: the schedule that learns most in a few minutes. The same number of steps whatever the amount of
@@ -37,7 +38,8 @@ _RATES = {"pairwise-small": 3e-3, "pairwise-energy": 2e-3, "fourier-small": 1e-3
 # Processor seconds of a training step per structure of 216 atoms, measured on one core (`benchmarks/compare.py` tells
 # the same of other machines).
 _SECONDS = {"pairwise-small": 0.075, "pairwise-energy": 0.22, "fourier-small": 0.045, "published-small": 0.2}
-_ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60}
+# Likewise; where structures differ, or have more neighbours than silicon, of what takes as long.
+_ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60, IONIC: 300, CHARGED: 130}
 STEPS = 600
 _WARMUP = 1 / 12  # of the steps
 LEARNS_FORCES = {"force_weight": 40.0}  # of a pooled energy, as in the recipe `si-dft-pairwise`
@@ -77,7 +79,7 @@ class Training:
         """Processor time that it is expected to take on one core."""
         arguments = self.arguments(scale)
         passes = arguments["max_steps"] * arguments["per_device_train_batch_size"]
-        atoms = _ATOMS[self.dataset.split(" without ")[0]]
+        atoms = _ATOMS[self.dataset.split(" ")[0]]
         return 10 + passes * self.cost * _SECONDS[self.model] * atoms / 216
 
 
@@ -96,10 +98,10 @@ def source_hash(*files: str) -> str:
 
 
 def training_on(data: str, model: str, options: Mapping[str, Any] | None = None, cost: float = 1.0) -> Training:
-    """On one of [`DataSets.kinds`]; on the DFT data as many steps, of fewer structures each, as there are few."""
+    """On ions or one of [`DataSets.kinds`]; of the DFT data, of which there are few, steps take fewer structures."""
     if data == DFT:
         return Training(model, {**(options or {}), "per_device_train_batch_size": 2}, REAL, cost=cost)
-    return Training(model, options or {}, cost=cost)
+    return Training(model, options or {}, IONIC if data == IONIC else DEFECTS, cost=cost)
 
 
 class Experiment(ABC):
@@ -114,6 +116,7 @@ class Experiment(ABC):
         minutes (`float`, defaults to `0.5`): What measuring takes at scale 1 beside the trainings.
         about_silicon (`bool`, defaults to `False`):
             Whether it is about the generated silicon and its potential, and not about any data.
+        about_charges (`bool`, defaults to `False`): Whether it is about the files of `--charged`, and nothing else.
         also_measured_on (`Sequence[str]`, defaults to `()`): Data sets beside those that its models are trained on.
         source (`str`): Hash of the file that it stands in, and so of all that it is told there.
     """
@@ -125,6 +128,7 @@ class Experiment(ABC):
     columns: ClassVar[Mapping[str, str]]
     minutes: ClassVar[float] = 0.5
     about_silicon: ClassVar[bool] = False
+    about_charges: ClassVar[bool] = False
     also_measured_on: ClassVar[Sequence[str]] = ()
     source: ClassVar[str]
 

@@ -4,25 +4,30 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
+from ase import Atoms
+from ase.io import iread, write
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from modeling_adapt.data.columns import list_lengths
-from modeling_adapt.data.load.reading import read_split, read_splits, select_subset
+from modeling_adapt.data.load.reading import of_one_charge, read_split, read_splits, select_subset
 from modeling_adapt.data.load.survey import content_hash, require_cubic_cells
 from modeling_adapt.data.structures import Target
 from modeling_adapt.device import available_device, on_device
-from modeling_adapt.errors import InputError
+from modeling_adapt.errors import InputError, one_line
 from modeling_adapt.evaluation.evaluate import evaluate_energy, evaluate_forces
-from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
+from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor, charge_of
 from modeling_adapt.files import finished_folder, write_whole
 from modeling_adapt.loading import load_model
 from modeling_adapt.reference_energies import fit_baseline
@@ -30,16 +35,19 @@ from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.training.arguments import PRESETS
 
 from .experiment import (
+    CHARGED,
     DEFECTS,
     DFT,
     GENERATED,
     GIVEN,
+    IONIC,
     KINDS,
     REAL,
     SMALL_CELLS,
     Experiment,
     Training,
     short_hash,
+    source_hash,
     without_doubles,
 )
 
@@ -57,9 +65,12 @@ RECIPES: dict[str, tuple[int, list[str]]] = {
     DEFECTS: (1000, [*_RELAXING, "--kinds", f"{_DEFECTS},divacancy,di_interstitial,bulk_thermal"]),
     SMALL_CELLS: (600, [*_RELAXING, "--kinds", _CARBON, "--repeat", "2"]),
     KINDS: (800, [*_RELAXING, "--kinds", _KINDS]),
+    IONIC: (640, [*_RELAXING, "--host", "MgO"]),
     # Another seed: those of 3 cells would begin as the first of `DEFECTS` do, which were trained on.
     **{f"{repeat} cells": (20, [*_OF_A_SIZE, "--repeat", str(repeat)]) for repeat in LABELLED_SIZES},
+    f"{IONIC} 4 cells": (16, [*_OF_A_SIZE[2:], "--repeat", "4", "--host", "MgO"]),
 }
+UNSEEN_FRAMES = 5  # of so many frames of a defect in a charge, the third is not trained on
 _SECONDS_PER_STRUCTURE = 0.2  # to make and label it, of 216 atoms, on two cores
 
 
@@ -69,6 +80,7 @@ class Lab:
         folder (`str` or `Path`): Where everything is kept; what is there and finished is used again.
         scale (`float`, defaults to `1.0`): 1 is the size for a CPU; structures and steps of training grow with it.
         dataset, real (`str`, *optional*): Of the user; see [`DataSets`].
+        charged (`Sequence[str]`, defaults to `()`): Likewise.
         jobs (`int`, defaults to `2`): Trainings at a time; each has its share of the processors.
     """
 
@@ -79,9 +91,10 @@ class Lab:
         dataset: str | None = None,
         real: str | None = None,
         jobs: int = 2,
+        charged: Sequence[str] = (),
     ) -> None:
         self.folder, self.scale, self.jobs = Path(folder), scale, jobs
-        self.data = DataSets(self.folder / "data", scale, dataset, real, jobs)
+        self.data = DataSets(self.folder / "data", scale, dataset, real, jobs, charged)
 
     def model(self, training: Training) -> tuple[PreTrainedModel, ADAPTFeatureExtractor]:
         """The trained model, on the GPU where there is one; it must have been [`prepare`]d."""
@@ -106,6 +119,17 @@ class Lab:
     def energy_errors(self, training: Training) -> dict[str, Any]:
         """Metrics of the energies (see [`EnergyMetrics`]) on the unseen split of its data set."""
         return self._evaluation(training, training.dataset, "energy")
+
+    def energies(
+        self, training: Training, dataset: str | None = None, charge: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and reference energies in eV of the unseen split, or of this charge in it, in its order."""
+        name = dataset or training.dataset
+        split = self.data.unseen(name)
+        rows = of_one_charge(self.data.rows(name, split, "energy"), "any" if charge is None else f"{charge:g}", split)
+        evaluation = evaluate_energy(*self.model(training), rows)
+        atoms = list_lengths(rows.select_columns(["atomic_numbers"]).with_format("arrow")[:], "atomic_numbers")
+        return evaluation.predicted * atoms, evaluation.reference * atoms
 
     def missing(self, trainings: Iterable[Training]) -> list[Training]:
         """Those that are not trained yet, without doubles; data sets that are not made yet count as new."""
@@ -144,13 +168,13 @@ class Lab:
         return {
             "models": short_hash(sorted(self._folder(training).name for training in trainings)),
             "measured on": short_hash(
-                [self.data.hashes(name)[self.data.unseen(name)] for name in self._measured_on(experiment)]
+                [self.data.hashes(name)[self.data.unseen(name)] for name in self.measured_on(experiment)]
             ),
         }
 
     def has_all(self, experiment: Experiment) -> bool:
         """Whether all its data sets and models are there."""
-        return all(map(self.data.is_made, self._measured_on(experiment))) and not self.missing(
+        return all(map(self.data.is_made, self.measured_on(experiment))) and not self.missing(
             experiment.trainings(self)
         )
 
@@ -160,7 +184,8 @@ class Lab:
         made = self.data.seconds_to_make([*data, *(training.dataset for training in missing)])
         return (sum(training.seconds(self.scale) for training in missing) / self.jobs + made) / 60
 
-    def _measured_on(self, experiment: Experiment) -> list[str]:
+    def measured_on(self, experiment: Experiment) -> list[str]:
+        """Names of the data sets that it reads."""
         own = {training.dataset for training in experiment.trainings(self)}
         return sorted(own.union(experiment.also_measured_on))
 
@@ -219,10 +244,24 @@ class DataSets:
         real (`str`, *optional*):
             A data set of real DFT structures with splits train and validation, where there is one.
         jobs (`int`): Processes that generate.
+        charged (`Sequence[str]`, defaults to `()`):
+            Files of labelled structures of several total charges, which are divided by frames: each is a data set that
+            is called `"charged"` and the name of the file; `"charged mgo without +2"` trains on no +2, and keeps all
+            unseen frames.
     """
 
-    def __init__(self, folder: Path, scale: float, dataset: str | None, real: str | None, jobs: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scale: float,
+        dataset: str | None,
+        real: str | None,
+        jobs: int,
+        charged: Sequence[str] = (),
+    ) -> None:
         self.folder, self.scale, self.jobs = folder, scale, jobs
+        self.charged = {f"{CHARGED} {Path(file).stem}": file for file in charged}
+        self.frames = cache(lambda name: _frames(self.charged[name]))
         self.given = {name: given for name, given in ((DEFECTS, dataset), (REAL, real)) if given is not None}
         self._splits = cache(lambda name: read_splits(self.path(name)))
         self.hashes = cache(self._hashes)
@@ -242,12 +281,31 @@ class DataSets:
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             whole, without, kind = name.partition(" without ")
-            if without:
+            if whole in self.charged:
+                self._divide_charged(whole, kind, folder)
+            elif without:
                 run_python("data_scripts/split_dataset.py", self.path(whole), str(folder), "--hold-out", kind)
             else:
                 options = [*self._generation(name), "--num-proc", str(self.jobs)]
                 run_python("data_scripts/generate_defects.py", str(folder), *options)
         return str(folder)
+
+    def _divide_charged(self, name: str, left_out: str, folder: Path) -> None:
+        """By frames, as there are too few trajectories: some of each defect in each charge are unseen."""
+        counts: Counter[tuple[str, float]] = Counter()
+        splits: dict[str, list[Atoms]] = {"train": [], "test": []}
+        for atoms in self.frames(name):
+            state = (defect_of(atoms), charge_of(atoms))
+            unseen = counts[state] % UNSEEN_FRAMES == UNSEEN_FRAMES // 2
+            counts[state] += 1
+            if unseen or f"{state[1]:+g}" != left_out:
+                splits["test" if unseen else "train"].append(atoms)
+        with tempfile.TemporaryDirectory() as scratch:
+            files = {split: f"{scratch}/{split}.extxyz" for split in splits}
+            for split, frames in splits.items():
+                write(files[split], frames)
+            inputs = [f"{split}={file}" for split, file in files.items()]
+            run_python("data_scripts/import_structures.py", *inputs, str(folder))
 
     def is_made(self, name: str) -> bool:
         return name in self.given or self._folder(name).is_dir()
@@ -267,6 +325,8 @@ class DataSets:
     def check(self, training: Training) -> None:
         """Raises [`InputError`] where a data set that was given will not do: better now than after hours."""
         name, options = training.dataset, training.options
+        if name in self.charged:
+            self.frames(name)
         if name not in self.given:
             return
         target: Target = "energy_and_forces" if training.model == "pairwise-energy" else "forces"
@@ -283,6 +343,8 @@ class DataSets:
         """Of those that are not there yet."""
         seconds = 0.0
         for name in {name.partition(" without ")[0] for name in names if not self.is_made(name)}:
+            if name not in RECIPES:  # divided in a moment
+                continue
             count, options = RECIPES[name]
             repeat = int(options[options.index("--repeat") + 1]) if "--repeat" in options else 3
             seconds += _SECONDS_PER_STRUCTURE * count * self.scale * (repeat / 3) ** 3
@@ -290,7 +352,7 @@ class DataSets:
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Number of structures in each split of those that are there, parts of others left out."""
-        made = [name for name in (*RECIPES, REAL) if self.is_made(name)]
+        made = [name for name in (*RECIPES, REAL, *self.charged) if self.is_made(name)]
         return {name: {split: len(rows) for split, rows in self._splits(name).items()} for name in made}
 
     def _generation(self, name: str) -> list[str]:
@@ -302,12 +364,25 @@ class DataSets:
         """Whose name tells a data set of one recipe from that of another."""
         if name == REAL:
             return self.folder / name
-        made_of = self._generation(name.partition(" without ")[0])
+        whole = name.partition(" without ")[0]
+        made_of = source_hash(self.charged[whole]) if whole in self.charged else self._generation(whole)
         return self.folder / f"{name.replace(' ', '-')}-{short_hash(made_of)}"
 
     def _hashes(self, name: str) -> Mapping[str, str]:
         """By what the splits of a data set are known again, whatever its folder."""
         return {split: content_hash(rows) for split, rows in self._splits(name).items()}
+
+
+def _frames(file: str) -> list[Atoms]:
+    try:
+        return list(iread(file))
+    except Exception as error:  # of all the readers of ASE
+        raise InputError(f"{file} cannot be read: {one_line(error)}") from error
+
+
+def defect_of(atoms: Atoms) -> str:
+    """Its config type."""
+    return str(atoms.info.get("config_type", "structures"))
 
 
 def run_python(*arguments: str, threads: int | None = None) -> str:

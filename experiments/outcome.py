@@ -16,7 +16,7 @@ from modeling_adapt.files import finished_folder, require_empty_folder, write_wh
 from modeling_adapt.tables import markdown_table
 
 from . import forces_cost, shared
-from .experiment import REAL, Experiment, Row, source_hash
+from .experiment import REAL, Experiment, Row, Training, source_hash
 from .lab import Lab
 
 TABLE, FIGURE, MADE_OF, SURROUNDINGS = "table.csv", "figure.png", "made_of.json", "surroundings.json"
@@ -35,14 +35,21 @@ force" is the share of the error of predicting no forces at all, "near the defec
 """
 
 
-def copy_results(experiments: Sequence[Experiment], results: Path, page: Path) -> None:
-    """Copies the tables and figures from the folder of the results to beside the page."""
+def copy_results(experiments: Sequence[Experiment], results: Path, page: Path, whole: bool) -> None:
+    """
+    Copies the tables and figures from the folder of the results to beside the page, and what they were made with: of a
+    run of all experiments once (`whole`), else for each.
+    """
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     for experiment in experiments:
         for name in (TABLE, FIGURE):
             shutil.copyfile(results / experiment.name / name, beside / f"{experiment.name}{Path(name).suffix}")
-    shutil.copyfile(results / SURROUNDINGS, beside / SURROUNDINGS)
+        (beside / f"{experiment.name}.json").unlink(missing_ok=True)
+        if not whole:
+            shutil.copyfile(results / SURROUNDINGS, beside / f"{experiment.name}.json")
+    if whole:
+        shutil.copyfile(results / SURROUNDINGS, beside / SURROUNDINGS)
 
 
 def page_text(experiments: Sequence[Experiment], beside: Path) -> str:
@@ -61,6 +68,11 @@ def page_text(experiments: Sequence[Experiment], beside: Path) -> str:
         sections += [
             f"## {experiment.title}",
             f"{experiment.question} (`python -m experiments {experiment.name}`)",
+            *(
+                [f"In a run of its own, at scale {_made_with(own)}"]
+                if (own := beside / f"{experiment.name}.json").is_file()
+                else []
+            ),
             to_markdown(experiment.columns, rows),
             f"![{experiment.title}]({beside.name}/{experiment.name}.png)",
             reading(experiment, rows),
@@ -76,15 +88,16 @@ def draw_again(experiments: Sequence[Experiment], beside: Path) -> None:
             experiment.draw(read_table(experiment, table), table.with_suffix(Path(FIGURE).suffix))
 
 
-def write_surroundings(lab: Lab, trainings: int, seconds: float) -> None:
-    """Writes them into the folder of the results; `seconds` is the sum over the trainings."""
+def write_surroundings(lab: Lab, experiments: Sequence[Experiment], trainings: Sequence[Training]) -> None:
+    """Writes them into the folder of the results; times are of processes, summed over the trainings."""
+    data = {name for experiment in experiments for name in lab.measured_on(experiment)}
     found: dict[str, Any] = {
         "scale": lab.scale,
         "cores": os.cpu_count(),
         "jobs": lab.jobs,
-        "trainings": trainings,
-        "minutes of training": round(seconds / 60, 1),
-        "structures": lab.data.sizes(),
+        "trainings": len(trainings),
+        "minutes of training": round(sum(lab.seconds(training) for training in trainings) / 60, 1),
+        "structures": {name: sizes for name, sizes in lab.data.sizes().items() if name in data},
         "versions": {package: version(package) for package in _PACKAGES},
     }
     write_whole(lab.folder / SURROUNDINGS, json.dumps(found, indent=2) + "\n")
@@ -92,21 +105,27 @@ def write_surroundings(lab: Lab, trainings: int, seconds: float) -> None:
 
 def about(path: Path) -> str:
     """The same as sentences."""
+    real = (
+        f"; {REAL} is the real DFT data. Experiments without it need what these do not have (carbon, equal structures "
+        "in cells of several sizes, several kinds among the unseen structures), or the potential itself"
+    )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f"All of it at scale {_made_with(path)} The generated ones are labelled with an empirical potential (Erhart "
+        f"and Albe), not with DFT{real if REAL in found['structures'] else ''}."
+    )
+
+
+def _made_with(path: Path) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     sets = ", ".join(
         f"{name} ({', '.join(f'{count:,d} {split}' for split, count in counts.items())})"
         for name, counts in found["structures"].items()
     )
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    real = (
-        f"; {REAL} is the real DFT data. Experiments without it need what these do not have (carbon, equal structures "
-        "in cells of several sizes, several kinds among the unseen structures), or the potential itself"
-    )
     return (
-        f"All of it at scale {found['scale']:g}: {found['trainings']} trainings of together "
-        f"{found['minutes of training']:.0f} minutes, {found['jobs']} at a time on {found['cores']} cores "
-        f"({versions}). Data sets: {sets}. The generated ones are labelled with an empirical potential (Erhart and "
-        f"Albe), not with DFT{real if REAL in found['structures'] else ''}."
+        f"{found['scale']:g}: {found['trainings']} trainings of together {found['minutes of training']:.0f} minutes, "
+        f"{found['jobs']} at a time on {found['cores']} cores ({versions}). Data sets: {sets}."
     )
 
 

@@ -40,6 +40,8 @@ class Waves(NamedTuple):
         numbers (`torch.Tensor` of shape `(B, K, 3)`): Waves per lattice vector.
         vectors (`torch.Tensor` of shape `(B, K, 3)`): G in 1/Å.
         weights (`torch.Tensor` of shape `(B, K, 4)`): Of the four Gaussians; 0 in empty slots.
+        turned (`torch.Tensor` of shape `(B, N, 2 K)`, *optional*):
+            Their cosines and sines at the atoms, for all layers; `None` where there is no room for all at once.
     """
 
     fractions: torch.Tensor
@@ -47,6 +49,7 @@ class Waves(NamedTuple):
     numbers: torch.Tensor
     vectors: torch.Tensor
     weights: torch.Tensor
+    turned: torch.Tensor | None
 
 
 class ADAPTWaveMeasure(nn.Module):
@@ -75,8 +78,10 @@ class ADAPTWaveMeasure(nn.Module):
             fractions = (positions[:, :, None] * reciprocal[:, None]).sum(-1)
             vectors = 2 * math.pi * (numbers[..., None] * reciprocal[:, None]).sum(-2)
             weights = self._weights(vectors.square().sum(-1), volume)
+            fits = torch.compiler.is_compiling() or numbers.shape[1] <= _at_once(fractions)
+            turned = _turned(fractions, numbers) if fits else None
         is_atom = positions.new_ones(positions.shape[:2]) if attention_mask is None else attention_mask
-        return Waves(fractions, is_atom.to(positions.dtype)[..., None], numbers, vectors, weights)
+        return Waves(fractions, is_atom.to(positions.dtype)[..., None], numbers, vectors, weights, turned)
 
     def _weights(self, squares: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
         """8π / (V G²) (waves count twice) times Gaussians and an envelope, from G² (B, K): (B, K, 4)."""
@@ -131,20 +136,20 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
         self.field_mixing = nn.Linear(charges, channels, bias=False) if updates_vectors else None
 
     def forward(
-        self, hidden_states: torch.Tensor, features: torch.Tensor | None, *waves: torch.Tensor
+        self, hidden_states: torch.Tensor, features: torch.Tensor | None, *waves: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, hidden_size)`): Invariant states; M = B N.
             features (`torch.Tensor` of shape `(3 or 8, M, num_vector_channels)`, *optional*):
                 Vectors, and tensors behind them; `None` where nobody reads any.
-            waves (`torch.Tensor`): Those of [`Waves`].
+            waves (`torch.Tensor`, *optional*): Those of [`Waves`].
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: Invariant states and features, the states and vectors updated.
         """
         normed = self.norm(hidden_states).flatten(0, 1)
-        potential, field = self._far_field(self.charges(normed), Waves(*waves))
+        potential, field = self._far_field(self.charges(normed), Waves(*waves))  # type: ignore[arg-type]
         arrived = self.queries(normed) * potential.to(normed.dtype)
         update = self.mlp(torch.cat([normed, arrived], dim=-1))
         if self.field_mixing is None or features is None:
@@ -158,24 +163,15 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
         """The potential (M, channels) of charges (M, channels) at the atoms, and its field (3, M, channels)."""
         with torch.autocast(device_type=charges.device.type, enabled=False):
             of_atoms = charges.to(waves.fractions.dtype).unflatten(0, waves.fractions.shape[:2]) * waves.is_atom
-            parts = [self._of_some(of_atoms, waves.fractions, *some) for some in _in_parts(waves)]
+            parts = [self._of_some(of_atoms, *some) for some in _in_parts(waves)]
             arrived = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         potential, *field = arrived.flatten(0, 1).chunk(4 if self.field_mixing is not None else 1, dim=-1)
         return potential, torch.stack(field) if field else potential
 
     def _of_some(
-        self,
-        charges: torch.Tensor,
-        fractions: torch.Tensor,
-        numbers: torch.Tensor,
-        vectors: torch.Tensor,
-        weights: torch.Tensor,
+        self, charges: torch.Tensor, waves: torch.Tensor, vectors: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """What some waves bring: (B, N, channels) of the potential and, where it is read, three times of the field."""
-        along = zip(fractions.unbind(-1), numbers.unbind(-1), strict=True)
-        turns = torch.stack([one[:, :, None] * number[:, None] for one, number in along]).sum(0)
-        phases = 2 * math.pi * (turns - turns.round())  # small numbers, however far from the origin
-        waves = torch.cat([phases.cos(), phases.sin()], dim=-1)
         cosines, sines = ((waves.mT @ charges) * self.kernel(weights).repeat(1, 2, 1)).chunk(2, dim=1)
         read = [torch.cat([cosines, sines], dim=1)]
         if self.field_mixing is not None:
@@ -185,13 +181,26 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
 
 
 def _in_parts(waves: Waves) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Numbers, vectors and weights of some waves at a time; of all where a graph is made."""
+    """Cosines and sines, vectors and weights of some waves at a time; of all where there is room."""
+    if waves.turned is not None:
+        return iter([(waves.turned, waves.vectors, waves.weights)])
     of_waves = (waves.numbers, waves.vectors, waves.weights)
-    if torch.compiler.is_compiling():
-        return iter([of_waves])
-    room = PHASES_AT_ONCE if waves.fractions.device.type == "cpu" else PHASES_AT_ONCE_ON_A_GPU
-    at_once = max(1, room // (waves.fractions.shape[0] * waves.fractions.shape[1]))
-    return zip(*(tensor.split(at_once, dim=1) for tensor in of_waves), strict=True)
+    parts = zip(*(tensor.split(_at_once(waves.fractions), dim=1) for tensor in of_waves), strict=True)
+    return ((_turned(waves.fractions, numbers), vectors, weights) for numbers, vectors, weights in parts)
+
+
+def _at_once(fractions: torch.Tensor) -> int:
+    """So many waves."""
+    room = PHASES_AT_ONCE if fractions.device.type == "cpu" else PHASES_AT_ONCE_ON_A_GPU
+    return max(1, room // (fractions.shape[0] * fractions.shape[1]))
+
+
+def _turned(fractions: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Cosines and sines (B, N, 2 K) of waves `numbers` (B, K, 3) at `fractions` (B, N, 3)."""
+    along = zip(fractions.unbind(-1), numbers.unbind(-1), strict=True)
+    turns = torch.stack([one[:, :, None] * number[:, None] for one, number in along]).sum(0)
+    phases = 2 * math.pi * (turns - turns.round())  # small numbers, however far from the origin
+    return torch.cat([phases.cos(), phases.sin()], dim=-1)
 
 
 __all__ = ["ADAPTReciprocalLayer", "ADAPTWaveMeasure", "Waves"]

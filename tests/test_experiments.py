@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.io import read, write
 from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
@@ -16,7 +18,7 @@ import experiments.__main__ as command
 from experiments import lab as lab_module
 from experiments import loss as loss_experiment
 from experiments.descriptors import SAME
-from experiments.experiment import DEFECTS, REAL, Experiment, Training, all_experiments
+from experiments.experiment import DEFECTS, IONIC, REAL, Experiment, Training, all_experiments
 from experiments.lab import Lab, end_all, run_python
 from experiments.outcome import NOT_RUN, draw_again, is_made_of, page_text, read_table, to_csv, write_outcome
 from experiments.relaxation import _ranking
@@ -131,6 +133,9 @@ def test_a_dry_run_trains_nothing(run, tmp_path, capsys):
         (["loss", "--dataset", "/nowhere"], "/nowhere: no such folder"),
         (["loss", "--dft", "/nowhere"], "/nowhere: no such folder"),
         (["md-drift", "--dft", "/nowhere"], "--dft: md-drift would not read it"),
+        (["charges"], "charges needs structures of several charges: name files with --charged"),
+        (["charges", "--charged", "/nowhere"], "/nowhere cannot be read"),
+        (["loss", "--charged", "/nowhere"], "--charged: loss would not read it"),
     ],
 )
 def test_bad_input_is_one_line(words, message, capsys, tmp_path):
@@ -387,24 +392,81 @@ def test_real_data_are_trained_on_where_they_are_given(springs, tmp_path):
     assert Lab(tmp_path, dataset=str(springs)).data.kinds == ["given"], "what the user gives is not called generated"
     for name in ("attention-radius", "loss", "data-scaling", "model-size", "geometry"):
         few, more = (list(EXPERIMENTS[name].trainings(lab)) for lab in (without, beside))
-        assert {training.dataset for training in few} == {DEFECTS}
-        assert [training for training in more if training.dataset == DEFECTS] == few
-        assert {training.dataset for training in more} == {DEFECTS, REAL}
+        generated = {DEFECTS, IONIC} if name == "attention-radius" else {DEFECTS}
+        assert {training.dataset for training in few} == generated
+        assert [training for training in more if training.dataset in generated] == few
+        assert {training.dataset for training in more} == {*generated, REAL}
 
 
-def test_radii_are_judged_on_each_data_set_on_which_something_is_learned():
-    def rows(data, errors):
-        cells = {"geometry": "fourier", "data": data, "near the defect": None, "of zero force": 0.5}
-        radii = zip(("3", "8", "all atoms"), errors, strict=True)
-        return [cells | {"radius (Å)": radius, MAE: mae, "increase": mae / errors[-1] - 1} for radius, mae in radii]
+def test_radii_are_judged_on_each_data_set():
+    def rows(data, *errors):
+        return [{"data": data, MAE: mae, "increase": mae / errors[-1] - 1} for mae in errors]
 
     verdict = EXPERIMENTS["attention-radius"].verdict
-    assert verdict(rows("generated", (2.0, 1.5, 1.0)))[0] == "reproduced"
-    found, why = verdict(rows("generated", (2.0, 1.5, 1.0)) + rows("DFT", (0.5, 1.0, 1.0)))
-    assert found == "not reproduced" and "0 of 2 radii are worse" in why and "1 better" in why
-    hopeless = [row | {"of zero force": 1.0} for row in rows("DFT", (1.0, 1.0, 1.0))]
-    assert verdict(hopeless)[0] == "not comparable"
-    assert verdict(rows("generated", (2.0, 1.5, 1.0)) + hopeless)[0] == "reproduced", "it says nothing"
+    assert verdict(rows("ionic", 3.0, 2.0, 1.0))[0] == "reproduced"
+    assert verdict(rows("generated", 3.0, 1.0, 1.0))[0] == "not reproduced", "a radius does as well"
+    found, why = verdict(rows("ionic", 3.0, 2.0, 1.0) + rows("generated", 3.0, 1.0, 1.0))
+    assert found == "new here" and "+100% on the ionic data, +0% on the generated data" in why
+
+
+def test_radii_have_two_seeds_where_there_is_time(tmp_path):
+    large, small = (list(EXPERIMENTS["attention-radius"].trainings(Lab(tmp_path, scale))) for scale in (1, 0.5))
+    assert len(large) == 2 * len(small) == 20
+    assert [one for one in large if "seed" not in one.options] == small
+
+
+@pytest.fixture
+def charged(tmp_path) -> str:
+    """Six frames of a defect in two charges."""
+    frames = []
+    for charge in (0, 2):
+        for frame in range(6):
+            atoms = bulk("Si", cubic=True)
+            atoms.info |= {"config_type": "v", "charge": charge, "REF_energy": -5.0 * charge - 0.1 * frame}
+            atoms.arrays["REF_forces"] = np.zeros((8, 3))
+            frames.append(atoms)
+    write(tmp_path / "set.extxyz", frames)
+    return str(tmp_path / "set.extxyz")
+
+
+def test_charges_are_divided_by_frames(charged, tmp_path, monkeypatch):
+    found = {}
+
+    def run(script, *inputs, threads=None):
+        for word in inputs[:2]:
+            split, _, file = word.partition("=")
+            found[split] = [(atoms.info["charge"], atoms.info["REF_energy"]) for atoms in read(file, ":")]
+        Path(inputs[2]).mkdir()
+
+    monkeypatch.setattr(lab_module, "run_python", run)
+    lab = Lab(tmp_path, charged=[charged])
+    trained_on = {training.dataset for training in EXPERIMENTS["charges"].trainings(lab)}
+    assert trained_on == {"charged set", "charged set without +0", "charged set without +2"}
+    lab.data.path("charged set")
+    assert len(found["train"]) == 10 and found["test"] == [(0, -0.2), (2, -10.2)]
+    lab.data.path("charged set without +2")
+    assert {charge for charge, _ in found["train"]} == {0} and len(found["test"]) == 2
+
+
+def test_charges_are_measured_by_defect_and_charge(charged, tmp_path, monkeypatch):
+    lab = Lab(tmp_path, charged=[charged])
+    states = {"config_type": ["v", "v"], "charge": [0.0, 2.0]}
+    trained = {"config_type": ["v"] * 10, "charge": [0.0] * 5 + [2.0] * 5}
+    labels = np.array([-0.2, -10.2])
+
+    def energies(training, dataset=None, charge=None):
+        error = 0.5 if "without" in training.dataset else 0.1 if "reads_charge" in training.options else 2.0
+        chosen = slice(None) if charge is None else [states["charge"].index(charge)]
+        return (labels + error)[chosen], labels[chosen]
+
+    monkeypatch.setattr(lab.data, "rows", lambda name, split, target: trained if split == "train" else states)
+    monkeypatch.setattr(lab, "energies", energies)
+    experiment = EXPERIMENTS["charges"]
+    first, second = experiment.measure(lab)
+    assert (second["charge"], second["frames"], second["unseen"]) == (2, 5, 1)
+    assert second["energy (eV)"] == pytest.approx(-10.0) and first["energy (eV)"] == 0
+    assert second["told it"] == pytest.approx(0.1) and second["charge never seen"] == pytest.approx(0.5)
+    assert "20.0 times as large on set" in experiment.verdict([first, second])[1]
 
 
 def test_no_verdict_rests_on_less_than_chance():

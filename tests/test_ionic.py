@@ -11,7 +11,7 @@ from modeling_adapt.data.defects.kinds import Workpiece, too_close
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.options import HOSTS
 
-FACTORIES = {"MgO": ionic.magnesium_oxide, "NaCl": ionic.sodium_chloride}
+FACTORIES = {"MgO": ionic.magnesium_oxide, "NaCl": ionic.sodium_chloride, "ZnS": ionic.zinc_sulfide}
 
 
 def energy_of(atoms: Atoms, calculator) -> float:
@@ -52,11 +52,12 @@ def test_lattice_constants_are_of_zero_stress(host):
     assert energies[1] < min(energies[0], energies[2])
 
 
-def test_kinds_have_their_charges_and_distances():
-    crystal = ionic.ionic_supercell("MgO", 4.2, 2)
+@pytest.mark.parametrize("host", ["MgO", "ZnS"])
+def test_kinds_have_their_charges_and_distances(host):
+    crystal = ionic.ionic_supercell(host, HOSTS[host].lattice_constant, 2)
     distances = {"schottky_pair": set(), "frenkel_pair": set()}
     for seed in range(20):
-        for kind in HOSTS["MgO"].kinds:
+        for kind in HOSTS[host].kinds:
             defect = ionic.IONIC_KINDS[kind](crystal, np.random.default_rng(seed))
             charge = ionic.net_charge(defect.atoms)
             assert charge in {"vacancy_charged": (2, -2), "substitution_charged": (1,)}.get(kind, (0,))

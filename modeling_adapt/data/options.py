@@ -74,18 +74,23 @@ class GeneratedHost(NamedTuple):
         lattice_constant (`float`): In Å, of zero stress by that calculator.
         kinds (`tuple[str, ...]`): With a defect; all of them.
         others (`tuple[str, ...]`): That can be asked for too.
+        structure (`str`, defaults to `"rocksalt"`): As `ase.build.bulk` calls it.
     """
 
     calculator: str
     lattice_constant: float
     kinds: tuple[str, ...]
     others: tuple[str, ...]
+    structure: str = "rocksalt"
 
 
 HOSTS = {
-    "Si": GeneratedHost(ERHART_ALBE, SILICON_LATTICE_CONSTANT, WITH_DEFECT, WITHOUT_DEFECT),
+    "Si": GeneratedHost(ERHART_ALBE, SILICON_LATTICE_CONSTANT, WITH_DEFECT, WITHOUT_DEFECT, "diamond"),
     "MgO": GeneratedHost(f"{_IONIC}:magnesium_oxide", 4.1985, IONIC_DEFECTS, IONIC_WITHOUT_DEFECT),
     "NaCl": GeneratedHost(f"{_IONIC}:sodium_chloride", 5.5907, IONIC_DEFECTS[:3], IONIC_WITHOUT_DEFECT),
+    "ZnS": GeneratedHost(
+        f"{_IONIC}:zinc_sulfide", 5.4050, IONIC_DEFECTS[:3], IONIC_WITHOUT_DEFECT, structure="zincblende"
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """
-Ionic crystals for the generator: hosts of rock salt, their defects, and a potential that reaches as far as charges do.
+Ionic crystals for the generator: rock salt and zinc blende, their defects, and a potential that reaches as far as
+charges do.
 
 Ions are rigid: their charges act at all distances, by Ewald's sum, and pairs repel and attract one another by
 A exp(-r / rho) - C / r^6 (Buckingham). A defect that is charged has its cell made neutral by a uniform background.
@@ -17,9 +18,10 @@ from scipy.special import erfc
 
 from ...crystal.minimum_image import shortest_images
 from ...neighbours_adapt import find_wave_numbers
+from ..options import HOSTS
 from .kinds import Defect, StructureKind, Workpiece, perfect_crystal, strained_crystal
 
-CHARGES = {"Mg": 2.0, "O": -2.0, "Na": 1.0, "Cl": -1.0, "Al": 3.0}  # elementary charges
+CHARGES = {"Mg": 2.0, "O": -2.0, "Na": 1.0, "Cl": -1.0, "Al": 3.0, "Zn": 2.0, "S": -2.0}  # elementary charges
 DOPANTS = {"Mg": "Al"}  # of another valence, on the site of the cation
 BOND_FACTORS = (-0.1, 0.0, 0.1, 0.2)  # of the starts; ions that come closer have absurd forces
 
@@ -34,6 +36,11 @@ _OXIDE: dict[tuple[str, str], Buckingham] = {
 _CHLORIDE: dict[tuple[str, str], Buckingham] = {
     ("Na", "Cl"): (1170.41, 0.315, 0.0),
     ("Cl", "Cl"): (1227.2, 0.321, 14.53),
+}
+# Wright and Jackson, J. Mater. Chem. 5, 2037 (1995), without its shells and angles: zinc blende stays a minimum.
+_SULFIDE: dict[tuple[str, str], Buckingham] = {
+    ("Zn", "S"): (613.356, 0.399, 0.0),
+    ("S", "S"): (1200.0, 0.149, 120.0),
 }
 _COULOMB = units.Hartree * units.Bohr  # e² / (4 π ε0) in eV Å
 
@@ -116,9 +123,14 @@ def sodium_chloride() -> Calculator:
     return RigidIons(CHARGES, _CHLORIDE)
 
 
+def zinc_sulfide() -> Calculator:
+    """Zn and S with whole charges, and the pairs of Wright and Jackson."""
+    return RigidIons(CHARGES, _SULFIDE)
+
+
 def ionic_supercell(host: str, lattice_constant: float, repeat: int) -> Atoms:
-    """Perfect rock salt, 8 `repeat`^3 ions."""
-    return bulk(host, "rocksalt", a=lattice_constant, cubic=True) * repeat
+    """Perfect rock salt or zinc blende, 8 `repeat`^3 ions."""
+    return bulk(host, HOSTS[host].structure, a=lattice_constant, cubic=True) * repeat
 
 
 def net_charge(atoms: Atoms) -> float:
@@ -136,15 +148,12 @@ def schottky_pair(host: Atoms, rng: np.random.Generator) -> Defect:
 
 
 def frenkel_pair(host: Atoms, rng: np.random.Generator) -> Defect:
-    """A cation moved into the middle of a cube of eight ions, at a random distance."""
+    """A cation moved into a void between the ions, at a random distance."""
     piece, (cation, _) = Workpiece(host), _elements(host)
     first = _ion(host, cation, rng)
     piece.remove(first)
-    nearest = np.linalg.norm(
-        shortest_images(host.positions[1:] - host.positions[0], host.cell.array, host.pbc), axis=1
-    )
-    corner = host.positions[_ion_at_distance(host, first, cation, rng)]
-    piece.add(cation, corner + 0.5 * nearest.min() * rng.choice([-1.0, 1.0], 3))
+    beside = host.positions[_ion_at_distance(host, first, cation, rng)]
+    piece.add(cation, beside + _to_void(host, rng))
     return piece.finished("frenkel_pair")
 
 
@@ -177,6 +186,16 @@ def _elements(host: Atoms) -> tuple[str, str]:
     """Cation and anion."""
     one, other = sorted(set(host.symbols), key=lambda symbol: -CHARGES[symbol])
     return one, other
+
+
+def _to_void(host: Atoms, rng: np.random.Generator) -> np.ndarray:
+    """From a cation, in Å: to the middle of a cube of eight ions of rock salt, of four anions of zinc blende."""
+    vectors = shortest_images(host.positions[1:] - host.positions[0], host.cell.array, host.pbc)
+    distances = np.linalg.norm(vectors, axis=1)
+    nearest = distances.min()
+    if (distances < nearest + 0.01).sum() > 4:
+        return 0.5 * nearest * rng.choice([-1.0, 1.0], 3)
+    return 2 / np.sqrt(3) * nearest * rng.choice([-1.0, 1.0]) * np.eye(3)[rng.integers(3)]
 
 
 def _ion(host: Atoms, symbol: str, rng: np.random.Generator) -> int:
