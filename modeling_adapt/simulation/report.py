@@ -8,26 +8,15 @@ from urllib.parse import quote
 
 import numpy as np
 from ase import Atoms
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..crystal.defect_sites import DefectSite, find_defects
-from ..crystal.minimum_image import displacements, shortest_images
+from ..crystal.minimum_image import displacements
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
 from ..tables import csv_rows
 from .relaxation import DISPLACED
-from .report_drawings import FRAME, NEAR, chart, view
-from .results import BETWEEN, Line, SummaryFile, model_names, read_record, trajectory_file
-
-_TEMPLATES = Path(__file__).parents[1] / "templates"
-_PAGES = Environment(
-    loader=FileSystemLoader(_TEMPLATES),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+from .report_drawings import FRAME, NEAR, PAGES, Scene, chart, embedded, progress_charts
+from .results import BETWEEN, Line, SummaryFile, model_names, read_record, result_file, trajectory_file
 
 
 class Mark(NamedTuple):
@@ -121,8 +110,10 @@ def write_report(output: Path, title: str | None = None) -> Path:
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
     path = output / "report.html"
-    template = _PAGES.get_template("report.html.jinja")
-    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME) + "\n")
+    template = PAGES.get_template("report.html.jinja")
+    write_whole(
+        path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME, embedded=embedded) + "\n"
+    )
     return path
 
 
@@ -191,7 +182,8 @@ def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | N
     """What the page says of one relaxation."""
     name = line["name"]
     try:
-        shown = _drawn(_read_trajectory(trajectory_file(name, output)), fmax)
+        trajectory = _read_trajectory(trajectory_file(name, output))
+        shown = _drawn(trajectory, fmax, _doubt(result_file(name, output), trajectory))
     except InputError as error:
         shown = {"note": f"There is nothing to draw: {error}", "view": None}
     return shown | {
@@ -237,31 +229,22 @@ def _read_trajectory(path: Path) -> Trajectory:
     return Trajectory(start, end, np.array(fmax), np.array(energies, dtype=float))
 
 
-def _drawn(trajectory: Trajectory, fmax: float | None) -> dict[str, Any]:
+def _drawn(trajectory: Trajectory, fmax: float | None, doubt: np.ndarray | None) -> dict[str, Any]:
     """Charts, the structures before and after, and what is said of the defects."""
-    start, end = trajectory.start, trajectory.end
-    moved = displacements(start, end)
-    steps = np.arange(len(trajectory.fmax), dtype=float)
-    charts = [chart(steps, trajectory.fmax, "step", "fmax (eV/Å)", logarithmic=True, threshold=fmax)]
-    if np.isfinite(trajectory.energies).any():
-        change = trajectory.energies - trajectory.energies[0]
-        charts.append(chart(steps, change, "step", "energy − start (eV)"))
-    try:
-        defects = find_defects(start)
-        note = "There is no defect at the start, so nothing is drawn against the distance to it."
-    except InputError as error:
-        defects, note = [], f"Where the defect is, is not known: {error}."
-    distances = np.zeros(len(start))
-    if defects:
-        distances = _distances(start, defects)
+    scene = Scene.of(trajectory.start)
+    moved = displacements(trajectory.start, trajectory.end)
+    charts = progress_charts(trajectory.fmax, trajectory.energies, fmax)
+    if scene.defects:
         labels = ("distance to the defect at the start (Å)", "displacement (Å)")
-        charts.append(chart(distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED))
-        kinds = Counter(defect.kind for defect in defects)
-        note = "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
-    return {"note": note, "charts": charts, "view": view(start, moved, distances, defects)}
+        ways = np.linalg.norm(moved, axis=1)
+        charts.append(chart(scene.distances, ways, *labels, line=False, threshold=DISPLACED))
+    return {"note": scene.note, "charts": charts, "view": scene.view(moved, doubt)}
 
 
-def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:
-    """(N,) distance of each atom to the nearest defect in Å, by the minimum image."""
-    vectors = [shortest_images(atoms.positions - site.position, atoms.cell.array, atoms.pbc) for site in defects]
-    return np.linalg.norm(vectors, axis=2).min(axis=0)
+def _doubt(path: Path, trajectory: Trajectory) -> np.ndarray | None:
+    """That of the atoms of the last structure, where the model told it."""
+    if not path.is_file():
+        return None
+    (relaxed,) = read_frames(path, "-1", "extxyz")
+    doubt = relaxed.arrays.get("atom_doubt")
+    return doubt if len(relaxed) == len(trajectory.end) and doubt is not None and np.isfinite(doubt).all() else None
