@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # before these are imported
 
+import ase.io
 import gradio as gr
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ DEFECTS = {
     "Di-interstitial": "di_interstitial",
 }
 CELLS = {"64 atoms": 2, "216 atoms": 3, "512 atoms": 4}
+FILES = ("POSCAR", "extxyz", "all steps", "report")
 # What a finding of the trained region means to who is no expert of it.
 MEANINGS = {
     "elements": "The model was not trained on this element",
@@ -178,19 +180,23 @@ def calculator() -> ADAPTCalculator:
 
 
 class Shown(NamedTuple):
-    """What the page shows at some moment: a headline, the structure, charts, and at the end warnings and files."""
+    """
+    What the page shows at some moment: a headline as HTML, the structure as JSON and charts as HTML; whether there is
+    more to come; at the end what to know, and the files of `FILES`.
+    """
 
     headline: str
     view: str = ""
     charts: str = ""
     warnings: str = ""
-    files: Mapping[str, Path] = {}
+    runs: bool = False
+    files: Sequence[Path] = ()
 
 
-def shown_start(job: Job) -> Shown:
+def start_of(job: Job) -> Shown:
     """Before the relaxation."""
-    scene = Scene.of(job.atoms)
-    return Shown(_headline("", _started(job)), json.dumps(scene.view(np.zeros((len(job.atoms), 3)))))
+    view = Scene.of(job.atoms).view(np.zeros((len(job.atoms), 3)))
+    return Shown(_headline("", f"{job.atoms.get_chemical_formula()}: ready to relax"), json.dumps(view))
 
 
 def relaxation(job: Job, output: Path) -> Iterator[Shown]:
@@ -206,20 +212,17 @@ def relaxation(job: Job, output: Path) -> Iterator[Shown]:
         if time.monotonic() - pictured > BETWEEN:
             pictured = time.monotonic()
             title = f"Relaxing: step {watch.steps}, largest force {watch.largest_force:.3f} eV/Å"
-            yield Shown(_headline("", title), *_picture(scene, frame, model.results.get("atom_doubt"), fmax, energies))
+            drawn = _picture(scene, frame, model.results.get("atom_doubt"), fmax, energies)
+            yield Shown(_headline("", title), *drawn, runs=True)
         if late := time.monotonic() - began > MOST_SECONDS:
             break
     result = doubted(watch.result(model.results.get("forces_std")), model)
     best, why_not = _written(job, result, model, output)
     warnings = _warnings(watch, result, late)
-    files = {
-        "POSCAR": output / f"{job.name}.vasp",
-        "extxyz": results.result_file(job.name, output),
-        "all steps": results.trajectory_file(job.name, output),
-        "report": output / "report.html",
-    }
+    written = [results.result_file(job.name, output), results.trajectory_file(job.name, output)]
+    files = [output / f"{job.name}.vasp", *written, output / "report.html"]
     drawn = _picture(scene, result.atoms, result.atoms.arrays.get("atom_doubt"), fmax, energies)
-    yield Shown(_conclusion(result, best, why_not), *drawn, _listed(warnings), files)
+    yield Shown(_conclusion(result, best, why_not), *drawn, _listed(warnings), files=files)
 
 
 def _picture(
@@ -275,10 +278,6 @@ def _warnings(watch: RelaxationWatch, result: RelaxationResult, late: bool) -> l
     return said
 
 
-def _started(job: Job) -> str:
-    return f"{job.atoms.get_chemical_formula()}, {len(job.atoms)} atoms: ready to relax"
-
-
 def _conclusion(result: RelaxationResult, best: Candidate | None, why_not: str) -> str:
     """The answer first, then what it rests on."""
     ended = f"{result.status.capitalize()} after {result.steps} steps, {result.fmax:.3f} eV/Å left"
@@ -317,31 +316,31 @@ update();
 )
 STYLE = (TEMPLATES / "drawings.css").read_text(encoding="utf-8")
 COLOURS = """
-.drawings { --text: var(--body-text-color); --soft: var(--body-text-color-subdued); --line: var(--border-color-primary);
-  --band: var(--background-fill-secondary); --data: #1f5fa8; --mark: #c2188b; }
-.dark .drawings { --data: #6aa9ef; --mark: #ff6ec7; }
 .gradio-container { max-width: 1200px !important; margin: 0 auto; }
-.drawings canvas { aspect-ratio: 4 / 3; max-height: 70vh; }
+.drawings { --text: var(--body-text-color); --soft: var(--body-text-color-subdued); --data: #1f5fa8; --mark: #c2188b;
+  --line: var(--border-color-primary); --band: var(--background-fill-secondary); }
+.dark .drawings { --data: #6aa9ef; --mark: #ff6ec7; }
+.drawings canvas { aspect-ratio: auto; height: min(28rem, 60vh); }
 .drawings .legend { font-size: .9rem; }
-.drawings select { background: var(--band); color: inherit; border: 1px solid var(--line); border-radius: 4px; padding: .1rem .3rem; }
-.answer h2 { font-size: 1.7rem; margin: 0; } .answer p { margin: .1rem 0; }
+.drawings select { background: var(--band); color: inherit; border: 1px solid var(--line); border-radius: 4px; }
+.answer h2 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; } .answer p { margin: 0; }
 .answer.bad p { color: #b3261e; font-weight: 600; } .dark .answer.bad p { color: #ff8a80; }
 .answer.fair h2 { color: #8a5a00; } .dark .answer.fair h2 { color: #e6b450; }
 .warned { border-left: 4px solid #c77f00; padding: .1rem .8rem; } .warned h3 { margin: .2rem 0; font-size: 1rem; }
 .warned ul { margin: 0; padding-left: 1.1rem; list-style: disc; }
 """
 INTRODUCTION = """# Relax a point defect
-Pick a defect in silicon, or drop your own structure, and press **Relax**. A force field trained on DFT moves the atoms to
-their minimum in seconds, and says how sure it is.
+Pick a defect in silicon, or drop your own structure, and press **Relax**. A force field trained on DFT moves the atoms
+to their minimum in seconds, and says how sure it is.
 """
-AFTERWARDS = """Model: {model}. Energies are those of the model, not DFT: take what matters to DFT afterwards. The ± is one
-standard deviation. Limits of this page: {atoms} atoms, {size:g} MB, {steps} steps, {seconds} seconds; on your own machine
-`relax.py` has none. Files are deleted after an hour.
+AFTERWARDS = """Model: {model}. Energies are those of the model, not of DFT: take what matters to DFT afterwards. The
+± is one standard deviation. Limits of this page: {atoms} atoms, {size:g} MB, {steps} steps, {seconds} seconds; on your own
+machine `relax.py` has none. Files are deleted after an hour.
 """
 
 
-def page() -> gr.Blocks:
-    """All of it; `show` needs no model, so that a structure is seen at once."""
+def page(examples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page; `examples` are files that are relaxed by one click."""
     with gr.Blocks(title="Relax a point defect", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
@@ -351,64 +350,62 @@ def page() -> gr.Blocks:
                     cells = gr.Radio(list(CELLS), value="64 atoms", label="Supercell")
                     relax_menu = gr.Button("Relax", variant="primary", elem_id="relax-menu")
                 with gr.Tab("Your structure"):
-                    file = gr.File(label="POSCAR, CIF or extxyz", type="filepath", elem_id="structure")
+                    file = gr.File(label="POSCAR, CIF or extxyz", type="filepath", height=130, elem_id="structure")
                     charge = gr.Number(None, label="Charge (e)", visible=calculator().reads_charge)
                     with gr.Accordion("Perfect crystal, for the formation energy", open=False):
-                        gr.Markdown("Found in the structure, where nothing is given here.")
-                        host = gr.File(label="Perfect crystal in the same cell", type="filepath", elem_id="host")
+                        gr.Markdown(
+                            "In the same cell. Without it, it is found in the structure, if that is a crystal."
+                        )
+                        host = gr.File(label="POSCAR, CIF or extxyz", type="filepath", height=130, elem_id="host")
                     relax_file = gr.Button("Relax", variant="primary", elem_id="relax-file")
-                stop = gr.Button("Stop", elem_id="stop")
-            with gr.Column(scale=3, min_width=300):
+                    with gr.Row(visible=bool(examples)):
+                        tries = [gr.Button(f"Try {one.name}", size="sm", min_width=90) for one in examples]
+                stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop")
                 headline = gr.HTML(elem_id="headline")
-                warnings = gr.HTML(elem_id="warnings")
-                view = gr.HTML(
-                    html_template=views_html(["end"]),
-                    css_template=STYLE,
-                    js_on_load=VIEWER,
-                    elem_classes="drawings",
-                    elem_id="view",
-                )
+                warnings = gr.HTML(elem_id="warnings", visible=False)
                 with gr.Row():
-                    names = ("POSCAR", "extxyz", "all steps", "report")
-                    downloads = [gr.DownloadButton(name, visible=False, size="sm") for name in names]
-                charts = gr.HTML(css_template=STYLE, elem_classes="drawings", elem_id="charts")
+                    downloads = [
+                        gr.DownloadButton(f"⬇ {name}", visible=False, size="sm", min_width=90) for name in FILES
+                    ]
+            with gr.Column(scale=3, min_width=300):
+                picture = {"css_template": STYLE, "elem_classes": "drawings"}
+                view = gr.HTML(html_template=views_html(["end"]), js_on_load=VIEWER, elem_id="view", **picture)
+                charts = gr.HTML(elem_id="charts", visible=False, **picture)
         gr.Markdown(
             AFTERWARDS.format(
                 model=MODEL, atoms=MOST_ATOMS, size=MOST_BYTES / 1e6, steps=MOST_STEPS, seconds=MOST_SECONDS
             )
         )
-        shown = [headline, view, charts, warnings, *downloads]
-        menu, files = (from_menu, [defect, cells]), (from_files, [file, host, charge])
-        for make, inputs in (menu, files):
-            for one in inputs:
-                one.change(partial(_look, make), inputs, shown, show_progress="hidden", concurrency_limit=AT_ONCE)
-        blocks.load(partial(_look, from_menu), menu[1], shown, show_progress="hidden")
+
+        shown = [headline, view, charts, warnings, stop, *downloads]
+        quiet: dict[str, Any] = {"outputs": shown, "show_progress": "hidden"}
+        limited = quiet | {"concurrency_limit": AT_ONCE, "concurrency_id": "relaxations", "scroll_to_output": True}
+        menu, files = [defect, cells], [file, host, charge]
         runs = [
-            button.click(
-                *(partial(_run, make), inputs, shown),
-                concurrency_limit=AT_ONCE,
-                concurrency_id="relaxations",
-                scroll_to_output=True,
-                show_progress="hidden",
-            )
-            for button, (make, inputs) in ((relax_menu, menu), (relax_file, files))
+            relax_menu.click(partial(_run, from_menu), menu, **limited),
+            relax_file.click(partial(_run, from_files), files, **limited),
+            *(
+                button.click(partial(_run, from_files, str(one), None, None), None, **limited)
+                for button, one in zip(tries, examples, strict=True)
+            ),
         ]
-        stop.click(lambda: _headline("", "Stopped."), None, headline, cancels=runs, queue=False)
+        blocks.load(partial(_look, from_menu), menu, **quiet)
+        gr.on([defect.change, cells.change], partial(_look, from_menu), menu, cancels=runs, **quiet)
+        gr.on([file.upload, host.upload], partial(_look, from_files), files, cancels=runs, **quiet)
+        stop.click(lambda: (_headline("", "Stopped."), gr.update(visible=False)), None, [headline, stop], cancels=runs)
     return blocks.queue(max_size=MOST_WAITING)
 
 
 def _look(make: Callable[..., Job], *inputs: Any) -> list[Any]:
     """The structure that would be relaxed."""
-    if make is from_files and inputs[0] is None:
-        return [gr.skip()] * 8
     try:
-        return _values(shown_start(make(*inputs)))
+        return _values(start_of(make(*inputs)))
     except InputError as error:
         return _refused(error)
 
 
 def _run(make: Callable[..., Job], *inputs: Any) -> Iterator[list[Any]]:
-    """All pictures of a relaxation; files are copied by Gradio before they are removed here."""
+    """All pictures of a relaxation; Gradio copies files before they are removed here."""
     with TemporaryDirectory() as folder:
         try:
             for one in relaxation(make(*inputs), Path(folder)):
@@ -418,26 +415,37 @@ def _run(make: Callable[..., Job], *inputs: Any) -> Iterator[list[Any]]:
 
 
 def _values(shown: Shown) -> list[Any]:
-    files = [gr.update(value=path, visible=True) for path in shown.files.values()] or [gr.update(visible=False)] * 4
-    return [shown.headline, shown.view, shown.charts, shown.warnings, *files]
+    """For the components of the page; those with nothing to say are hidden."""
+    texts = [gr.update(value=text, visible=bool(text)) for text in (shown.charts, shown.warnings)]
+    files = [gr.update(value=path, visible=True) for path in shown.files] or [gr.update(visible=False)] * len(FILES)
+    return [shown.headline, shown.view or gr.skip(), *texts, gr.update(visible=shown.runs), *files]
 
 
 def _refused(error: InputError) -> list[Any]:
     return _values(Shown(_headline("", str(error), "bad")))
 
 
+def write_examples(folder: Path) -> list[Path]:
+    """A file of each kind, as somebody may drop it."""
+    files = {"POSCAR": ("vasp", "Divacancy"), "dumbbell.cif": ("cif", "⟨110⟩ split interstitial")}
+    files |= {"vacancy.extxyz": ("extxyz", "Vacancy")}
+    for name, (kind, defect) in files.items():
+        ase.io.write(folder / name, from_menu(defect, "64 atoms").atoms, format=kind)
+    return [folder / name for name in files]
+
+
 def serve() -> None:
-    torch.set_num_threads(1)  # of which there are as many as relaxations
+    torch.set_num_threads(1)  # of each relaxation
     multiprocessing.set_forkserver_preload(["__main__"])
-    calculator()
-    page().launch(
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=COLOURS,
-        max_file_size=MOST_BYTES,
-        footer_links=[],
-        ssr_mode=False,
-        run_history=False,
-    )
+    with TemporaryDirectory() as folder:
+        page(write_examples(Path(folder))).launch(
+            theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=COLOURS,
+            max_file_size=MOST_BYTES,
+            footer_links=[],
+            ssr_mode=False,
+            run_history=False,
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ function viewer(box) {
   const canvases = [...box.querySelectorAll("canvas")], near = box.querySelector(".near input");
   const by = box.querySelector("select"), key = box.querySelector(".key");
   let data = null, edges = [], bonds = [], far = new Set(), moved = new Set(), values = {};
-  let turn = [[1, 0, 0], [0, 1, 0], [0, 0, 1]], zoom = 1.1, waiting = false;
+  let turn = [[1, 0, 0], [0, 1, 0], [0, 0, 1]], zoom = 1.25, waiting = false;
 
   function show(next) {
     data = next;
@@ -110,7 +110,7 @@ function viewer(box) {
         if (!pale) Object.assign(pen, {fillStyle: ground, globalAlpha: 1}), pen.fill();
         pen.globalAlpha = pale ? 0.12 : fog(z);
         pen.drawImage(sphere(colour(atom)), x - radius, y - radius, 2 * radius, 2 * radius);
-        if (moved.has(atom)) Object.assign(pen, {strokeStyle: mark, lineWidth: Math.max(2, radius / 5)}), pen.stroke();
+        if (moved.has(atom) && !pale) Object.assign(pen, {strokeStyle: mark, lineWidth: Math.max(2, radius / 5)}), pen.stroke();
       }
     }
   }
