@@ -33,6 +33,7 @@ from modeling_adapt.simulation.doubt import UNUSUAL, DifferenceDoubt
 from modeling_adapt.simulation.inputs import read_structure
 from modeling_adapt.simulation.ranking import Candidate, Host, converged_candidates, rank, write_ranking
 from modeling_adapt.simulation.relaxation import (
+    DISPLACED,
     FINISHED,
     RelaxationResult,
     RelaxationWatch,
@@ -196,7 +197,7 @@ class Shown(NamedTuple):
 def start_of(job: Job) -> Shown:
     """Before the relaxation."""
     view = Scene.of(job.atoms).view(np.zeros((len(job.atoms), 3)))
-    return Shown(_headline("", f"{job.atoms.get_chemical_formula()}: ready to relax"), json.dumps(view))
+    return Shown(_headline("", "", f"{job.atoms.get_chemical_formula()}: ready to relax"), json.dumps(view))
 
 
 def relaxation(job: Job, output: Path) -> Iterator[Shown]:
@@ -213,7 +214,7 @@ def relaxation(job: Job, output: Path) -> Iterator[Shown]:
             pictured = time.monotonic()
             title = f"Relaxing: step {watch.steps}, largest force {watch.largest_force:.3f} eV/Å"
             drawn = _picture(scene, frame, model.results.get("atom_doubt"), fmax, energies)
-            yield Shown(_headline("", title), *drawn, runs=True)
+            yield Shown(_headline("", "", title), *drawn, runs=True)
         if late := time.monotonic() - began > MOST_SECONDS:
             break
     result = doubted(watch.result(model.results.get("forces_std")), model)
@@ -280,24 +281,24 @@ def _warnings(watch: RelaxationWatch, result: RelaxationResult, late: bool) -> l
 
 def _conclusion(result: RelaxationResult, best: Candidate | None, why_not: str) -> str:
     """The answer first, then what it rests on."""
-    ended = f"{result.status.capitalize()} after {result.steps} steps, {result.fmax:.3f} eV/Å left"
-    moved = (
-        f"{result.displaced_atoms} atoms moved by more than 0.1 Å, the furthest by {result.largest_displacement:.2f} Å"
-    )
+    text = f"{result.status.capitalize()} after {result.steps} steps, {result.fmax:.3f} eV/Å left. "
+    text += f"{result.displaced_atoms} atoms moved by more than {DISPLACED} Å, "
+    text += f"the furthest by {result.largest_displacement:.2f} Å."
     if best is not None and best.formation_energy is not None:
         doubt = best.formation_energy_uncertainty
         value = f"{best.formation_energy:.2f}" + (f" ± {doubt:.2f}" if doubt else "")
-        return _headline(f"Formation energy {value} eV", f"{ended}. {moved}.")
-    why = f" No formation energy: {why_not}." if why_not else ""
-    change = "" if result.energy_change is None else f"Energy {result.energy_change:+.2f} eV from the start"
-    return _headline(
-        change.replace("-", "−"), f"{ended}. {moved}.{why}", "good" if result.status == "converged" else "fair"
-    )
+        return _headline("Formation energy", value, text)
+    if why_not:
+        text += f" No formation energy: {why_not}."
+    if result.energy_change is None:
+        return _headline("", "", text)
+    return _headline("Energy from start to end", f"{result.energy_change:+.2f}", text)
 
 
-def _headline(large: str, small: str, style: str = "good") -> str:
-    title = f"<h2>{html.escape(large)}</h2>" if large else ""
-    return f'<div class="answer {style}" role="status">{title}<p>{html.escape(small)}</p></div>'
+def _headline(what: str, energy: str, text: str, style: str = "") -> str:
+    number = energy.replace("-", "−")
+    title = f"<h2><small>{what}</small>{number} eV</h2>" if energy else ""
+    return f'<div class="answer {style}" role="status">{title}<p>{html.escape(text)}</p></div>'
 
 
 def _listed(sentences: Sequence[str]) -> str:
@@ -322,10 +323,11 @@ COLOURS = """
 .dark .drawings { --data: #6aa9ef; --mark: #ff6ec7; }
 .drawings canvas { aspect-ratio: auto; height: min(28rem, 60vh); }
 .drawings .legend { font-size: .9rem; }
-.drawings select { background: var(--band); color: inherit; border: 1px solid var(--line); border-radius: 4px; }
-.answer h2 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; } .answer p { margin: 0; }
+.drawings select { background-color: var(--band); color: inherit; width: auto; padding: .1rem 1.8rem .1rem .5rem; }
+#headline, #warnings { padding: 0; }
+.answer h2 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; } .answer p { margin: 0; }
+.answer h2 small { display: block; font-size: 1rem; font-weight: 400; }
 .answer.bad p { color: #b3261e; font-weight: 600; } .dark .answer.bad p { color: #ff8a80; }
-.answer.fair h2 { color: #8a5a00; } .dark .answer.fair h2 { color: #e6b450; }
 .warned { border-left: 4px solid #c77f00; padding: .1rem .8rem; } .warned h3 { margin: .2rem 0; font-size: 1rem; }
 .warned ul { margin: 0; padding-left: 1.1rem; list-style: disc; }
 """
@@ -334,8 +336,8 @@ Pick a defect in silicon, or drop your own structure, and press **Relax**. A for
 to their minimum in seconds, and says how sure it is.
 """
 AFTERWARDS = """Model: {model}. Energies are those of the model, not of DFT: take what matters to DFT afterwards. The
-± is one standard deviation. Limits of this page: {atoms} atoms, {size:g} MB, {steps} steps, {seconds} seconds; on your own
-machine `relax.py` has none. Files are deleted after an hour.
+± is one standard deviation. Limits of this page: {atoms} atoms, {size:g} MB, {steps} steps, {seconds} seconds; on your
+own machine `relax.py` has none. Files are deleted after an hour.
 """
 
 
@@ -392,7 +394,9 @@ def page(examples: Sequence[Path] = ()) -> gr.Blocks:
         blocks.load(partial(_look, from_menu), menu, **quiet)
         gr.on([defect.change, cells.change], partial(_look, from_menu), menu, cancels=runs, **quiet)
         gr.on([file.upload, host.upload], partial(_look, from_files), files, cancels=runs, **quiet)
-        stop.click(lambda: (_headline("", "Stopped."), gr.update(visible=False)), None, [headline, stop], cancels=runs)
+        stop.click(
+            lambda: (_headline("", "", "Stopped."), gr.update(visible=False)), None, [headline, stop], cancels=runs
+        )
     return blocks.queue(max_size=MOST_WAITING)
 
 
@@ -422,7 +426,7 @@ def _values(shown: Shown) -> list[Any]:
 
 
 def _refused(error: InputError) -> list[Any]:
-    return _values(Shown(_headline("", str(error), "bad")))
+    return _values(Shown(_headline("", "", str(error), "bad")))
 
 
 def write_examples(folder: Path) -> list[Path]:
@@ -439,7 +443,9 @@ def serve() -> None:
     multiprocessing.set_forkserver_preload(["__main__"])
     with TemporaryDirectory() as folder:
         page(write_examples(Path(folder))).launch(
-            theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=gr.themes.Default(
+                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
             css=COLOURS,
             max_file_size=MOST_BYTES,
             footer_links=[],
