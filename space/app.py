@@ -384,10 +384,10 @@ def page(examples: Sequence[Path] = ()) -> gr.Blocks:
         limited = quiet | {"concurrency_limit": AT_ONCE, "concurrency_id": "relaxations", "scroll_to_output": True}
         menu, files = [defect, cells], [file, host, charge]
         runs = [
-            relax_menu.click(partial(_run, from_menu), menu, **limited),
-            relax_file.click(partial(_run, from_files), files, **limited),
+            relax_menu.click(partial(_run, from_menu), menu, api_name="relax_menu", **limited),
+            relax_file.click(partial(_run, from_files), files, api_name="relax_files", **limited),
             *(
-                button.click(partial(_run, from_files, str(one), None, None), None, **limited)
+                button.click(partial(_run, from_files, str(one), None, None), None, api_name=False, **limited)
                 for button, one in zip(tries, examples, strict=True)
             ),
         ]
