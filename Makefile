@@ -82,8 +82,8 @@ $(READY): pyproject.toml constraints.txt
 
 .venv-space/.ready: pyproject.toml constraints.txt
 	$(call first_python,$(PYTHONS)) -m venv --clear .venv-space
-	.venv-space/bin/python -m pip install --quiet --constraint constraints.txt torch
-	.venv-space/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[space]"
+	.venv-space/bin/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	.venv-space/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[space]"
 	touch $@
 
 LOWEST := import tomllib; \
