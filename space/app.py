@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -154,9 +155,8 @@ def _send(pipe: Any, *arguments: Any) -> None:
         atoms.info = {name: atoms.info[name] for name in ("charge",) if name in atoms.info}
         pipe.send(atoms)
     except InputError as error:
-        pipe.send(InputError(one_line(error)[:300]))
-    except MemoryError:
-        pass
+        if "MemoryError" not in str(error):
+            pipe.send(InputError(one_line(error)[:300]))
 
 
 def _require_modest(name: str, atoms: Atoms) -> None:
@@ -441,6 +441,7 @@ def write_examples(folder: Path) -> list[Path]:
 def serve() -> None:
     torch.set_num_threads(1)  # of each relaxation
     multiprocessing.set_forkserver_preload(["__main__"])
+    forkserver.ensure_running()  # beside all that follows: nobody is to wait for it
     with TemporaryDirectory() as folder:
         page(write_examples(Path(folder))).launch(
             theme=gr.themes.Default(
