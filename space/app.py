@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -440,7 +441,8 @@ def write_examples(folder: Path) -> list[Path]:
 
 def serve() -> None:
     torch.set_num_threads(1)  # of each relaxation
-    multiprocessing.set_forkserver_preload(["__main__"])
+    needed = ["gradio", *(name for name in sys.modules if name.startswith("modeling_adapt."))]
+    multiprocessing.set_forkserver_preload(needed)  # not __main__, which Python 3.12 leaves out
     forkserver.ensure_running()  # beside all that follows: nobody is to wait for it
     with TemporaryDirectory() as folder:
         page(write_examples(Path(folder))).launch(

@@ -84,7 +84,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "unknown.xyz": (_XYZ.replace(b"Si  ", b"Xq  "), _UNREADABLE),
     "germanium.extxyz": (_XYZ.replace(b"Si  ", b"Ge  "), "Ge"),
     "charged.extxyz": (_XYZ.replace(b"pbc=", b"charge=1 pbc="), "a charge of \\+1"),
-    "endless.cif": (_cif(192, 1500), "takes too long to read"),
+    "endless.cif": (_cif(192, 1500), "asks for too much memory|takes too long to read"),
     "boundless.cif": (_cif(400, 9000), "asks for too much memory|takes too long to read"),
     "wide.vasp": (b"A" * 900_000, _UNREADABLE),
     "utf16.cif": ("data_x\n".encode("utf-16"), _UNREADABLE),

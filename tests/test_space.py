@@ -126,6 +126,12 @@ class TestWhatItIsMadeOf:
             assert re.search(said, message), (name, message)
             assert "\n" not in message and str(tmp_path) not in message and len(message) < 400, message
 
+    def test_a_file_that_takes_too_long(self, monkeypatch, tmp_path):
+        ase.io.write(tmp_path / "POSCAR", bulk("Si", cubic=True), format="vasp")
+        monkeypatch.setattr(app, "MOST_READING", 0)
+        with pytest.raises(InputError, match="^POSCAR takes too long to read$"):
+            app.from_files(str(tmp_path / "POSCAR"), None, None)
+
     def test_nothing_is_told_to_others(self):
         assert not app.gr.analytics.analytics_enabled()
         assert "http" not in app.VIEWER + app.STYLE + app.COLOURS

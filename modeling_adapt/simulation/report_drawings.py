@@ -193,7 +193,7 @@ def progress_charts(fmax: np.ndarray, energies: np.ndarray, threshold: float | N
 
 def charts_html(charts: Sequence[Mapping[str, Any]]) -> str:
     """Charts in a page that has `drawings.css`."""
-    macros = PAGES.get_template("drawings.html.jinja").make_module({"frame": FRAME})
+    macros: Any = PAGES.get_template("drawings.html.jinja").make_module({"frame": FRAME})
     return f'<div class="charts">{"".join(f"<figure>{macros.drawn(one)}</figure>" for one in charts)}</div>'
 
 
@@ -205,8 +205,8 @@ def views_html(shown: Sequence[str] = ("start", "end")) -> str:
     Args:
         shown (`Sequence[str]`): Which structures.
     """
-    macros = PAGES.get_template("drawings.html.jinja").module
-    return str(macros.views(shown, f"{NEAR:g}", DISPLACED, True))  # type: ignore[attr-defined]
+    macros: Any = PAGES.get_template("drawings.html.jinja").module
+    return str(macros.views(shown, f"{NEAR:g}", DISPLACED, True))
 
 
 def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:
