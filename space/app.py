@@ -142,7 +142,8 @@ def _read(path: str, charge: float | None) -> tuple[str, Atoms]:
     if isinstance(found, InputError):
         raise InputError(" ".join(str(found).replace(str(file), file.name).split()))
     _require_modest(file.name, found)
-    return re.sub(r"[^\w.+-]", "_", file.stem)[:60], found
+    name = re.sub(r"[^\w.+-]", "_", file.stem)[:60]
+    return name.lower() if "CAR" in name else name, found  # or programs take POSCAR.relaxed.extxyz for a POSCAR
 
 
 def _send(pipe: Any, *arguments: Any) -> None:
