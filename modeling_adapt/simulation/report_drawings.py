@@ -203,7 +203,7 @@ def views_html(shown: Sequence[str] = ("start", "end")) -> str:
     coloured by their displacement, if nothing else is chosen.
 
     Args:
-        shown (`Sequence[str]`): Which structures.
+        shown (`Sequence[str]`, defaults to `("start", "end")`): Which structures.
     """
     macros: Any = PAGES.get_template("drawings.html.jinja").module
     return str(macros.views(shown, f"{NEAR:g}", DISPLACED, True))
