@@ -213,6 +213,7 @@ class TestInABrowser:
         assert ANSWER.search(page.inner_text("#headline")) and not page.is_visible("#stop")
         relaxed = _picture(page)
         assert relaxed != still and page.locator("#charts svg").count() == 2
+        page.locator("#view canvas").scroll_into_view_if_needed()
         box = page.locator("#view canvas").bounding_box()
         page.mouse.move(box["x"] + 100, box["y"] + 100)
         page.mouse.down()
