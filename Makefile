@@ -15,12 +15,16 @@ first_python = $(shell \
 	done; \
 	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
 
-.PHONY: demo test test-lowest test-newest lint slow bench rivals bench-gpu results pretrained clean
+.PHONY: demo space test test-lowest test-newest lint slow bench rivals bench-gpu results pretrained clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
 	rm -rf runs/demo
 	$(PYTHON) examples/demo.py
+
+# The page on which a defect is relaxed in the browser, in a small environment of its own; Ctrl-C ends it.
+space: .venv-space/.ready
+	.venv-space/bin/python space/app.py
 
 # What a change must pass: style, types, imports and the fast tests, without the network.
 test: lint
@@ -85,6 +89,12 @@ $(READY): pyproject.toml constraints.txt
 	$(call first_python,$(PYTHONS)) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(@D)/bin/python -m pip install --quiet $(PACKAGE)
+	touch $@
+
+.venv-space/.ready: pyproject.toml constraints.txt
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv-space
+	.venv-space/bin/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	.venv-space/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[space]"
 	touch $@
 
 LOWEST := import tomllib; \

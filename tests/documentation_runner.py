@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-VISIBLE = ("configuration", "data_scripts", "modeling_adapt", "benchmarks", "examples", "tests", "Makefile")
+VISIBLE = ("configuration", "data_scripts", "modeling_adapt", "benchmarks", "examples", "space", "tests", "Makefile")
 VISIBLE += ("train.py", "evaluate.py", "relax.py", "neb.py", "hub_upload.py", "pyproject.toml", "constraints.txt")
 
 # What a script gets in addition, as its last options.

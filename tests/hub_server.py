@@ -257,6 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
             namespace = name.split("/")[0]
             raise HubError(403, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"')
         url = f"{self.server.url}/{'' if kind == 'model' else kind + 's/'}{name}"
+        if kind == "space" and asked.get("sdk") not in ("gradio", "docker", "static"):
+            raise HubError(400, '"sdk" is required')
         if (kind, name) in self.server.repositories:
             raise HubError(409, f"You already created this {kind} repo", url=url)
         self.server.create(name, kind, asked.get("private") or asked.get("visibility") == "private")
@@ -397,9 +399,9 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, headers, content[first : last + 1]
 
 
-_API = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
+_API = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
 _REVISION = r"/(?P<revision>[^/]+)"
-_PAGE = r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+?)"
+_PAGE = r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+?)"
 ROUTES: list[tuple[str, str, Any]] = [
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),

@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import hub_uploads
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from hub_uploads import EXPECTED, OF_ENERGY, PAIRWISE, REPOSITORY, assert_one_line, require_clean, save
 from huggingface_hub import constants
+from packaging.requirements import Requirement
 
 from modeling_adapt.cli import hub_upload
 from modeling_adapt.cli.command_line import run_command
@@ -75,6 +77,52 @@ class TestOverHttp:
         assert publish(run_folder, "org/adapt-si", *options) == 0
         assert capsys.readouterr().out.count("is up to date: nothing was sent") == 2
         assert hub.count("POST", "/commit/") == hub.count("PUT") == 0
+
+    def test_a_space(self, hub, publish, capsys):
+        """The page with the package as source; a second time nothing, and what is gone is removed."""
+        assert publish("--space", "org/relax", "--tag", "v1") == 0, capsys.readouterr().err
+        space = hub.repository("org/relax", "space")
+        package = {name.removeprefix("modeling_adapt/") for name in space.files if name.startswith("modeling_adapt/")}
+        assert set(space.files) - {f"modeling_adapt/{name}" for name in package} == {
+            *("app.py", "README.md", "requirements.txt")
+        }
+        assert {"simulation/relaxation.py", "templates/viewer.js", "configuration/configuration_adapt.py"} <= package
+        assert "pretrained/adapt-si/model.safetensors" in package and not any(
+            "__pycache__" in name for name in package
+        )
+        assert {name for name in package if name.endswith(".py")} == {
+            path.relative_to(REPOSITORY / "modeling_adapt").as_posix()
+            for folder in ("", "configuration")
+            for path in (REPOSITORY / "modeling_adapt" / folder).rglob("*.py")
+        }
+        header = yaml.safe_load(space.files["README.md"].decode().split("---")[1])
+        assert header["sdk"] == "gradio" and header["app_file"] == "app.py" and "adapt-force-field" in header["tags"]
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        assert space.files["requirements.txt"].decode().splitlines()[1:] == project["dependencies"]
+        (gradio,) = project["optional-dependencies"]["space"]
+        assert Requirement(gradio).specifier.contains(header["sdk_version"])
+        assert space.tags == {"v1": space.branches["main"]}
+        require_clean(dict(space.files))
+
+        hub.reset()
+        assert publish("--space", "org/relax", "--tag", "v1") == 0
+        assert "is up to date: nothing was sent" in capsys.readouterr().out and hub.count("POST", "/commit/") == 0
+        more = space.files | {"modeling_adapt/old.py": b"", "notes.txt": b"mine"}
+        space.commit("main", "of somebody", more, frozenset())
+        assert publish("--space", "org/relax") == 0
+        assert "modeling_adapt/old.py" not in space.files and "notes.txt" in space.files
+
+    def test_a_space_is_no_model(self, hub, publish, capsys, tmp_path):
+        assert publish("run", "org/relax", "--space", "org/relax", "--license", "mit") == 2
+        assert_one_line(capsys, "--space publishes the page and no model; leave out model, repository, license")
+        hub.create("org/other", "space").commit("main", "of somebody else", {"app.py": b"print()"}, frozenset())
+        assert publish("--space", "org/other") == 2
+        assert_one_line(capsys, "org/other is no space that an upload wrote .*its card has no tag adapt-force-field")
+        assert publish("--space", "org/relax", "--save", tmp_path / "kept") == 0
+        assert (tmp_path / "kept" / "modeling_adapt" / "templates" / "viewer.js").is_file()
+        assert publish("--space", "org/relax", "--dry-run") == 0
+        assert "dry run: nothing was sent" in capsys.readouterr().out
+        assert ("space", "org/relax") not in hub.repositories
 
     def test_only_what_changed_is_sent_and_what_is_gone_is_removed(self, hub, run_folder, publish, capsys):
         assert publish(run_folder, "org/adapt-si") == 0

@@ -128,7 +128,7 @@ class TestCommand:
         assert f"a-to-b: converged after {record['steps']} steps, barrier {record['barrier_ev']:.3f} eV" in out
         page = (tmp_path / "out" / "report.html").read_text()
         assert f">{record['barrier_ev']:.3f}</td>" in page and "energy above the start (eV)" in page
-        assert [f'data-frame="{name}"' in page for name in ("start", "saddle", "end")] == [True] * 3
+        assert [f'data-shows="{name}"' in page for name in ("start", "saddle", "end")] == [True] * 3
         assert "At the start: v_Cu." in page and str(tmp_path) not in page
 
     def test_a_table_goes_on(self, run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Command: publishes a trained model on the Hugging Face Hub with all that others need, and nothing else."""
+"""Command: publishes a trained model, or the page to try one on, on the Hugging Face Hub, and nothing else."""
 
 import argparse
 import shutil
@@ -6,32 +6,46 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .command_line import CommandParser
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from ..hub.publishing import Publication
 
 EXAMPLE = """\
 examples:
   python hub_upload.py runs/silicon my-name/adapt-si --dry-run
   python hub_upload.py runs/silicon my-name/adapt-si --evaluation results/silicon --license mit --tag v1
   python hub_upload.py runs/forces my-org/adapt-si --energy runs/energy --dataset datasets/silicon --license cc-by-4.0
+  python hub_upload.py --space my-name/relax-a-defect --dry-run
 
 Before anything goes out, the folder is loaded in a clean process, with transformers alone, and has to compute what its
 example says. Then one commit brings the repository up to date: model, code, example, figures, recipe, metrics, card.
 The second model is in the folder energy/, the data set in the repository ORG/NAME-data, which is as private as the
 model where it is new. A structure of the data goes out, as the example, only with --dataset. When an upload broke off,
 the same command goes on with what is missing; when nothing has changed, nothing is sent.
-Log in first with `hf auth login`, or set HF_TOKEN.
+--space publishes the page of `make space` instead of a model. Log in first with `hf auth login`, or set HF_TOKEN.
 """
+_OF_A_MODEL = ("model", "repository", "energy", "dataset", "evaluation", "license")
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.space is not None:
+        if given := [name for name in _OF_A_MODEL if getattr(arguments, name) != parser.get_default(name)]:
+            raise InputError(f"--space publishes the page and no model; leave out {', '.join(given)}")
+        return _publish_space(arguments)
+    if arguments.repository is None:
+        parser.error("the following arguments are required: model, ORG/NAME")
     # What takes seconds to import comes after the options are known.
     from huggingface_hub import get_token
-    from huggingface_hub.utils import enable_progress_bars
 
-    from ..files import finished_folder, require_empty_folder
+    from ..files import require_empty_folder
     from ..hub import dataset, publishing, staging, stranger
     from ..hub.card import require_license
     from ..hub.privacy import local_names, require_nothing_private
@@ -39,11 +53,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from ..hub.run_folder import open_runs
 
     # What is named has to be right, and to be there.
-    beside = {"--dry-run": arguments.dry_run, "--private": arguments.private, "--dataset": arguments.dataset}
-    if arguments.save is not None and any(beside.values()):
-        raise InputError(
-            f"--save keeps the model here and sends nothing; leave out {', '.join(filter(beside.get, beside))}"
-        )
+    _require_apart(arguments)
     require_repository_name(arguments.repository)
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
@@ -85,34 +95,87 @@ def main(argv: list[str] | None = None) -> int | None:
         )
 
         # It is kept, shown, or sent.
-        if arguments.save is not None:
-            with finished_folder(arguments.save) as folder:
-                for name, path in files.items():
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, folder / name)
-            print(f"saved to: {arguments.save}")
-            return 0
         if api is None:
-            _show({arguments.repository: files, data_repository: rows})
-            print(f"\n{files['README.md'].read_text(encoding='utf-8')}")
-            print("dry run: nothing was sent")
+            _keep_or_show(arguments, {arguments.repository: files, data_repository: rows})
             return 0
-        if sys.stderr.isatty():
-            enable_progress_bars()
         options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
         model = publishing.Publication(
             arguments.repository, files, ours=staging.is_ours, untested=staging.ENERGY, **options
         )
         data = publishing.Publication(data_repository, rows, "dataset", ours=dataset.is_of_dataset, **options)
-        for done in publishing.publish(api, model, data if rows else None):
-            _say(done.url, str(done.head), len(done.changed), len(done.gone))
+        _send(api, model, data if rows else None)
     return 0
 
 
+def _publish_space(arguments: argparse.Namespace) -> int:
+    from huggingface_hub import get_token
+
+    from ..files import require_empty_folder
+    from ..hub import publishing
+    from ..hub.privacy import local_names, require_nothing_private
+    from ..hub.repository import require_ref_name, require_repository_name
+    from ..hub.space import is_of_space, stage_space
+
+    _require_apart(arguments)
+    require_repository_name(arguments.space)
+    require_ref_name(arguments.tag, "--tag")
+    require_ref_name(arguments.revision, "--revision")
+    if arguments.save is not None:
+        require_empty_folder(arguments.save)
+    api = None if arguments.dry_run or arguments.save is not None else publishing.connect()
+    with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
+        files = stage_space(Path(scratch) / "space")
+        require_nothing_private(files.items(), local_names([], public=(arguments.space,)), [get_token() or ""])
+        if api is None:
+            _keep_or_show(arguments, {arguments.space: files})
+            return 0
+        options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
+        _send(api, publishing.Publication(arguments.space, files, "space", ours=is_of_space, **options))
+    return 0
+
+
+def _require_apart(arguments: argparse.Namespace) -> None:
+    """Raises [`InputError`] where something is to be kept here, and to be sent."""
+    beside = {"--dry-run": arguments.dry_run, "--private": arguments.private, "--dataset": arguments.dataset}
+    if arguments.save is not None and any(beside.values()):
+        raise InputError(
+            f"--save keeps the model here and sends nothing; leave out {', '.join(filter(beside.get, beside))}"
+        )
+
+
+def _keep_or_show(arguments: argparse.Namespace, repositories: Mapping[str, Mapping[str, Path]]) -> None:
+    """What would be sent, the first of the repositories whole."""
+    from ..files import finished_folder
+
+    files = next(iter(repositories.values()))
+    if arguments.save is None:
+        _show(repositories)
+        print(f"\n{files['README.md'].read_text(encoding='utf-8')}")
+        print("dry run: nothing was sent")
+        return
+    with finished_folder(arguments.save) as folder:
+        for name, path in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / name)
+    print(f"saved to: {arguments.save}")
+
+
+def _send(api: "HfApi", what: "Publication", rows: "Publication | None" = None) -> None:
+    from huggingface_hub.utils import enable_progress_bars
+
+    from ..hub.publishing import publish
+
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    for done in publish(api, what, rows):
+        _say(done.url, str(done.head), len(done.changed), len(done.gone))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("Publishes a model on the Hugging Face Hub.", EXAMPLE)
-    parser.add_argument("model", help="folder of a run of train.py, or of a checkpoint")
-    parser.add_argument("repository", metavar="ORG/NAME", help="where it goes on the Hub")
+    parser = CommandParser("Publishes a model, or a Space to try one on, on the Hugging Face Hub.", EXAMPLE)
+    parser.add_argument("model", nargs="?", help="folder of a run of train.py, or of a checkpoint")
+    parser.add_argument("repository", nargs="?", metavar="ORG/NAME", help="where it goes on the Hub")
+    parser.add_argument("--space", metavar="ORG/NAME", help="publish the page of `make space` there, and no model")
     parser.add_argument("--energy", metavar="FOLDER", help="second model, an energy, for the folder energy/")
     parser.add_argument(
         "--dataset",

@@ -14,6 +14,7 @@ from ..errors import InputError
 from .repository import AS_IT_WAS, CARD, answers, files_there, is_same, require_accepted, require_apart, require_ours
 
 _HUB = "https://huggingface.co"
+_MESSAGES = {"model": "Upload ADAPT model", "dataset": "Upload data set", "space": "Upload Space"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Publication:
     Args:
         repository (`str`): `organisation/name`.
         files (`Mapping[str, Path]`): Name in the repository -> file; a README.md is among them.
-        kind (`str`, defaults to `"model"`): "model" or "dataset".
+        kind (`str`, defaults to `"model"`): "model", "dataset" or "space".
         private (`bool`, defaults to `False`): It must be private.
         private_if_new (`bool`, defaults to `False`): It is made private where it does not exist.
         revision (`str`, *optional*): Branch; made where it does not exist. By default main.
@@ -100,8 +101,8 @@ def connect() -> HfApi:
 
 def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterator[State]:
     """
-    Brings the repository of a model up to date, and that of its data set. What can be refused is asked of both before
-    anything goes up; then the data set is first, so that no card names one that is not there.
+    Brings the repository of a model, or of a Space, up to date, and that of a model's data set. What can be refused is
+    asked of both before anything goes up; then the data set is first, so that no card names one that is not there.
 
     Args:
         rows ([`Publication`], *optional*): The data set; it becomes as private as the model, where it is new.
@@ -109,10 +110,10 @@ def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterato
     Raises:
         [`InputError`]: As [`look`], [`make`] and [`send`].
     """
-    wanted = [(model, look(api, model), "Upload ADAPT model")]
+    wanted = [(model, look(api, model), _MESSAGES[model.kind])]
     if rows is not None:
         rows = replace(rows, private_if_new=wanted[0][1].private)
-        wanted.append((rows, look(api, rows), "Upload data set"))
+        wanted.append((rows, look(api, rows), _MESSAGES[rows.kind]))
     wanted = [(one, make(api, one, state), message) for one, state, message in wanted]
     for one, state, message in reversed(wanted):
         yield send(api, one, state, message)
@@ -214,7 +215,9 @@ def _require_write(api: HfApi, what: Publication, state: State) -> None:
 
 def _create(api: HfApi, what: Publication) -> None:
     try:
-        api.create_repo(**what.where, private=what.private or what.private_if_new or None, exist_ok=True)
+        private = what.private or what.private_if_new or None
+        sdk = "gradio" if what.kind == "space" else None
+        api.create_repo(**what.where, private=private, space_sdk=sdk, exist_ok=True)
     except KeyError:  # the name is taken, and the Hub does not say by what
         pass
     try:

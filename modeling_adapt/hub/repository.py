@@ -29,7 +29,7 @@ from ..loading import HEADS
 
 AS_IT_WAS = "the repository is as it was, and what was sent is not sent again"
 CARD = "README.md"
-OUR_TAG = "adapt-force-field"  # in the card of every data set that was uploaded
+OUR_TAG = "adapt-force-field"  # in the card of every data set and Space that was uploaded
 _ABSENT = (RevisionNotFoundError, EntryNotFoundError)
 # What git check-ref-format refuses: https://git-scm.com/docs/git-check-ref-format
 _NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|\.lock(/|$)|(^|/)\.|^@$|^-|^$")
@@ -93,12 +93,12 @@ def require_ours(api: HfApi, where: Mapping[str, Any], commit: str | None, there
         _require_adapt(api, where, commit)
         return
     card = _fetch(api, where, CARD, commit) if CARD in found else ""
-    if where["repo_type"] == "dataset" and OUR_TAG in _tags(card):
+    if where["repo_type"] != "model" and OUR_TAG in _tags(card):
         return
     if not _text(card):
         found = [name for name in found if name != CARD]
     if found:
-        mark = f"its card has no tag {OUR_TAG}" if where["repo_type"] == "dataset" else "there is no config.json"
+        mark = "there is no config.json" if where["repo_type"] == "model" else f"its card has no tag {OUR_TAG}"
         raise InputError(
             f"{where['repo_id']} is no {where['repo_type']} that an upload wrote (it holds {found[0]}, and {mark}); "
             "choose another name"
@@ -143,7 +143,7 @@ def answers(repository: str, kind: str, state: str | Callable[[], str]) -> Itera
 
     Args:
         repository (`str`): `organisation/name`.
-        kind (`str`): "model" or "dataset".
+        kind (`str`): "model", "dataset" or "space".
         state (`str` or `Callable[[], str]`): What is there after a failure in this block, or what finds it out.
     """
     try:

@@ -112,6 +112,26 @@ def read_inputs(
     return found.structures
 
 
+def read_structure(path: Path, kind: str, any_charge: bool = False, charge: float | None = None) -> Atoms:
+    """
+    The last structure in a file of which nothing is believed but its content.
+
+    Args:
+        path (`Path`): The file.
+        kind (`str`): ASE's name of its format, such as extxyz; no other is tried, whatever the file says it is.
+        any_charge, charge: As in [`find_inputs`].
+
+    Raises:
+        [`InputError`]: It cannot be read, or [`find_inputs`] would skip it.
+    """
+    (atoms,) = _read_file(path, "-1", kind)
+    if charge is not None:
+        atoms.info["charge"] = charge
+    if reason := _fault(atoms, path, "", any_charge, charge):
+        raise InputError(f"{path}: {reason}")
+    return atoms
+
+
 def find_inputs(
     inputs: Sequence[str | Path],
     index: str = "-1",
@@ -165,9 +185,7 @@ def find_inputs(
             where = f"{file.path}, structure {inside}" if inside else str(file.path)
             if charge is not None:
                 atoms.info["charge"] = charge
-            reason = _atoms_fault(atoms) or (
-                _charge_fault(atoms, file.path, inside, any_charge) if charge is None else None
-            )
+            reason = _fault(atoms, file.path, inside, any_charge, charge)
             if file.tree is not None:
                 inside_trees[file.tree].append(name)
             if reason is None:
@@ -355,8 +373,8 @@ def _below(paths: list[Path]) -> list[str]:
     return [f"{kept}/{name}" for name in names] if named_charge(kept) is not None else names
 
 
-def _read_file(path: Path, index: str) -> list[Atoms]:
-    frames = list(read_frames(path, index))
+def _read_file(path: Path, index: str, kind: str | None = None) -> list[Atoms]:
+    frames = list(read_frames(path, index, kind))
     if not frames:
         raise InputError(f"{path} has no structure at index {index}")
     return frames
@@ -372,6 +390,11 @@ def _read_dataset(path: Path, index: str, split: str) -> list[Atoms]:
     if not len(selected):
         raise InputError(f"{path}, split {split}, has {len(rows)} rows and none at index {index}")
     return [atoms_from_row(rows[int(number)]) for number in selected]
+
+
+def _fault(atoms: Atoms, path: Path, inside: str, any_charge: bool, charge: float | None) -> str | None:
+    """Why a structure is not relaxed."""
+    return _atoms_fault(atoms) or (_charge_fault(atoms, path, inside, any_charge) if charge is None else None)
 
 
 def _atoms_fault(atoms: Atoms) -> str | None:

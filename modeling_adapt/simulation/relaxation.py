@@ -95,19 +95,32 @@ def relax(
             Below `fmax`: how far a relaxation that has converged goes on, for as many steps again at most, in eV/Å. At
             `fmax` it may still be on a plateau; whether it has converged is judged by the forces at its end.
     """
-    atoms = as_atoms(atoms)
-    watch = RelaxationWatch(atoms, fmax, domain, trajectory, on_step, steps, finish)
-    atoms = atoms.copy()
+    watch = RelaxationWatch(as_atoms(atoms), fmax, domain, trajectory, on_step, steps, finish)
+    for _ in relaxing(watch, calculator):
+        pass
+    spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
+    return watch.result(spread)
+
+
+def relaxing(watch: "RelaxationWatch", calculator: BaseCalculator) -> Iterator[Atoms]:
+    """
+    The steps of a relaxation as they are taken, from the start to the end; who has seen enough may ask for no more.
+
+    Args:
+        watch ([`RelaxationWatch`]): Of the structure to relax; it has the result.
+        calculator (`BaseCalculator`): Any ASE calculator with forces.
+    """
+    atoms = watch.start.copy()
     atoms.calc = calculator
     has_energy = "energy" in calculator.implemented_properties
     fire = _ForceFIRE(atoms, logfile=None)
     while True:  # the loop of ASE asks four times for the same forces, and compares all atoms before each answer
         energy = atoms.get_potential_energy() if has_energy else None
-        if watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy):
-            break
+        over = watch.see(atoms.positions, atoms.get_forces(apply_constraint=False), energy)
+        yield watch.frame
+        if over:
+            return
         fire.step()
-    spread = calculator.results.get("forces_std") if isinstance(calculator, Calculator) else None
-    return watch.result(spread)
 
 
 def relax_each(

@@ -12,28 +12,17 @@ from urllib.parse import quote
 import numpy as np
 from ase import Atoms
 from ase.utils.forcecurve import fit_images
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..crystal.defect_sites import DefectSite, find_defects
-from ..crystal.minimum_image import displacements, shortest_images
+from ..crystal.minimum_image import displacements
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
 from ..tables import csv_rows
 from .neb import path_file
 from .relaxation import DISPLACED
-from .report_drawings import FRAME, NEAR, chart, view
-from .results import BETWEEN, Line, SummaryFile, model_names, read_record, trajectory_file
+from .report_drawings import FRAME, NEAR, PAGES, Scene, chart, embedded, progress_charts
+from .results import BETWEEN, Line, SummaryFile, model_names, read_record, result_file, trajectory_file
 from .tree import defect_of, distortion_of
-
-_TEMPLATES = Path(__file__).parents[1] / "templates"
-_PAGES = Environment(
-    loader=FileSystemLoader(_TEMPLATES),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 class Mark(NamedTuple):
@@ -171,8 +160,10 @@ def write_path_report(output: Path, record: Mapping[str, Any], paths: Sequence[M
 
 def _write_page(output: Path, page: Mapping[str, Any]) -> Path:
     path = output / "report.html"
-    template = _PAGES.get_template("report.html.jinja")
-    write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME) + "\n")
+    template = PAGES.get_template("report.html.jinja")
+    write_whole(
+        path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME, embedded=embedded) + "\n"
+    )
     return path
 
 
@@ -267,7 +258,8 @@ def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | N
     """What the page says of one relaxation."""
     name = line["name"]
     try:
-        shown = _drawn(_read_trajectory(trajectory_file(name, output)), fmax)
+        trajectory = _read_trajectory(trajectory_file(name, output))
+        shown = _drawn(trajectory, fmax, _doubt(result_file(name, output), trajectory))
     except InputError as error:
         shown = {"note": f"There is nothing to draw: {error}", "view": None}
     return shown | _listed(line, columns)
@@ -324,19 +316,12 @@ def _read_trajectory(path: Path) -> Trajectory:
     return Trajectory(start, end, np.array(fmax), np.array(energies, dtype=float))
 
 
-def _drawn(trajectory: Trajectory, fmax: float | None) -> dict[str, Any]:
+def _drawn(trajectory: Trajectory, fmax: float | None, doubt: np.ndarray | None) -> dict[str, Any]:
     """Charts, the structures before and after, and what is said of the defects."""
-    start, end = trajectory.start, trajectory.end
-    moved = displacements(start, end)
-    steps = np.arange(len(trajectory.fmax), dtype=float)
-    charts = [chart(steps, trajectory.fmax, "step", "fmax (eV/Å)", logarithmic=True, threshold=fmax)]
-    if np.isfinite(trajectory.energies).any():
-        change = trajectory.energies - trajectory.energies[0]
-        charts.append(chart(steps, change, "step", "energy − start (eV)"))
-    defects, note = _defects(start)
-    distances = _distances(start, defects)
-    charts += _moved_chart(distances, moved) if defects else []
-    return {"note": note, "charts": charts, "view": view(start, moved, distances, defects)}
+    scene = Scene.of(trajectory.start)
+    moved = displacements(trajectory.start, trajectory.end)
+    charts = progress_charts(trajectory.fmax, trajectory.energies, fmax) + _moved_chart(scene, moved)
+    return {"note": scene.note, "charts": charts, "view": scene.view(moved, doubt)}
 
 
 def _drawn_path(path: Path) -> dict[str, Any]:
@@ -344,36 +329,26 @@ def _drawn_path(path: Path) -> dict[str, Any]:
     images = list(read_frames(path, kind="extxyz"))
     start, top = images[0], int(np.argmax([image.get_potential_energy() for image in images]))
     moved, saddle = (image.positions - start.positions for image in (images[-1], images[top]))
-    fit = fit_images(images)
+    fit, scene = fit_images(images), Scene.of(start)
     curve = np.array(fit.fit_path), np.array(fit.fit_energies)
     labels = ("length of the path (Å)", "energy above the start (eV)")
     charts = [chart(np.array(fit.path), np.array(fit.energies), *labels, dotted=True, curve=curve)]
-    defects, note = _defects(start)
-    distances = _distances(start, defects)
-    charts += _moved_chart(distances, moved) if defects else []
-    return {"note": note, "charts": charts, "view": view(start, moved, distances, defects, saddle)}
+    charts += _moved_chart(scene, moved)
+    return {"note": scene.note, "charts": charts, "view": scene.view(moved, saddle=saddle)}
 
 
-def _defects(start: Atoms) -> tuple[list[DefectSite], str]:
-    """And what is said of them."""
-    try:
-        defects = find_defects(start)
-    except InputError as error:
-        return [], f"Where the defect is, is not known: {error}."
-    if not defects:
-        return [], "There is no defect at the start, so nothing is drawn against the distance to it."
-    kinds = Counter(defect.kind for defect in defects)
-    return defects, "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
-
-
-def _moved_chart(distances: np.ndarray, moved: np.ndarray) -> list[dict[str, Any]]:
+def _moved_chart(scene: Scene, moved: np.ndarray) -> list[dict[str, Any]]:
+    """None where there is no defect to measure distances from."""
+    if not scene.defects:
+        return []
     labels = ("distance to the defect at the start (Å)", "displacement (Å)")
-    return [chart(distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED)]
+    return [chart(scene.distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED)]
 
 
-def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:
-    """(N,) distance of each atom to the nearest defect in Å, by the minimum image; zeros without any."""
-    if not defects:
-        return np.zeros(len(atoms))
-    vectors = [shortest_images(atoms.positions - site.position, atoms.cell.array, atoms.pbc) for site in defects]
-    return np.linalg.norm(vectors, axis=2).min(axis=0)
+def _doubt(path: Path, trajectory: Trajectory) -> np.ndarray | None:
+    """That of the atoms of the last structure, where the model told it."""
+    if not path.is_file():
+        return None
+    (relaxed,) = read_frames(path, "-1", "extxyz")
+    doubt = relaxed.arrays.get("atom_doubt")
+    return doubt if len(relaxed) == len(trajectory.end) and doubt is not None and np.isfinite(doubt).all() else None

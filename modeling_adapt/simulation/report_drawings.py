@@ -1,22 +1,35 @@
-"""What the page of `report.py` shows of a relaxation: small charts, and the start and the end for its viewer.
+"""What pages show of a relaxation, that of `report.py` and the Space: small charts, and structures for a viewer.
 
-The template draws charts as inline SVG: a tenth of what matplotlib writes, in the colours of the page around them.
+Templates draw charts as inline SVG: a tenth of what matplotlib writes, in the colours of the page around them.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 from ase.data.colors import jmol_colors
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from ..crystal.defect_sites import DefectSite
+from ..crystal.defect_sites import DefectSite, find_defects
 from ..crystal.minimum_image import shortest_images
+from ..errors import InputError
 from .relaxation import DISPLACED
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+PAGES = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 NEAR = 5.0  # Å; in silicon the two shells of neighbours that a defect moves most
 _RADIUS = 0.55  # of the covalent radius, so that atoms behind others are seen
@@ -114,53 +127,114 @@ def _label(value: float) -> str:
     return f"{round(value, 10) + 0.0:g}".replace("-", "−")
 
 
-def view(
-    start: Atoms,
-    moved: np.ndarray,
-    distances: np.ndarray,
-    defects: Sequence[DefectSite],
-    saddle: np.ndarray | None = None,
-) -> dict[str, Any]:
+class Scene(NamedTuple):
     """
-    What the page draws of a relaxation or a path: the colour and symbol of each element, how many atoms moved, whether
-    there are defects and atoms far from them, and as JSON what its script draws.
+    What of a relaxation is known at its start.
 
     Args:
         start (`Atoms`): The structure before.
-        moved (`np.ndarray` of shape `(N, 3)`): Displacements in Å.
-        distances (`np.ndarray` of shape `(N,)`): To the nearest defect in Å.
         defects (`Sequence[DefectSite]`): Of the start; they are put in the middle of the view, by periodic images.
-        saddle (`np.ndarray` of shape `(N, 3)`, *optional*): Displacements at the top of a path in Å.
+        distances (`np.ndarray` of shape `(N,)`): To the nearest defect in Å; 0 without any.
+        note (`str`): What is said of the defects.
     """
-    positions, sites, box = _around(start, defects)
-    displaced = np.linalg.norm(moved, axis=1) > DISPLACED
-    symbols = sorted(set(start.symbols))
-    numbers = [int(start.numbers[list(start.symbols).index(symbol)]) for symbol in symbols]
-    colours = [to_hex(jmol_colors[number]) for number in numbers]
-    everything = np.vstack([positions, positions + moved, _corners(box)])
-    data: dict[str, Any] = {
-        "elements": [
-            [colour, round(_RADIUS * covalent_radii[n], 3)] for colour, n in zip(colours, numbers, strict=True)
-        ],
-        "kinds": [symbols.index(symbol) for symbol in start.symbols],
-        "start": _rounded(positions),
-        "end": _rounded(positions + moved),
-        "moved": np.flatnonzero(displaced).tolist(),
-        "far": np.flatnonzero(distances > NEAR).tolist(),
-        "defects": _rounded(sites),
-        "cell": _rounded(box),
-        "extent": round(float(np.linalg.norm(everything, axis=1).max()) + 1.0, 3),
-    }
-    if saddle is not None:
-        data["saddle"] = _rounded(positions + saddle)
-    return {
-        "frames": [name for name in ("start", "saddle", "end") if name in data],
-        "elements": list(zip(colours, symbols, strict=True)),
-        "moved": displaced.sum(),
-        "has_defects": bool(defects),
-        "has_far": bool(data["far"]),
-        "data": _embedded(data),
-    }
+
+    start: Atoms
+    defects: Sequence[DefectSite]
+    distances: np.ndarray
+    note: str
+
+    @classmethod
+    def of(cls, start: Atoms) -> "Scene":
+        """Finds the defects of a structure, where it has a host crystal."""
+        try:
+            defects = find_defects(start)
+            note = "There is no defect at the start, so nothing is drawn against the distance to it."
+        except InputError as error:
+            defects, note = [], f"Where the defect is, is not known: {error}."
+        distances = np.zeros(len(start))
+        if defects:
+            distances = _distances(start, defects)
+            kinds = Counter(defect.kind for defect in defects)
+            note = "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
+        return cls(start, defects, distances, note)
+
+    def view(
+        self, moved: np.ndarray, doubt: np.ndarray | None = None, saddle: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """
+        What `viewer.js` draws of it.
+
+        Args:
+            moved (`np.ndarray` of shape `(N, 3)`): Displacements from the start in Å.
+            doubt (`np.ndarray` of shape `(N,)`, *optional*): Of the atoms that have moved, see [`ADAPTCalculator`].
+            saddle (`np.ndarray` of shape `(N, 3)`, *optional*): Displacements at the top of a path in Å.
+        """
+        positions, sites, box = _around(self.start, self.defects)
+        symbols = sorted(set(self.start.symbols))
+        everything = np.vstack([positions, _corners(box) if len(box) else positions + moved])
+        data: dict[str, Any] = {
+            "elements": [_element(symbol) for symbol in symbols],
+            "kinds": [symbols.index(symbol) for symbol in self.start.symbols],
+            "start": _rounded(positions),
+            "end": _rounded(positions + moved),
+            "moved": np.flatnonzero(np.linalg.norm(moved, axis=1) > DISPLACED).tolist(),
+            "far": np.flatnonzero(self.distances > NEAR).tolist(),
+            "defects": _rounded(sites),
+            "cell": _rounded(box),
+            "extent": round(float(np.linalg.norm(everything, axis=1).max()) + 1.0, 3),
+        }
+        if doubt is not None:
+            data["doubt"] = np.round(doubt, 2).tolist()
+        if saddle is not None:
+            data["saddle"] = _rounded(positions + saddle)
+        return data
+
+
+def progress_charts(fmax: np.ndarray, energies: np.ndarray, threshold: float | None) -> list[dict[str, Any]]:
+    """
+    How a relaxation went, or goes: a [`chart`] of its forces, and of its energies where there are any.
+
+    Args:
+        fmax (`np.ndarray` of shape `(S,)`): Largest force at each step in eV/Å.
+        energies (`np.ndarray` of shape `(S,)`): In eV; NaN where there are none.
+        threshold (`float`, *optional*): Below which it has converged, in eV/Å.
+    """
+    steps = np.arange(len(fmax), dtype=float)
+    charts = [chart(steps, fmax, "step", "fmax (eV/Å)", logarithmic=True, threshold=threshold)]
+    if np.isfinite(energies).any():
+        charts.append(chart(steps, energies - energies[0], "step", "energy − start (eV)"))
+    return charts
+
+
+def charts_html(charts: Sequence[Mapping[str, Any]]) -> str:
+    """Charts in a page that has `drawings.css`."""
+    macros: Any = PAGES.get_template("drawings.html.jinja").make_module({"frame": FRAME})
+    return f'<div class="charts">{"".join(f"<figure>{macros.drawn(one)}</figure>" for one in charts)}</div>'
+
+
+def views_html(shown: Sequence[str] = ("start", "end")) -> str:
+    """
+    Views of [`Scene`] in a page that has `drawings.css` and `viewer.js`, to be filled by this: near the defect, atoms
+    coloured by their displacement, if nothing else is chosen.
+
+    Args:
+        shown (`Sequence[str]`, defaults to `("start", "end")`): Which structures.
+    """
+    macros: Any = PAGES.get_template("drawings.html.jinja").module
+    return str(macros.views(shown, f"{NEAR:g}", DISPLACED, True))
+
+
+def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:
+    """(N,) distance of each atom to the nearest defect in Å, by the minimum image."""
+    vectors = [shortest_images(atoms.positions - site.position, atoms.cell.array, atoms.pbc) for site in defects]
+    return np.linalg.norm(vectors, axis=2).min(axis=0)
+
+
+def _element(symbol: str) -> tuple[str, float, float, str]:
+    """Its colour, the radius of its spheres and its covalent radius in Å, and what it is called."""
+    number = atomic_numbers[symbol]
+    radius = float(covalent_radii[number])
+    return to_hex(jmol_colors[number]), round(_RADIUS * radius, 3), round(radius, 3), symbol
 
 
 def _around(atoms: Atoms, defects: Sequence[DefectSite]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,6 +274,6 @@ def _rounded(vectors: np.ndarray) -> list[list[float]]:
     return np.round(vectors, 3).tolist()
 
 
-def _embedded(data: dict[str, Any]) -> str:
+def embedded(data: Mapping[str, Any]) -> str:
     """JSON that cannot end the script element that it is in."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\u003c")
