@@ -1,4 +1,4 @@
-"""Command: publishes a trained model on the Hugging Face Hub with all that others need, and nothing else."""
+"""Command: publishes a trained model on the Hugging Face Hub, or a data set, with all that others need and no more."""
 
 import argparse
 import shutil
@@ -15,18 +15,20 @@ examples:
   python hub_upload.py runs/silicon my-name/adapt-si --dry-run
   python hub_upload.py runs/silicon my-name/adapt-si --evaluation results/silicon --tag v1
   python hub_upload.py runs/forces my-org/adapt-si --energy runs/energy --dataset datasets/silicon --private
+  python hub_upload.py my-org/open-defects --dataset datasets/open-defects
 
 Before anything goes out, the folder is loaded in a clean process, with transformers alone, and has to compute what its
 example says. Then one commit brings the repository up to date: model, code, example, figures, recipe, metrics, card.
 The second model is in the folder energy/, the data set in the repository ORG/NAME-data, which is as private as the
-model where it is new. A structure of the data goes out, as the example, only with --dataset. When an upload broke off,
-the same command goes on with what is missing; when nothing has changed, nothing is sent.
+model where it is new; without a model it is ORG/NAME itself. A structure of the data goes out, as the example, only
+with --dataset. When an upload broke off, the same command goes on with what is missing; when nothing has changed,
+nothing is sent.
 Log in first with `hf auth login`, or set HF_TOKEN.
 """
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)  # of one name, that is the repository, wherever options stand
     # What takes seconds to import comes after the options are known.
     from huggingface_hub import get_token
     from huggingface_hub.utils import enable_progress_bars
@@ -45,6 +47,8 @@ def main(argv: list[str] | None = None) -> int | None:
             f"--save keeps the model here and sends nothing; leave out {', '.join(filter(beside.get, beside))}"
         )
     require_repository_name(arguments.repository)
+    if arguments.model is None:
+        return _publish_dataset(arguments)
     require_license(arguments.license)
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
@@ -92,9 +96,7 @@ def main(argv: list[str] | None = None) -> int | None:
             print(f"saved to: {arguments.save}")
             return 0
         if api is None:
-            _show({arguments.repository: files, data_repository: rows})
-            print(f"\n{files['README.md'].read_text(encoding='utf-8')}")
-            print("dry run: nothing was sent")
+            _show_dry({arguments.repository: files, data_repository: rows}, files["README.md"])
             return 0
         if sys.stderr.isatty():
             enable_progress_bars()
@@ -108,15 +110,52 @@ def main(argv: list[str] | None = None) -> int | None:
     return 0
 
 
+def _publish_dataset(arguments: argparse.Namespace) -> int:
+    """A data set without a model."""
+    from huggingface_hub import get_token
+
+    from ..data.load.reading import members
+    from ..hub import dataset, publishing, staging
+    from ..hub.privacy import local_names, require_nothing_private
+    from ..hub.repository import require_ref_name
+
+    if arguments.dataset is None:
+        raise InputError("name a model before ORG/NAME, or a data set with --dataset")
+    of_models = {"--energy": arguments.energy, "--evaluation": arguments.evaluation, "--save": arguments.save}
+    of_models["--license (the card of a data set has its own)"] = arguments.license != "unknown"
+    if any(of_models.values()):
+        raise InputError(f"without a model leave out {', '.join(filter(of_models.get, of_models))}")
+    require_ref_name(arguments.tag, "--tag")
+    require_ref_name(arguments.revision, "--revision")
+    api = None if arguments.dry_run else publishing.connect()
+    with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
+        with staging.enough_space(Path(scratch)):
+            rows = dataset.stage_dataset(arguments.dataset, Path(scratch) / "data", arguments.repository)
+        local = local_names([arguments.dataset], public=(arguments.repository,))
+        require_nothing_private(rows.items(), local, [get_token() or ""])
+        if api is None:
+            _show_dry({arguments.repository: rows}, rows["README.md"])
+            return 0
+        ours = dataset.is_of_several if members(arguments.dataset) else dataset.is_of_dataset
+        options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
+        data = publishing.Publication(arguments.repository, rows, "dataset", ours=ours, **options)
+        for done in publishing.publish(api, data):
+            _say(done.url, str(done.head), len(done.changed), len(done.gone))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("Publishes a model on the Hugging Face Hub.", EXAMPLE)
-    parser.add_argument("model", help="folder of a run of train.py, or of a checkpoint")
+    parser = CommandParser("Publishes a model, a data set or both on the Hugging Face Hub.", EXAMPLE)
+    parser.add_argument(
+        "model", nargs="?", help="folder of a run of train.py, or of a checkpoint; left out: data alone"
+    )
     parser.add_argument("repository", metavar="ORG/NAME", help="where it goes on the Hub")
     parser.add_argument("--energy", metavar="FOLDER", help="second model, an energy, for the folder energy/")
     parser.add_argument(
         "--dataset",
         metavar="FOLDER",
-        help="data set to publish as ORG/NAME-data; with a structure of it as example (else: silicon)",
+        help="data set to publish as ORG/NAME-data; with a structure of it as example (else: silicon); without a "
+        "model it is published as ORG/NAME",
     )
     parser.add_argument(
         "--evaluation", metavar="FOLDER", nargs="+", default=[], help="what evaluate.py wrote for these models alone"
@@ -132,12 +171,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(repositories: Mapping[str, Mapping[str, Path]]) -> None:
+def _show_dry(repositories: Mapping[str, Mapping[str, Path]], card: Path) -> None:
     for repository, files in repositories.items():
         if files:
             print(f"\n{repository}")
             for name in sorted(files):
                 print(f"{_size(files[name]):>10}  {name}")
+    print(f"\n{card.read_text(encoding='utf-8')}")
+    print("dry run: nothing was sent")
 
 
 def _say(url: str, commit: str, sent: int, removed: int) -> None:
