@@ -129,9 +129,13 @@ def _require_own(path: Path, folder: Path) -> None:
 def _card(path: Path, files: list[Path], repository: str) -> str:
     card = read_card(path)
     described = card.data.to_dict().get("dataset_info") or {}
-    parts = described if isinstance(described, list) else [described]
-    sizes = [part.get("download_size") if isinstance(part, dict) else -1 for part in parts]
-    if None not in sizes and sum(sizes) != sum(file.stat().st_size for file in files):
+    if isinstance(described, dict):
+        size = described.get("download_size")
+    else:  # one for each of several data sets
+        parts = described if isinstance(described, list) else [None]
+        sizes = [part.get("download_size") if isinstance(part, dict) else None for part in parts]
+        size = -1 if None in sizes else sum(sizes)
+    if size is not None and size != sum(file.stat().st_size for file in files):
         raise InputError(
             f"{path} is of other files; write it anew with data_scripts/describe_dataset.py {path.parent}"
         )
