@@ -1,5 +1,5 @@
 """
-Draws docs/images/relaxation.png from what `relax.py` wrote: where the atoms went, and how energy and forces followed.
+Draws docs/images/relaxation.png from what `relax.py` wrote: the atoms around the vacancy, the energy and the forces.
 
     python relax.py examples/silicon/vacancy.vasp --output silicon
     python docs/picture.py silicon/vacancy.traj.extxyz
@@ -10,39 +10,52 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+from ase import Atoms
 from ase.visualize.plot import Matplotlib
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
+from modeling_adapt.crystal.defect_sites import find_defects
 from modeling_adapt.crystal.minimum_image import displacements
-from modeling_adapt.figures import COUNTS, MODEL, OTHER, PAGE, caption, drawn, logarithmic
+from modeling_adapt.figures import COUNTS, MODEL, OTHER, PAGE, drawn, logarithmic
 
 PICTURE = Path(__file__).parent / "images" / "relaxation.png"
-EXAGGERATED = 5.0
+SHOWN, BOND = 5.6, 2.8  # Å
 
 
 def main(trajectory: str) -> None:
     frames = ase.io.read(trajectory, ":")
-    start = frames[0]
-    moved = displacements(start, frames[-1])
-    lengths = np.linalg.norm(moved, axis=1)
-    with drawn(PICTURE, PAGE, 2.6, columns=3) as (figure, (structure, energy, force)):
-        colours = COUNTS(lengths / lengths.max())
-        picture = Matplotlib(start, structure, rotation="-80x,-12y,2z", radii=0.42, colors=colours[:, :3])
-        picture.write()
-        ends = start.positions + EXAGGERATED * moved
-        places = [picture.to_image_plane_positions(one)[:, :2] for one in (start.positions, ends)]
-        for begin, end, length in zip(*places, lengths, strict=True):
-            if length > 0.5 * lengths.max():
-                structure.annotate("", end, begin, arrowprops={"arrowstyle": "-|>", "mutation_scale": 7}, zorder=5)
-        structure.set_axis_off()
-        structure.set_title(f"{start.get_chemical_formula()}: arrows {EXAGGERATED:g} times the way")
-
+    with drawn(PICTURE, PAGE, 2.5, columns=3) as (figure, (structure, energy, force)):
+        colours = draw_surroundings(frames[0], frames[-1], structure)
+        figure.colorbar(colours, ax=structure, label="moved by (Å)", location="left", shrink=0.8)
         energies = np.array([frame.get_potential_energy() for frame in frames])
         energy.plot(energies - energies[0], color=MODEL.colour)
         energy.set(xlabel="step", ylabel="energy above the start (eV)")
         force.plot([np.linalg.norm(frame.get_forces(), axis=1).max() for frame in frames], color=OTHER.colour)
-        force.set(xlabel="step", ylabel="largest force (eV/Å)", yscale="log")
+        force.set(xlabel="step", ylabel="largest force (eV/Å)")
         logarithmic(force.yaxis)
-        caption(figure, f"darker atoms moved farther, at most {lengths.max():.2f} Å")
+
+
+def draw_surroundings(start: Atoms, end: Atoms, axes) -> ScalarMappable:
+    """The relaxed atoms around the vacancy, which is a ring, and the scale of their colours."""
+    (site,) = find_defects(start)
+    moved = np.linalg.norm(displacements(start, end), axis=1)
+    centred = end.copy()
+    centred.translate(end.cell.sum(axis=0) / 2 - site.position)
+    centred.wrap()
+    offsets = centred.positions - end.cell.sum(axis=0) / 2
+    near = np.linalg.norm(offsets, axis=1) < SHOWN
+    scale = ScalarMappable(Normalize(0, moved.max()), COUNTS)
+    shown = Atoms(end.numbers[near], offsets[near])
+    picture = Matplotlib(shown, axes, rotation="-83x,-18y", radii=0.5, colors=scale.to_rgba(moved[near])[:, :3])
+    places = picture.to_image_plane_positions(np.vstack([shown.positions, np.zeros((1, 3))]))[:, :2]
+    for first, second in np.argwhere(np.triu(shown.get_all_distances() < BOND, 1)):
+        axes.plot(*places[[first, second]].T, color="#999999", linewidth=1.5, zorder=-1)
+    picture.write()
+    axes.plot(*places[-1], marker="o", markersize=11, fillstyle="none", color=OTHER.colour, linestyle="none", zorder=9)
+    axes.set_axis_off()
+    axes.set_title(f"{start.get_chemical_formula()}, relaxed; ring: vacancy")
+    return scale
 
 
 if __name__ == "__main__":

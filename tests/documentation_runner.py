@@ -85,7 +85,7 @@ class Runner:
             assert self._process.poll() is None, self.log.read_text()
             time.sleep(0.05)
 
-    def shell(self, script: str, folder: Path, timeout: float = 300, **changes: str) -> Finished:
+    def shell(self, script: str, folder: Path, timeout: float = 900, **changes: str) -> Finished:
         """Runs lines of bash in `folder`; the first one that fails ends them."""
         self.wait()
         done = subprocess.run(
@@ -194,6 +194,7 @@ def _load() -> None:
     import matplotlib.figure
     import matplotlib.pyplot
     import transformers
+    from hub_uploads import PIXEL
 
     import modeling_adapt.cli.build_dataset
     import modeling_adapt.cli.check_splits
@@ -208,8 +209,6 @@ def _load() -> None:
     import modeling_adapt.simulation.inputs
     import modeling_adapt.simulation.report
     from modeling_adapt.cli import evaluate, hub_upload, relax, train
-
-    from hub_uploads import PIXEL
 
     # Drawing is the longest part of many commands, and no page shows what it draws.
     matplotlib.figure.Figure.savefig = lambda self, path, **_: Path(path).write_bytes(PIXEL)
