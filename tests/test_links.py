@@ -1,6 +1,8 @@
 """Links of the pages lead somewhere, without asking the network; files that they name are there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,15 @@ def test_the_site_has_every_page_in_its_menu():
     named = re.findall(r"[\w/]+\.md", str(menu))
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted(["index.md", *pages])
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    text = (tmp_path / "site" / "api" / "simulation" / "index.html").read_text()
+    assert "ADAPTCalculator" in text and "[`" not in text
+    assert "images/relaxation.png" in (tmp_path / "site" / "index.html").read_text()
