@@ -24,7 +24,7 @@ EXAMPLE = """\
 examples:
   python -m experiments loss attention-radius --output results
   python -m experiments all --output results --dft datasets/silicon --page docs/results.md
-  python -m experiments --page docs/results.md    # only the page, from the tables in docs/results/
+  python -m experiments --page docs/results.md    # the page and its figures, from the tables in docs/results/
   python -m experiments all --output results-large --scale 250    # 250,000 structures: GPUs
 """
 
@@ -33,10 +33,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
 
     from .lab import Lab
-    from .outcome import copy_results, is_made_of, outcome_text, write_outcome, write_surroundings
+    from .outcome import copy_results, draw_again, is_made_of, outcome_text, write_outcome, write_surroundings
 
     page = None if arguments.page is None else Path(arguments.page)
     if not arguments.names and page:
+        draw_again(list(all_experiments().values()), page.with_suffix(""))
         _write_page(list(all_experiments().values()), page)
         return
     chosen = _chosen(arguments.names)
@@ -136,7 +137,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--page",
         metavar="FILE.md",
-        help="also write a page about all of them; without NAME, only from the tables beside it",
+        help="also write a page about all of them; without NAME, only it and its figures, from the tables beside it",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be trained, and how long it takes")
     return parser

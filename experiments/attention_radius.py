@@ -7,6 +7,7 @@ from typing import Any
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
 from .shared import (
+    BY_CHANCE,
     CHANCE,
     DATA,
     ERRORS,
@@ -60,7 +61,8 @@ class AttentionRadius(Experiment):
             points = [float(row[RADIUS]) for row in bounded], [row[MAE] for row in bounded]
             panels.setdefault(f"{data}: {MAE}", {})[geometry] = points
         everything = [row[MAE] for row in rows if row[RADIUS] == EVERYTHING]
-        curves(panels, path, RADIUS, logarithmic=False, levels=("fourier, all atoms", everything))
+        levels = "fourier, all atoms", everything
+        curves(panels, path, RADIUS, log_scale=False, levels=levels, by_chance=panels, said=BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []

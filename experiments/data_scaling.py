@@ -11,7 +11,7 @@ from modeling_adapt.evaluation.symmetry import octahedral_error
 
 from .experiment import DEFECTS, DFT, LEARNS_FORCES, REAL, Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
-from .shared import ERRORS, HOPELESS, MAE, SHARE, curves, exponent, force_cells, number
+from .shared import BY_CHANCE, ERRORS, HOPELESS, MAE, SHARE, curves, exponent, force_cells, number
 
 MODEL, COUNT, TURNED = "model", "structures", "Oh error (meV/Å)"
 SHARES = (3, 10, 30, 100)  # percent; nested
@@ -50,7 +50,7 @@ class DataScaling(Experiment):
     def draw(self, rows: Sequence[Row], path: Path) -> None:
         errors = {model: _points(rows, model) for model in _found(rows)}
         turned = {model: _points(rows, model, TURNED) for model in (FOURIER, AUGMENTED)}
-        curves({MAE: errors, TURNED: turned}, path, "structures")
+        curves({MAE: errors, TURNED: turned}, path, "number of structures", by_chance=(MAE,), said=BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         powers = ", ".join(f"{exponent(*_points(rows, model)):+.2f} ({model})" for model in _found(rows))

@@ -8,7 +8,7 @@ from modeling_adapt.configuration.configuration_adapt import DESCRIPTOR_CHOICES
 
 from .experiment import SMALL_CELLS, Experiment, Row, Training, Verdict
 from .lab import Lab
-from .shared import CHANCE, ERRORS, MAE, bars, change, force_cells
+from .shared import BY_CHANCE, CHANCE, ERRORS, MAE, bars, chance, change, force_cells
 
 TOKENS, CHANGE = "what a token says of its element", "change"
 NINE = [name for name in DESCRIPTOR_CHOICES if name != "atomic_number"]
@@ -36,7 +36,7 @@ class Descriptors(Experiment):
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
-        bars({row[TOKENS]: {"all atoms": row[MAE]} for row in rows}, path, "force MAE (meV/Å)")
+        bars({row[TOKENS]: {"all atoms": row[MAE]} for row in rows}, path, MAE, ".1f", chance, BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         named = {row[TOKENS]: row for row in rows}

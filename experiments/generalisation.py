@@ -8,7 +8,7 @@ from modeling_adapt.errors import InputError
 
 from .experiment import KINDS, Experiment, Row, Training, Verdict
 from .lab import Lab
-from .shared import bars
+from .shared import BY_CHANCE, MAE, bars, chance
 
 KIND, COUNT, ZERO = "left out", "structures", "zero force"
 SEEN, UNSEEN, FACTOR = "MAE when seen", "MAE when left out", "factor"
@@ -50,8 +50,10 @@ class Generalisation(Experiment):
         return rows
 
     def draw(self, rows: Sequence[Row], path: Path) -> None:
-        groups = {row[KIND]: {"when seen": row[SEEN], "when left out": row[UNSEEN]} for row in rows}
-        bars(groups, path, "force MAE (meV/Å)")
+        groups = {
+            f"{row[KIND]}, n = {row[COUNT]}": {"when seen": row[SEEN], "when left out": row[UNSEEN]} for row in rows
+        }
+        bars(groups, path, MAE, ".1f", chance, f"n: structures that it is measured on; {BY_CHANCE}")
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = ", ".join(f"{row[KIND]} {row[SEEN]:.1f} and {row[UNSEEN]:.1f}" for row in rows)

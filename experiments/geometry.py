@@ -6,7 +6,7 @@ from typing import Any
 
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
-from .shared import DATA, ERRORS, MAE, SHARE, bars, force_cells, grouped
+from .shared import BY_CHANCE, DATA, ERRORS, MAE, SHARE, bars, chance, force_cells, grouped
 
 GEOMETRY, MINUTES, ENERGY = "geometry", "minutes", "energy MAE (meV/atom)"
 COMPOSITION = "composition only"
@@ -54,7 +54,7 @@ class Geometry(Experiment):
         groups: dict[str, dict[str, float]] = {}
         for row in rows:
             groups.setdefault(row[GEOMETRY], {})[row[DATA]] = 100 * row[SHARE]
-        bars(groups, path, "force MAE in % of predicting zero")
+        bars(groups, path, "force MAE in % of predicting zero", ".0f", chance, BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []

@@ -6,7 +6,21 @@ from typing import Any
 
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
-from .shared import DATA, ERRORS, FAR, MAE, NEAR, bars, change, far_error, force_cells, grouped, number
+from .shared import (
+    BY_CHANCE,
+    DATA,
+    ERRORS,
+    FAR,
+    MAE,
+    NEAR,
+    bars,
+    chance,
+    change,
+    far_error,
+    force_cells,
+    grouped,
+    number,
+)
 
 GEOMETRY, LOSS, LENGTH = "geometry", "loss", "|F| predicted / true"
 LOSSES = ("mse", "weighted_mse", "weighted_l2")
@@ -38,7 +52,7 @@ class Loss(Experiment):
             shown = {"all atoms": row[MAE], "near the defect": row[NEAR]}
             name = f"{row[DATA]}, {row[GEOMETRY]}, {row[LOSS]}"
             groups[name] = {atoms: error for atoms, error in shown.items() if error is not None}
-        bars(groups, path, MAE)
+        bars(groups, path, MAE, ".0f", chance, BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []

@@ -55,7 +55,8 @@ class MDDrift(Experiment):
         for name in _names(rows):
             own = [row for row in rows if row[MODEL] == name]
             series[name] = [row[TIME] for row in own], [row[TOTAL] for row in own]
-        curves({TOTAL: series}, path, TIME, logarithmic=False, floor=None)
+        said = f"n = 64 atoms; each point: mean over {1000 * PICOSECONDS / BLOCKS:g} fs, {SAMPLES} samples"
+        curves({TOTAL: series}, path, TIME, log_scale=False, floor=None, said=said)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = [f"{_shown(rows, name)} with {name}" for name in _names(rows)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from .experiment import Experiment, Row, Training, Verdict, training_on
 from .lab import Lab
-from .shared import CHANCE, DATA, ERRORS, MAE, NEAR, curves, force_cells, grouped
+from .shared import BY_CHANCE, CHANCE, DATA, ERRORS, MAE, NEAR, curves, force_cells, grouped
 
 SIZE, PARAMETERS, MINUTES = "width x layers", "parameters", "minutes"
 SHAPES = ((32, 1), (32, 2), (64, 2), (64, 4), (128, 2))
@@ -43,7 +43,7 @@ class ModelSize(Experiment):
             panels[f"{data}: {MAE}"] = {
                 label: (sizes, [row[name] for row in own]) for label, name in lines.items() if own[0][name] is not None
             }
-        curves(panels, path, "parameters")
+        curves(panels, path, "number of parameters", by_chance=panels, said=BY_CHANCE)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []

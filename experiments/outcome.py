@@ -69,6 +69,13 @@ def page_text(experiments: Sequence[Experiment], beside: Path) -> str:
     return "\n\n".join([_HEAD.format(about=about(beside / SURROUNDINGS)).rstrip(), table, *sections]) + "\n"
 
 
+def draw_again(experiments: Sequence[Experiment], beside: Path) -> None:
+    """Their figures, from the tables beside the page."""
+    for experiment in experiments:
+        if (table := beside / f"{experiment.name}.csv").is_file():
+            experiment.draw(read_table(experiment, table), table.with_suffix(Path(FIGURE).suffix))
+
+
 def write_surroundings(lab: Lab, trainings: int, seconds: float) -> None:
     """Writes them into the folder of the results; `seconds` is the sum over the trainings."""
     found: dict[str, Any] = {

@@ -19,7 +19,7 @@ from modeling_adapt.simulation.relaxation import relax
 
 from .experiment import LEARNS_FORCES, Experiment, Row, Training, Verdict
 from .lab import Lab
-from .shared import bars, number
+from .shared import bars, number, of_percent
 
 MODEL, STARTS, LOOSE, TIGHT, STEPS = "forces by", "starts", "fmax < 0.05", "fmax < 0.01", "steps to 0.05 (median)"
 DISTANCE, WITHIN, QUEUE = "largest displacement (Å, median)", "within 0.05 Å", "ΔQ (amu^1/2 Å, median)"
@@ -98,7 +98,9 @@ class Relaxation(Experiment):
             }
             for row in rows
         }
-        bars(groups, path, "share of the starts in %")
+        starts = rows[0][STARTS]
+        said = f"n = {starts} starts; error bars: 95 % interval of a share (Wilson)"
+        bars(groups, path, "share of the starts in %", ".0f", of_percent(starts), said)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = [

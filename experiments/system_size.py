@@ -61,7 +61,7 @@ class SystemSize(Experiment):
             for (name,), own in grouped(rows, MODEL).items():
                 points = [row[ATOMS] for row in own], [row[heading] for row in own]
                 panels.setdefault(label, {})[name] = points
-        curves(panels, path, "atoms")
+        curves(panels, path, "number of atoms", said="one structure at a time")
 
     def reading(self, rows: Sequence[Row]) -> str:
         own = {name: group for (name,), group in grouped(rows, MODEL).items()}

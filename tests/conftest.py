@@ -45,7 +45,9 @@ def without_figures(request, monkeypatch):
     """Figures take a second for every data set and every evaluation; tests that look at them are marked `figures`."""
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("modeling_adapt.data.build.dataset_card._draw", lambda contents, folder: {})
-        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda log_history, path: None)
+        monkeypatch.setattr("modeling_adapt.training.record.training_curve", lambda *_: None)
+        no_picture = lambda example, path: path.write_bytes(b"\x89PNG\r\n\x1a\n")  # noqa: E731
+        monkeypatch.setattr("modeling_adapt.hub.staging.draw_example", no_picture)
 
 
 @pytest.fixture(scope="session")

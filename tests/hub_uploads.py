@@ -64,7 +64,14 @@ def data_folder(springs, tmp_path) -> Path:
 
 EXPECTED = {
     *("LICENSE", "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "example.json"),
-    *("recipe.yaml", "run.json", "training_metrics.json", "training_curve.png", "configuration_adapt.py"),
+    *(
+        "example.png",
+        "recipe.yaml",
+        "run.json",
+        "training_metrics.json",
+        "training_curve.png",
+        "configuration_adapt.py",
+    ),
     *("architectures_adapt.py", "elements_adapt.py", "embeddings_adapt.py", "encoder_adapt.py", "mlp_adapt.py"),
     *("feature_extraction_adapt.py", "modeling_adapt.py", "neighbours_adapt.py", "pairwise_adapt.py"),
     "reciprocal_adapt.py",

@@ -206,7 +206,7 @@ def prepared(runner, inputs, shared_hub) -> Path:
     python train.py configuration/recipes/si-dft-pairwise.yaml --dataset datasets/silicon --output_dir runs/silicon
     python train.py configuration/recipes/demo.yaml --dataset datasets/silicon --output_dir runs/defects
     python evaluate.py runs/silicon datasets/silicon --split validation --output results/silicon
-    python hub_upload.py runs/defects organisation/adapt-si-defects --energy runs/silicon --tag v1
+    python hub_upload.py runs/defects organisation/adapt-si-defects --energy runs/silicon --license mit --tag v1
     """
     done = runner.shell(script, inputs, DOCUMENTATION_STRANGERS="1")
     assert done.status == 0, done.output

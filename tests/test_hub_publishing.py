@@ -42,14 +42,15 @@ class TestOverHttp:
 
         def publish(*arguments, token=hub.token) -> int:
             monkeypatch.setenv("HF_TOKEN", token)
-            return run_command(lambda: hub_upload.main([str(argument) for argument in arguments]))
+            license = [] if "--license" in arguments else ["--license", "mit"]
+            return run_command(lambda: hub_upload.main([str(one) for one in (*arguments, *license)]))
 
         return publish
 
     def test_the_command(self, hub, run_folder, data_folder, make_energy_model, tmp_path, publish, capsys):
         """A process of its own publishes all there is, privately; another finds nothing left to do."""
         energy = save(make_energy_model(**PAIRWISE), tmp_path / "energy")
-        options = ["--energy", energy, "--dataset", data_folder, "--private", "--tag", "v1"]
+        options = ["--energy", energy, "--dataset", data_folder, "--private", "--tag", "v1", "--license", "mit"]
         command = [sys.executable, str(REPOSITORY / "hub_upload.py"), run_folder, "org/adapt-si", *options]
         environment = hub.env(tmp_path / "hf") | {"OMP_NUM_THREADS": "1"}
         environment.pop("HF_HUB_DISABLE_XET")  # the command knows by itself

@@ -75,7 +75,7 @@ def test_trained_published_and_used_by_a_stranger(hub, command, recipe, springs,
     command("train.py", pooled, "--dataset", data, "--output_dir", tmp_path / "energy")
     command("evaluate.py", tmp_path / "forces", data, "--output", tmp_path / "results")
     publish = ("hub_upload.py", tmp_path / "forces", "org/adapt-si", "--energy", tmp_path / "energy")
-    publish += ("--dataset", data, "--private", "--evaluation", tmp_path / "results")
+    publish += ("--dataset", data, "--private", "--evaluation", tmp_path / "results", "--license", "mit")
     assert command(*publish, "--tag", "v1").count("in one commit") == 2
     first = hub.repository("org/adapt-si").branches["main"]
 

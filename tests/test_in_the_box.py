@@ -15,6 +15,7 @@ import modeling_adapt
 from modeling_adapt import ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy
 from modeling_adapt.cli import evaluate, hub_upload, relax
 from modeling_adapt.cli.command_line import run_command
+from modeling_adapt.hub.card import write_model_card
 from modeling_adapt.loading import load_model, weights_hash
 from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.pretrained_adapt import DEFAULT_MODEL, in_the_box
@@ -83,6 +84,16 @@ def test_the_card_has_the_numbers_of_the_files():
     assert recipe["message_degree"] >= 1 and "si-dft" in card
     parameters = sum(weight.numel() for weight in ADAPTForEnergy.from_pretrained(BOX).parameters())
     assert re.search(rf"\({parameters:,} parameters\)|\({parameters} parameters\)", card)
+
+
+def test_the_card_is_what_its_files_give(tmp_path):
+    """Made anew from them it says the same, but for the versions of what wrote it."""
+    for path in BOX.iterdir():
+        if path.name != "model.safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    anew = write_model_card(tmp_path, "org/adapt-si", license="mit")
+    of_versions = re.compile(r"\nWritten and checked with .*?\n.*?\n")
+    assert of_versions.sub("\n", anew) == of_versions.sub("\n", (BOX / "README.md").read_text())
 
 
 def test_it_is_of_the_recipe_that_is_here():

@@ -199,7 +199,7 @@ def test_domain_symmetry_and_training_are_those_of_the_files(make_run, stage):
         and training["time of part 2, the last one (h)"] == "2.50"
     )
     assert training["hardware"] == "cuda H100, processes: 2" and training["revision of the code"] == "f00d"
-    assert "4321 parameters" in text
+    assert "4,321 parameters" in text
     data = ModelCard.load(staged / "README.md").data
     assert data.license == "cc-by-4.0" and data.datasets == ["org/adapt-si-data"]
     assert text.count('revision="v1"') == text.count('"org/adapt-si"') == 5 and "10.48550/arXiv.2509.24115" in text
@@ -222,9 +222,18 @@ class TestPhysicalChecks:
         assert len(table) == 1 + len(CHECKS)
         for row, (name, (words, ideal)) in zip(table[1:], CHECKS.items(), strict=True):
             value, *unit = row[1].split()
-            assert (row[0], row[2]) == (words, ideal) and row[3], name
+            assert (row[0], row[2]) == (words, ideal) and row[3], name  # a row of its own for the reference
             assert unit == (["meV/Å"] if name.endswith("_mev_per_ang") else [])
             assert float(value) == pytest.approx(checks[name], rel=0.05)
+
+    def test_bulk_atoms_are_held_against_the_reference(self, make_run, stage):
+        """123 meV/Å in structures that are not relaxed is no alarm where the reference has as much."""
+        names = [f"bulk_atom_{one}_mev_per_ang" for one in ("force", "reference", "error")]
+        checks = dict(zip(names, (123.4, 122.9, 1.5), strict=True))
+        TestEvaluations.change(folder := make_run(), physical_checks=checks)
+        rows = tables(stage(folder)[1], "Physical checks")[0][1:4]
+        assert [row[1] for row in rows] == ["123 meV/Å", "123 meV/Å", "1.5 meV/Å"]
+        assert [row[2] for row in rows] == ["that of the reference", "0 in a relaxed structure", "0"]
 
     def test_training_and_example_stand_in_for_what_is_missing(self, make_run, stage):
         names = ("octahedral_error_mev_per_ang", "scan_jump_mev_per_ang")
@@ -264,7 +273,9 @@ def test_errors_by_distance_and_element(make_run, stage):
     for lines, table in zip(groups.values(), tables(text, "Errors")[1:], strict=True):
         require_table(table, "forces", lines)
     assert "](error_by_distance.png)" in text and "](error_by_force.png)" in text
-    assert {path.name for path in staged.glob("*.png")} == {"error_by_distance.png", "error_by_force.png"}
+    assert {path.name for path in staged.glob("*.png")} == {
+        *("error_by_distance.png", "error_by_force.png", "example.png")
+    }
 
 
 def test_limits_are_those_of_the_kind_of_model(make_run, stage):
@@ -523,3 +534,75 @@ class TestAnswers:
         path.write_text(path.read_text().replace("3.47", '"many"'))
         with pytest.raises(InputError, match="answers.json cannot be read: its answers are not as evaluate.py writes"):
             stage(folder)
+
+    def test_energies_have_a_table_of_their_own(self, make_run, stage):
+        folder = make_run("pooled")
+        references = {"DFT": Reference(3.673, "PW91")}
+        answers = {
+            "lattice constant": Answer("Å", {8: 5.469}, {"DFT": Reference(5.469, "PBE")}),
+            "vacancy": Answer("eV", {216: 3.47}, references, uncertainty=0.19),
+        }
+        (folder / "answers").mkdir()
+        write_answers(folder / "answers", answers, {"model": "m", "weights_sha256": weights_hash(folder)})
+        target = folder.parent / "with-answers"
+        stage_model(open_run(folder, [folder / "answers"]), example_structure(None), target)
+        energies, others = tables(write_model_card(target, "org/adapt-si", license="mit"), "Answers")
+        assert energies[0] == ["answer", "unit", "this model", "±", "DFT", "error"]
+        assert energies[1] == ["vacancy", "eV", "3.47", "0.19", "3.67", "-0.20"]
+        assert others[1] == ["lattice constant", "Å", "5.469", "5.469", "+0.000"]
+
+
+class TestWhatIsUsed:
+    """The card lists what the model reads, and names what others have."""
+
+    @pytest.mark.parametrize(
+        ("kind", "config", "there", "absent"),
+        [
+            ("forces", {}, {"force_loss"}, {"force_weight", "stress_weight", "reads_charge", "long_range"}),
+            ("pooled", {}, {"force_loss", "force_weight"}, {"stress_weight", "long_range_cutoff"}),
+            ("pooled", {"force_weight": 0.0}, set(), {"force_loss", "force_weight"}),
+            ("pooled", {"long_range": True}, {"long_range", "long_range_cutoff"}, {"reads_charge"}),
+            ("mlp", {}, {"max_atoms"}, {"force_loss", "force_weight", "pairwise_cutoff"}),
+        ],
+    )
+    def test_settings(self, make_run, stage, kind, config, there, absent):
+        staged, _ = stage(make_run(kind))
+        path = staged / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        shown = {row[0] for row in tables(write_model_card(staged, "org/adapt-si"), "Architecture")[0][1:]}
+        assert there <= shown and not shown & absent and "architecture" in shown
+
+    @pytest.mark.parametrize(
+        ("initial", "base"), [("org/first", ["org/first"]), ("../secret/first", None), ("adapt-si", None)]
+    )
+    def test_the_model_that_it_started_from_and_the_paper(self, make_run, stage, initial, base):
+        folder = make_run()
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"initial_model": initial}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        staged, text = stage(folder)
+        data = ModelCard.load(staged / "README.md").data
+        assert data.base_model == base and ("(https://huggingface.co/org/first)" in text) == (base is not None)
+        assert "arxiv:2509.24115" in data.tags and "](https://arxiv.org/abs/2509.24115)" in text
+
+    def test_the_picture_goes_with_it(self, make_run, stage):
+        staged, text = stage(make_run(), revision="v1")
+        assert (staged / "example.png").is_file() and "](example.png)" in text
+        address = "https://huggingface.co/org/adapt-si/resolve/v1/example.png"
+        assert ModelCard.load(staged / "README.md").data.thumbnail == address
+
+    def test_a_folder_is_no_data_set_of_the_hub(self, make_run, stage):
+        """A relative path looks like the id of a repository; it has no revision."""
+        folder = make_run()
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        recipe |= {"dataset": "datasets/springs", "dataset_revision": None}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        TestEvaluations.change(folder, dataset="datasets/springs")
+        staged, text = stage(folder)
+        assert "datasets/springs" not in text and "split `test` of `springs`" in text
+        assert yaml.safe_load((staged / "recipe.yaml").read_text())["dataset"] == "springs"
+
+    def test_stress_and_limits(self, make_run, stage):
+        _, text = stage(make_run("pooled"))
+        assert "was not learned: hold a cell" in text and "no stress" not in text
+        _, text = stage(make_run("mlp"))
+        assert "There is no stress: cells stay fixed" in text

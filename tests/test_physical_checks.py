@@ -13,6 +13,7 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.evaluation.physical_checks import (
     CHECKS,
     NEAREST_DEFECT,
+    REFERENCE,
     calculator_forces,
     checks_table,
     host_in,
@@ -65,11 +66,13 @@ def springs(stiffness: np.ndarray, atoms: Atoms):
 
 def test_an_exact_potential_passes_all(exact):
     atoms = vacancy()
+    atoms.set_array(REFERENCE, exact(atoms))
     host = perfect_crystal(atoms)
     found = physical_checks(exact, [atoms], host, exact, progress=False)
     assert list(found) == list(CHECKS)
     bulk_force = exact(atoms)[atoms.arrays[NEAREST_DEFECT] > 6].mean(axis=0)  # of the vibration
-    assert found.pop("bulk_atom_force_mev_per_ang") == pytest.approx(1000 * np.linalg.norm(bulk_force))
+    for name in ("bulk_atom_force_mev_per_ang", "bulk_atom_reference_mev_per_ang"):
+        assert found.pop(name) == pytest.approx(1000 * np.linalg.norm(bulk_force))
     assert found.pop("jacobian_asymmetry") < 1e-4
     assert all(value < 1e-6 for value in found.values())
     assert "Newton" in checks_table(found)
@@ -87,6 +90,10 @@ class TestPlanted:
         assert found["net_force_per_atom_mev_per_ang"] == pytest.approx(10)
         far = exact(cell)[6:].mean(axis=0) + [0.0, 0.01, 0.0]
         assert found["bulk_atom_force_mev_per_ang"] == pytest.approx(1000 * np.linalg.norm(far))
+        assert "bulk_atom_reference_mev_per_ang" not in found
+        cell.set_array(REFERENCE, exact(cell))
+        found = physical_checks(lambda atoms: exact(atoms) + [0.0, 0.01, 0.0], [cell], cell, progress=False)
+        assert found["bulk_atom_error_mev_per_ang"] == pytest.approx(10)
         assert found["jacobian_asymmetry"] < 1e-4 and found["scan_jump_mev_per_ang"] < 1e-6
 
     def test_forces_in_the_perfect_crystal_and_of_another_energy(self, exact, cell):

@@ -12,8 +12,9 @@ from ..training.options import read_charge
 from .command_line import CommandParser, whole_number
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel
+
+    from datasets import Dataset
 
     from ..data.structures import Target
     from ..evaluation.answers import Answer

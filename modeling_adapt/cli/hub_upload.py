@@ -13,8 +13,8 @@ from .command_line import CommandParser
 EXAMPLE = """\
 examples:
   python hub_upload.py runs/silicon my-name/adapt-si --dry-run
-  python hub_upload.py runs/silicon my-name/adapt-si --evaluation results/silicon --tag v1
-  python hub_upload.py runs/forces my-org/adapt-si --energy runs/energy --dataset datasets/silicon --private
+  python hub_upload.py runs/silicon my-name/adapt-si --evaluation results/silicon --license mit --tag v1
+  python hub_upload.py runs/forces my-org/adapt-si --energy runs/energy --dataset datasets/silicon --license cc-by-4.0
   python hub_upload.py my-org/open-defects --dataset datasets/open-defects
 
 Before anything goes out, the folder is loaded in a clean process, with transformers alone, and has to compute what its
@@ -49,10 +49,11 @@ def main(argv: list[str] | None = None) -> int | None:
     require_repository_name(arguments.repository)
     if arguments.model is None:
         return _publish_dataset(arguments)
-    require_license(arguments.license)
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
     runs = open_runs([arguments.model, arguments.energy], arguments.evaluation)
+    if arguments.license is not None or not arguments.dry_run:
+        require_license(arguments.license)
     if arguments.save is not None:
         require_empty_folder(arguments.save)
     local_alone = arguments.dry_run or arguments.save is not None
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int | None:
                 arguments.repository,
                 dataset=arguments.dataset,
                 data_repository=data_repository,
-                license=arguments.license,
+                license=arguments.license or "unknown",
                 revision=arguments.tag or arguments.revision,
                 api=api,
             )
@@ -122,7 +123,7 @@ def _publish_dataset(arguments: argparse.Namespace) -> int:
     if arguments.dataset is None:
         raise InputError("name a model before ORG/NAME, or a data set with --dataset")
     of_models = {"--energy": arguments.energy, "--evaluation": arguments.evaluation, "--save": arguments.save}
-    of_models["--license (the card of a data set has its own)"] = arguments.license != "unknown"
+    of_models["--license (the card of a data set has its own)"] = arguments.license
     if any(of_models.values()):
         raise InputError(f"without a model leave out {', '.join(filter(of_models.get, of_models))}")
     require_ref_name(arguments.tag, "--tag")
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "--evaluation", metavar="FOLDER", nargs="+", default=[], help="what evaluate.py wrote for these models alone"
     )
     parser.add_argument(
-        "--license", default="unknown", help="of the weights, as the Hub names it, such as mit (default: unknown)"
+        "--license", metavar="ID", help="of the weights, as the Hub names it, such as mit; only a dry run goes without"
     )
     parser.add_argument("--private", action="store_true", help="only members see it")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to upload to (default: main)")

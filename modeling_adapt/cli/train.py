@@ -16,8 +16,9 @@ from ..errors import InputError
 from ..training.options import RunArguments, help_text
 
 if TYPE_CHECKING:
-    import datasets
     from transformers import TrainingArguments
+
+    import datasets
 
     from ..configuration_adapt import ADAPTConfig
     from ..data.structures import Target

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
-from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from ..figures import GREY, MODEL, OTHER, PAGE, caption, drawn, legend_below
 from ..files import write_whole
 from ..loading import load_model
 from ..simulation.calculator import ADAPTCalculator
 from ..simulation.doubt import load_doubt
+from ..simulation.results import model_names
 from ..tables import format_table
 from .compare import load_calculator_of_others
 from .measurements import Crystal, Measured
@@ -85,6 +86,23 @@ class Answer:
         return cls(str(record["unit"]), values, references, uncertainty, tuple(map(str, record.get("notes", ()))))
 
 
+_OURS: dict[str, Any] = {"color": MODEL.colour, "marker": "o", "linestyle": "", "zorder": 3, "gid": "this model"}
+_OF_DFT: dict[str, Any] = {
+    "color": OTHER.colour,
+    "marker": "|",
+    "markersize": 9,
+    "markeredgewidth": 2,
+    "linestyle": "",
+    "gid": DFT,
+}
+_OTHERS: dict[str, Any] = {
+    "color": GREY,
+    "marker": "x",
+    "markersize": 3,
+    "linestyle": "",
+    "zorder": 1,
+    "gid": "other methods",
+}
 _DIGITS = {"eV": 2, "Å": 3, "GPa": 0, "J/m²": 2, "THz": 2}
 
 
@@ -235,25 +253,39 @@ def write_answers(folder: Path, answers: Mapping[str, Answer], record: Mapping[s
     write_whole(folder / ANSWERS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     energies = {name: one for name, one in answers.items() if one.unit == "eV" and one.references}
     if len(energies) > 1:
-        _draw(energies, folder / ANSWERS_FIGURE)
+        title = f"{model_names([record.get('model', '')])}: energies of {record.get('host', '')}"
+        draw_energies(energies, folder / ANSWERS_FIGURE, title)
 
 
-def _draw(answers: Mapping[str, Answer], path: Path) -> None:
-    figure, (axes,) = new_figure(6.5, 1.2 + 0.32 * len(answers))
-    for place, one in enumerate(answers.values()):
-        others = [found.value for method, found in one.references.items() if method != DFT]
-        axes.scatter(others, [place] * len(others), s=22, color=GREY, alpha=0.6, linewidths=0)
-        if DFT in one.references:
-            axes.scatter(one.references[DFT].value, place, s=90, color=ORANGE, marker="|", linewidths=2)
-        axes.scatter(one.value, place, s=32, color=BLUE, zorder=3)
-    for name, style in (
-        ("this model", {"color": BLUE}),
-        (DFT, {"color": ORANGE, "marker": "|", "linewidths": 2}),
-        ("other methods", {"color": GREY}),
-    ):
-        axes.scatter([], [], label=name, **style)
-    axes.set_yticks(range(len(answers)), list(answers))
-    axes.invert_yaxis()
-    axes.set_xlabel("energy (eV)")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
-    save_figure(figure, path)
+def draw_energies(answers: Mapping[str, Answer], path: Path, title: str = "") -> None:
+    """
+    Draws energies beside those of DFT and of other methods, and beside that how far they are from DFT; bars are the
+    uncertainty that the model gives.
+
+    Args:
+        answers (`Mapping[str, Answer]`): Those in eV that have references, by name.
+        path (`Path`): Image file.
+        title (`str`, defaults to `""`): Of which model and host.
+    """
+    height = 1.2 + 0.19 * len(answers)
+    with drawn(path, PAGE, height, columns=2, sharey=True, width_ratios=(1.4, 1)) as (figure, (left, right)):
+        right.axvline(0, color=OTHER.colour, linewidth=1.1, zorder=0)
+        for place, one in enumerate(answers.values()):
+            values = {method: found.value for method, found in one.references.items()}
+            origins = [(left, 0.0), *([(right, values[DFT])] if DFT in values else [])]
+            for axes, origin in origins:
+                axes.axhline(place, color=GREY, linewidth=0.3, zorder=-1)
+                others = [value - origin for method, value in values.items() if method != DFT]
+                axes.plot(others, [place] * len(others), **_OTHERS)
+                axes.errorbar(one.value - origin, place, xerr=one.uncertainty, **_OURS)
+            if DFT in values:
+                left.plot(values[DFT], place, **_OF_DFT)
+        for look in (_OURS, _OF_DFT, _OTHERS):
+            left.plot([], [], **look, label=look["gid"])
+        left.set_yticks(range(len(answers)), list(answers))
+        left.set_ylim(len(answers) - 0.5, -0.5)
+        left.set_xlabel("energy (eV)")
+        right.set_xlabel("energy − DFT (eV)")
+        bars = "; bars: its uncertainty, one standard deviation"
+        caption(figure, title + (bars if any(one.uncertainty for one in answers.values()) else ""))
+        legend_below(figure)

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 from transformers import PreTrainedModel
+
+import datasets
 
 from ..data.columns import describe_row
 from ..data.load.batching import StructureDataset
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..figures import BLUE, GREY, new_figure, save_figure
+from ..figures import COLUMN, GREY, MODEL, caption, drawn, logarithmic
 from ..simulation.prediction import predict
 from .evaluate import Evaluation
 from .metrics import ForceMetrics
@@ -87,20 +88,35 @@ def calibrate(
     return Calibration(evaluation, np.concatenate(spread), np.linalg.norm(mean - truth, axis=1))
 
 
-def calibration_plot(calibration: Calibration, path: str | Path) -> None:
-    """RMS error of atoms of similar spread against their RMS spread; on the line, the spread is the error."""
+def calibration_plot(calibration: Calibration, path: str | Path, title: str = "") -> None:
+    """
+    RMS error of atoms of similar spread against their RMS spread, with bars of two standard errors; on the line, the
+    spread is the error.
+
+    Args:
+        calibration ([`Calibration`]): What is drawn.
+        path (`str` or `Path`): Image file.
+        title (`str`, defaults to `""`): Of which models and structures.
+    """
     order = np.argsort(calibration.spread)
     groups = np.array_split(order, min(BINS, len(order)))
     spread, error = (
         1000 * np.array([np.sqrt(np.mean(np.square(values[group]))) for group in groups])
         for values in (calibration.spread, calibration.error)
     )
-    figure, (axes,) = new_figure(5.0, 5.0)
+    # Of a root mean square: that of the mean square, divided by twice the root.
+    squares = [np.square(1000 * calibration.error[group]) for group in groups]
+    deviation = np.array([one.std() / np.sqrt(len(one)) for one in squares]) / (2 * np.maximum(error, 1e-9))
     both = np.concatenate([spread, error])
     limits = (max(both.min(), 1e-3) / 1.5, both.max() * 1.5)
-    axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=0)
-    axes.plot(spread, error, color=BLUE, linewidth=1.2, marker="o", markersize=4)
-    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel("spread of the forces on an atom (meV/Å)")
-    axes.set_ylabel("error of their mean (meV/Å)")
-    save_figure(figure, path)
+    with drawn(path, COLUMN, 3.3) as (figure, (axes,)):
+        axes.plot(limits, limits, color=GREY, linewidth=0.7, zorder=0)
+        axes.errorbar(spread, error, yerr=2 * deviation, **MODEL.line())
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
+        axes.set_xlabel("spread of the forces on an atom, RMS (meV/Å)")
+        axes.set_ylabel("error of their mean, RMS (meV/Å)")
+        logarithmic(axes.xaxis)
+        logarithmic(axes.yaxis)
+        counts = sorted({len(group) for group in groups})
+        each = " or ".join(f"{count:,}" for count in counts)
+        caption(figure, title, f"n = {len(order):,} atoms, {each} in a point", "bars: two standard errors")

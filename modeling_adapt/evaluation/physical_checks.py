@@ -6,12 +6,13 @@ A model may have a low mean error and still push the whole crystal, turn with th
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 from transformers import PreTrainedModel
+
+import datasets
 
 from ..crystal.alignment import Aligner
 from ..crystal.minimum_image import shortest_images
@@ -26,7 +27,8 @@ from ..tables import format_table
 from .symmetry import Forces, octahedral, perfect_crystal, reordered, repeated, rotated, shifted, symmetry_error
 
 BULK_DISTANCE = 6.0  # Å from every defect site; atoms beyond are bulk
-NEAREST_DEFECT = "nearest_defect"  # array of the structures: distance to the nearest defect site in Å, inf for none
+# Arrays of the structures: distance to the nearest defect site in Å, inf for none, and the forces to learn in eV/Å.
+NEAREST_DEFECT, REFERENCE = "nearest_defect", "reference_forces"
 
 # Of the finite differences, which any function of a structure allows; it should compute in float64.
 STEP = 1e-3  # Å; of the central differences
@@ -41,8 +43,10 @@ CHECKS = {
     "net_force_per_atom_mev_per_ang": ("net force per atom", "0 (Newton's third law)"),
     "bulk_atom_force_mev_per_ang": (
         f"mean force on atoms beyond {BULK_DISTANCE:g} Å of a defect",
-        "near 0, as in the reference",
+        "that of the reference",
     ),
+    "bulk_atom_reference_mev_per_ang": ("the same in the reference", "0 in a relaxed structure"),
+    "bulk_atom_error_mev_per_ang": ("difference of these two", "0"),
     "perfect_crystal_force_mev_per_ang": ("forces in the perfect crystal", "0 (symmetry)"),
     "octahedral_error_mev_per_ang": ("error under the 47 operations of the cube", "0"),
     "rotation_error_mev_per_ang": ("error under rotations with the cell", "0"),
@@ -77,13 +81,14 @@ def physical_checks(
     Args:
         forces (`Forces`): Function from a structure to its forces (N, 3) in eV/Å; better in float64.
         structures (`Sequence[Atoms]`):
-            At least one; distances to the defect, where known, are in their array `NEAREST_DEFECT`.
+            At least one; distances to the defect, where known, are in their array `NEAREST_DEFECT`, and reference
+            forces in `REFERENCE`.
         host (`Atoms`, *optional*): The perfect crystal that the model was trained on the defects of.
         energy_gradient (`Forces`, *optional*): Forces in eV/Å as -dE/dR of the energy that goes with them.
 
     Returns:
         `dict[str, float]`: Those of `CHECKS` that apply, in meV/Å or as a ratio. All are root mean squares over
-        structures but for `bulk_atom_force` and `energy_gradient_mae`, which are means, and `scan_jump`: the scan,
+        structures but for those of bulk atoms and `energy_gradient_mae`, which are means, and `scan_jump`: the scan,
         which takes as long as all else on a structure, moves the atom nearest to a defect, of the first one.
 
     Raises:
@@ -98,7 +103,7 @@ def physical_checks(
         predicted = [counted(atoms) for atoms in structures]
         found: dict[str, float | None]
         found = {"net_force_per_atom": _rms([np.linalg.norm(one.mean(axis=0)) for one in predicted])}
-        found["bulk_atom_force"] = _bulk_force(predicted, structures)
+        found |= _bulk_forces(predicted, structures)
         found["perfect_crystal_force"] = None if host is None else _rms(counted(host))
         found |= {name: symmetry_error(counted, structures, images) for name, images in _IMAGES.items()}
         if energy_gradient is not None:
@@ -127,12 +132,14 @@ def checks_table(checks: dict[str, float]) -> str:
 
 
 def chosen_structures(rows: datasets.Dataset, count: int) -> list[Atoms]:
-    """At most `count` of `rows`, evenly, with their distances to the defect."""
+    """At most `count` of `rows`, evenly, with their distances to the defect and their forces."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     structures, items = [], StructureDataset(rows)
     for row in chosen.tolist():
-        atoms = atoms_from_row(rows[row])
-        atoms.set_array(NEAREST_DEFECT, items[row]["nearest_defect"].astype(np.float64))
+        atoms, item = atoms_from_row(rows[row]), items[row]
+        atoms.set_array(NEAREST_DEFECT, item["nearest_defect"].astype(np.float64))
+        if item["forces"] is not None:
+            atoms.set_array(REFERENCE, item["forces"].astype(np.float64))
         structures.append(atoms)
     return structures
 
@@ -266,13 +273,24 @@ def _rms(values: Any) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _bulk_force(predicted: Sequence[np.ndarray], structures: Sequence[Atoms]) -> float | None:
+def _bulk_forces(predicted: Sequence[np.ndarray], structures: Sequence[Atoms]) -> dict[str, float | None]:
+    """How long the mean force on the bulk atoms of a structure is, and that in the reference, where all have one."""
+    found = {"bulk_atom_force": _bulk_force(predicted, structures)}
+    if all(REFERENCE in atoms.arrays for atoms in structures):
+        reference = [atoms.arrays[REFERENCE] for atoms in structures]
+        errors = [ours - theirs for ours, theirs in zip(predicted, reference, strict=True)]
+        found["bulk_atom_reference"] = _bulk_force(reference, structures)
+        found["bulk_atom_error"] = _bulk_force(errors, structures)
+    return found
+
+
+def _bulk_force(forces: Sequence[np.ndarray], structures: Sequence[Atoms]) -> float | None:
     sizes = []
-    for forces, atoms in zip(predicted, structures, strict=True):
+    for one, atoms in zip(forces, structures, strict=True):
         distances = atoms.arrays.get(NEAREST_DEFECT, np.full(len(atoms), np.inf))
         bulk = np.isfinite(distances) & (distances > BULK_DISTANCE)
         if bulk.any():
-            sizes.append(np.linalg.norm(forces[bulk].mean(axis=0)))
+            sizes.append(np.linalg.norm(one[bulk].mean(axis=0)))
     return float(np.mean(sizes)) if sizes else None
 
 

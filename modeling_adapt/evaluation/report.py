@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..files import write_whole
+from ..simulation.results import model_names
 from ..tables import format_table
 from .calibration import Calibration, calibration_plot
 from .evaluate import Evaluation
 from .physical_checks import checks_table
-from .plots import error_profile, parity_plot
+from .plots import ENERGIES, STRESSES, error_profile, parity_plot
 from .rigidity import DoubtCheck
 
 # (heading, metric, format); a column whose metric no line has is left out.
@@ -139,36 +140,56 @@ class Assessment:
         checks |= {} if self.doubt is None else {"doubt": self.doubt.metrics()}
         content = {**record, **spread, **checks, **errors, "by_config_type": groups}
         write_whole(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        self._draw(folder, _title(record))
+
+    def _draw(self, folder: Path, title: str) -> None:
         if "forces" in self.evaluations:
-            _draw_forces(self.evaluations["forces"], folder)
+            _draw_forces(self.evaluations["forces"], folder, title)
         if "energy" in self.evaluations:
             energy = self.evaluations["energy"]
             path = folder / ("energy_parity.png" if "forces" in self.evaluations else "parity.png")
-            caption = f"MAE {energy.metrics['energy_mae_mev_per_atom']:.2f} meV/atom"
-            parity_plot(energy.predicted, energy.reference, path, "energy", "eV/atom", caption)
+            parity_plot(energy.predicted, energy.reference, path, ENERGIES, title, _trivial(energy, "energy"))
         if "stress" in self.evaluations:
             stress = self.evaluations["stress"]
-            caption = f"MAE {stress.metrics['stress_mae_gpa']:.3f} GPa"
-            parity_plot(stress.predicted, stress.reference, folder / "stress_parity.png", "stress", "GPa", caption)
+            path = folder / "stress_parity.png"
+            parity_plot(stress.predicted, stress.reference, path, STRESSES, title, _trivial(stress, "stress"))
         if self.calibration is not None:
-            calibration_plot(self.calibration, folder / "calibration.png")
+            calibration_plot(self.calibration, folder / "calibration.png", title)
 
 
-def _draw_forces(forces: Evaluation, folder: Path) -> None:
-    caption = (
-        f"MAE {forces.metrics['force_mae_mev_per_ang']:.1f} meV/Å\n"
-        f"zero forces {forces.metrics['zero_force_mae_mev_per_ang']:.1f} meV/Å"
-    )
-    parity_plot(forces.predicted, forces.reference, folder / "parity.png", caption=caption)
+# Of each kind of evaluation: the error of a trivial prediction, in words and how it is written.
+_TRIVIAL = {
+    "forces": ("zero_force_mae_mev_per_ang", "zero forces: MAE {:.1f} meV/Å"),
+    "energy": ("composition_baseline_mae_mev_per_atom", "composition only: MAE {:.2f} meV/atom"),
+    "stress": ("zero_stress_mae_gpa", "zero stress: MAE {:.3f} GPa"),
+}
+
+
+def _trivial(evaluation: Evaluation, kind: str) -> str:
+    metric, words = _TRIVIAL[kind]
+    return words.format(evaluation.metrics[metric]) if metric in evaluation.metrics else ""
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    """Of which model and which structures, without the folders that they lie in."""
+    others = len(record.get("ensemble") or [])
+    model = model_names([record.get("model", "")]) + (f" and {others} others, mean" if others else "")
+    return f"{model}, {record.get('split')} of {model_names([record.get('dataset', '')])}"
+
+
+def _draw_forces(forces: Evaluation, folder: Path, title: str) -> None:
+    baseline = _trivial(forces, "forces")
+    parity_plot(forces.predicted, forces.reference, folder / "parity.png", title=title, baseline=baseline)
     predicted, reference = forces.predicted.reshape(-1, 3), forces.reference.reshape(-1, 3)
     sizes = np.linalg.norm(reference, axis=1)
     if (sizes > 0).any():
         sizes = np.where(sizes > 0, sizes, np.nan)  # no place on a logarithmic axis
-        error_profile(sizes, predicted, reference, folder / "error_by_force.png", "reference |F| (eV/Å)", True)
+        label = "reference |F| of an atom (eV/Å)"
+        error_profile(sizes, predicted, reference, folder / "error_by_force.png", label, True, title)
     distances = forces.nearest_defect
     if distances is not None and np.isfinite(distances).any():
         label = "distance to the nearest defect site (Å)"
-        error_profile(distances, predicted, reference, folder / "error_by_distance.png", label)
+        error_profile(distances, predicted, reference, folder / "error_by_distance.png", label, title=title)
 
 
 def _table(what: str, lines: Mapping[str, Mapping[str, Any]], kind: str) -> str:

@@ -16,14 +16,17 @@ import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..configuration.architectures_adapt import ARCHITECTURES, Architecture
 from ..configuration.versions_adapt import ADAPT_VERSION, FORMAT_VERSION
 from ..errors import InputError, one_line
 from ..evaluation.answers import ANSWERS_FILE, Answer, answer_cells, answer_notes
 from ..evaluation.metrics import NEAR_DEFECT_RADIUS
 from ..evaluation.physical_checks import CHECKS
 from ..evaluation.report import by_config_type, error_cells
+from ..hub_access import is_local
 from ..markdown import TEMPLATES, render
 from ..training.arguments import MODEL_FIELDS, RunArguments
+from .picture import PICTURE
 from .records import answers_of, checks_of, read_record
 from .run_folder import ENERGY
 
@@ -45,6 +48,7 @@ _RESULTS = (
     ("near_defect_mae_mev_per_ang", "mae", f"Force MAE within {NEAR_DEFECT_RADIUS:g} Å of a defect (meV/Å)"),
     ("energy_mae_mev_per_atom", "mae", "Energy MAE (meV/atom)"),
     ("energy_rmse_mev_per_atom", "rmse", "Energy RMSE (meV/atom)"),
+    ("stress_mae_gpa", "mae", "Stress MAE (GPa)"),
 )
 _TAGS = ["chemistry", "physics", "materials-science", "force-field", "interatomic-potential"]
 _PACKAGES = ("transformers", "torch", "accelerate", "datasets")
@@ -55,11 +59,28 @@ _OF_TRAINING = (
     ("eval_octahedral_error", "octahedral_error_mev_per_ang", "the symmetries of the cube"),
     ("eval_rotation_error", "rotation_error_mev_per_ang", "random rotations"),
 )
-_NO_SETTINGS = ("dataset", "initial_model", "output_dir")  # of a recipe: rows of their own, and a folder of somebody
+# Of a recipe: rows of their own, a folder of somebody, and what every training has.
+_NO_SETTINGS = ("dataset", "initial_model", "output_dir", "label_names")
+# Fields of a model that mean nothing where another one is zero or false: what the field is -> what decides.
+_ONLY_WITH = {
+    "force_loss": "force_weight",
+    "force_weight": "force_weight",
+    "stress_weight": "stress_weight",
+    **dict.fromkeys(("long_range", "long_range_cutoff", "long_range_channels"), "long_range"),
+    "reads_charge": "reads_charge",
+}
 
 
-def require_license(name: str) -> None:
-    """Raises [`InputError`] for a name that the Hub would refuse with the card, after the files went up."""
+def require_license(name: str | None) -> None:
+    """
+    Raises [`InputError`] for none, as nobody may use what has no licence, and for a name that the Hub would refuse
+    with the card, after the files went up.
+    """
+    if name is None:
+        raise InputError(
+            "--license: say under which licence the weights go out, as far as that of the data allows it: mit, "
+            "cc-by-4.0, other, ...; or unknown"
+        )
     if name not in LICENSES:
         raise InputError(
             f"--license {name!r}: the Hub knows no such identifier; take one like mit or cc-by-4.0, other for a "
@@ -95,13 +116,19 @@ def write_model_card(
         models.append(_published(folder / ENERGY, ENERGY))
     trained_on = [*datasets, *[None] * len(models)][: len(models)]
     named = list(dict.fromkeys(one for one in trained_on if one is not None))
+    paper = yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
     results = [result for pair in zip(models, trained_on, strict=True) for result in _results(*pair)]
     header = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="other",  # of the tasks that the Hub knows; the pipeline's own name is among the tags
-        tags=[*_TAGS, *(["atom-forces"] if models[0].kind != "energy" else []), *_elements(models)],
+        tags=[
+            *(*_TAGS, *(["atom-forces"] if models[0].kind != "energy" else []), *_elements(models)),
+            f"arxiv:{paper['url'].rsplit('/', 1)[-1]}",
+        ],
         datasets=named or None,
+        base_model=list(dict.fromkeys(model.base_model for model in models if model.base_model)) or None,
+        thumbnail=_address(repository, revision, PICTURE) if (folder / PICTURE).is_file() else None,
         model_name=repository.split("/")[-1],
         eval_results=results or None,
     )
@@ -117,10 +144,10 @@ def write_model_card(
         versions={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         project=ADAPT_VERSION,
         format_version=FORMAT_VERSION,
-        paper=yaml.safe_load((TEMPLATES / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"],
+        paper=paper,
         error_cells=error_cells,
         by_config_type=by_config_type,
-        answer_cells=answer_cells,
+        tables_of_answers=_tables_of_answers,
         answer_notes=answer_notes,
     )
     text = f"---\n{header.to_yaml()}\n---\n\n{body}\n"
@@ -221,9 +248,30 @@ class PublishedModel:
         return found
 
     @property
+    def base_model(self) -> str | None:
+        """Hub id of the model that the training started from; None for a folder, which nobody else has."""
+        name = self.recipe.get("initial_model")
+        return name if isinstance(name, str) and "/" in name and not is_local(name) else None
+
+    @property
+    def gives_stress(self) -> bool:
+        """Whether its energy has a derivative by strain."""
+        return self.kind == "both" and self._architecture.has_stress
+
+    @property
     def settings(self) -> dict[str, str]:
-        """Of the model, as config.json has them; what training fits is no setting."""
-        return _settings({name: self.config.get(name) for name in MODEL_FIELDS})
+        """
+        Of the model, as config.json has them, those that it reads; what training fits is no setting, and neither is
+        how to weigh or reach what counts for nothing.
+        """
+        read = self._architecture.fields("forces" if self.kind == "forces" else "energy")
+        values = {name: self.config.get(name) for name in MODEL_FIELDS if name in read or name == "architecture"}
+        idle = {name for name, decides in _ONLY_WITH.items() if decides in read and not self.config.get(decides)}
+        return _settings({name: value for name, value in values.items() if name not in idle})
+
+    @property
+    def _architecture(self) -> Architecture:
+        return ARCHITECTURES[self.config["architecture"]]
 
     @property
     def training_settings(self) -> dict[str, str]:
@@ -278,6 +326,19 @@ def _results(model: PublishedModel, dataset: str | None) -> Iterator[EvalResult]
                 metric_name=title + where,
                 metric_value=source[prefix + key],
             )
+
+
+def _address(repository: str, revision: str | None, file: str) -> str:
+    """Of a file as the Hub serves it: in a header it takes no names beside the card."""
+    return f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{file}"
+
+
+def _tables_of_answers(answers: Mapping[str, Answer]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """What each table is of -> its headings and lines: energies first, of which there are most."""
+    energies = {name: one for name, one in answers.items() if one.unit == "eV"}
+    others = {name: one for name, one in answers.items() if one.unit != "eV"}
+    named = {"Energies in eV": energies, "Crystal and surface": others}
+    return {name: answer_cells(some) for name, some in named.items() if some}
 
 
 def _elements(models: list[PublishedModel]) -> list[str]:

@@ -152,7 +152,8 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
 def _hub_dataset(run: RunFolder) -> str | None:
     """The Hub id of the data set in the recipe; None where that is a folder."""
     recorded = run.recipe.get("dataset")
-    if recorded is None or is_local(recorded):
+    was_a_folder = run.recipe.get("dataset_revision", "") is None  # of a repository, it is the commit
+    if recorded is None or was_a_folder or is_local(recorded):
         return None
     return str(recorded).removeprefix(HUB_DATASETS)
 

@@ -36,7 +36,8 @@ from ..modeling_adapt import forces_of
 from ..simulation.doubt import load_doubt
 from .card import write_model_card
 from .dataset import trained_on
-from .privacy import copy_png, publishable
+from .picture import PICTURE, draw_example
+from .privacy import copy_png, last_name, publishable
 from .run_folder import ENERGY, PICKLES, RunFolder
 from .schema import published_fields
 
@@ -46,12 +47,12 @@ _CODE = (
     *("architectures", "configuration", "elements", "embeddings", "encoder", "feature_extraction", "mlp", "modeling"),
     *("neighbours", "pairwise", "pipeline", "pretrained", "reciprocal", "versions"),
 )
-_OF_EVALUATION = ("parity", "energy_parity", "error_by_distance", "error_by_force")  # its figures
+_OF_EVALUATION = ("parity", "energy_parity", "stress_parity", "error_by_distance", "error_by_force")  # its figures
 _OF_A_MODEL = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json|preprocessor_config\.json|"
     r"doubt\.safetensors|"
     r"example\.json|recipe\.yaml|run\.json|training_metrics\.json|metrics\.json|training_curve\.png|"
-    rf"answers\.json|({'|'.join((*_OF_EVALUATION, 'answers'))})\.png"
+    rf"answers\.json|({'|'.join((*_OF_EVALUATION, 'answers', 'example'))})\.png"
 )
 _ALLOWED = re.compile(rf"({ENERGY}/)?({_OF_A_MODEL})|({'|'.join(_CODE)})_adapt\.py|README\.md|LICENSE")
 _SHARD = "2GB"
@@ -146,8 +147,11 @@ def stage_model(run: RunFolder, structure: dict[str, Any], folder: Path, name: s
             path.unlink()
     for file in ("config.json", "preprocessor_config.json"):
         _write(target / file, json.loads((target / file).read_text(encoding="utf-8")))
-    _write(target / "example.json", _with_answer(structure, model, feature_extractor))
-    _write(target / "recipe.yaml", run.recipe)
+    example = _with_answer(structure, model, feature_extractor)
+    _write(target / "example.json", example)
+    if not name:  # both models are given the same structure
+        draw_example(example, target / PICTURE)
+    _write(target / "recipe.yaml", run.recipe | _names_of_folders(run))
     _write(target / "run.json", _published_run(run))
     _write(target / "training_metrics.json", run.training_metrics)
     _write(target / "metrics.json", _published_metrics(run))
@@ -225,7 +229,21 @@ def _published_run(run: RunFolder) -> dict[str, Any]:
 
 def _published_metrics(run: RunFolder) -> dict[str, Any]:
     """With what the card cannot tell from the names alone, when they are cut to their last part."""
-    return run.metrics | {"data_set_of_the_training": run.evaluated_on_its_data} if run.metrics else {}
+    if not run.metrics:
+        return {}
+    folder = _names_of_folders(run).get("dataset") if run.evaluated_on_its_data else None
+    named = {} if folder is None else {"dataset": folder}
+    return run.metrics | named | {"data_set_of_the_training": run.evaluated_on_its_data}
+
+
+def _names_of_folders(run: RunFolder) -> dict[str, str]:
+    """What the recipe names and is no repository: a relative path looks like the id of one, and has no revision."""
+    names = {"dataset": "dataset_revision", "initial_model": "initial_revision"}
+    return {
+        name: last_name(folder)
+        for name, revision in names.items()
+        if revision in run.recipe and run.recipe[revision] is None and (folder := run.recipe.get(name))
+    }
 
 
 def _require_finite(model: PreTrainedModel, run: RunFolder) -> None:

@@ -22,7 +22,8 @@ from ..crystal.minimum_image import displacements, largest_displacement
 from ..crystal.structure_match import match_atoms
 from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
-from ..figures import BLUE, GREY, new_figure, save_figure
+from ..figures import COLUMN, GREY, MODEL, drawn
+from ..figures import caption as captioned
 from ..files import whole_file, write_whole
 from ..modeling_adapt import forces_of
 from ..tables import csv_text, format_table
@@ -297,18 +298,17 @@ def plot_path(path: MigrationPath, file: Path, caption: str = "") -> None:
         caption (`str`, defaults to `""`): Above the figure, such as the name of the model.
     """
     fit, top = fit_images(path.images), int(path.energies.argmax())
-    figure, (axes,) = new_figure(5.0, 3.6)
-    axes.plot(fit.fit_path, fit.fit_energies, color=BLUE, linewidth=1.4)
-    axes.plot(fit.path, path.energies, "o", color=BLUE, markersize=5, label="images")
-    axes.errorbar(fit.path[top], path.energies[top], yerr=path.barrier.uncertainty, color=GREY, capsize=3, zorder=0)
-    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-    said = f"{path.barrier} eV" if path.status == "converged" else f"{path.barrier} eV, {path.status}"
-    axes.annotate(said, (fit.path[top], path.energies[top]), (8, 6), textcoords="offset points")
-    axes.margins(x=0.04, y=0.18)
-    axes.set_xlabel("length of the path (Å)")
-    axes.set_ylabel("energy above the start (eV)")
-    axes.set_title(caption, fontsize="medium", loc="left")
-    save_figure(figure, file)
+    said = f"barrier {path.barrier} eV, {path.status}, n = {len(path.images)} images"
+    bar = "bar: one standard deviation of the barrier" if path.barrier.uncertainty else ""
+    with drawn(file, COLUMN, 2.7) as (figure, (axes,)):
+        axes.axhline(0, color=GREY, linewidth=0.7, linestyle=":", zorder=0)
+        axes.plot(fit.fit_path, fit.fit_energies, color=MODEL.colour)
+        axes.plot(fit.path, path.energies, **MODEL.line() | {"linestyle": ""})
+        axes.errorbar(fit.path[top], path.energies[top], yerr=path.barrier.uncertainty, color=MODEL.colour, zorder=0)
+        axes.margins(x=0.04, y=0.1)
+        axes.set_xlabel("length of the path (Å)")
+        axes.set_ylabel("energy above the start (eV)")
+        captioned(figure, caption, said, bar)
 
 
 __all__ = ["Energy", "MigrationPath", "find_path", "matched_end", "plot_path", "predict_together"]

@@ -210,7 +210,12 @@ def _cell(text: str, uncertainty: str = "") -> tuple[str, float | None]:
         return text, None
     shown = text if text.lstrip("-").isdigit() else f"{value:.3f}"
     deviation = _number(uncertainty)
-    return shown.replace("-", "−") + (f" ± {deviation:.2f}" if deviation else ""), value
+    return shown.replace("-", "−") + (f" ± {_rounded_up(deviation)}" if deviation else ""), value
+
+
+def _rounded_up(deviation: float) -> str:
+    """To two decimals, and a small one to three: an uncertainty is never 0."""
+    return f"{deviation:.2f}" if deviation >= 0.005 else f"{max(deviation, 0.001):.3f}"
 
 
 def _number(text: str) -> float | None:

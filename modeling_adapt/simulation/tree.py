@@ -7,13 +7,15 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from ..feature_extraction_adapt import charge_of
-from ..figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from ..figures import COLUMN, MODEL, STYLES, drawn, legend_below
+from ..figures import caption as captioned
 from ..files import finished_folder
 from .exchange import as_structure
 from .ranking import Candidate
@@ -121,26 +123,24 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
         file (`Path`): Image file; the ending decides the format.
         caption (`str`, defaults to `""`): Above the figure.
     """
-    figure, (axes,) = new_figure(5.0, 3.6)
     lowest = min(one.energy for one in group if one.energy is not None)
     points = [(share, one) for one in group if isinstance(share := distortion_of(one.name), float)]
     points.sort(key=lambda point: point[0])
+    others = [one for one in group if not isinstance(distortion_of(one.name), float)]
     x, y = [100 * share for share, _ in points], [(one.energy or lowest) - lowest for _, one in points]
     deviations = [one.energy_above_lowest_uncertainty or 0.0 for _, one in points]
-    axes.errorbar(x, y, yerr=deviations if any(deviations) else None, color=BLUE, ecolor=GREY, marker="o", capsize=2)
-    styles = (":", "--", "-.")
-    others = [one for one in group if not isinstance(distortion_of(one.name), float)]
-    for number, one in enumerate(others):
-        level, style = (one.energy or lowest) - lowest, styles[number % len(styles)]
-        colour = ORANGE if "Unperturbed" in one.name else GREY
-        axes.axhline(level, color=colour, linestyle=style, linewidth=1.2, label=one.name.split("/")[-1], zorder=0)
-    if others:
-        figure.legend(frameon=False, loc="outside lower center", ncols=len(others[:3]))
-    axes.set_ylim(bottom=-0.05 * max(0.05, float(np.max([*y, 0.0]))))
-    axes.set_xlabel("bond distortion (%)")
-    axes.set_ylabel("energy above the lowest (eV)")
-    axes.set_title(f"{caption} (n = {len(group)})", fontsize="medium", loc="left")
-    save_figure(figure, file)
+    with drawn(file, COLUMN, 3.0) as (figure, (axes,)):
+        bars = deviations if any(deviations) else None
+        axes.errorbar(x, y, yerr=bars, **MODEL.line(), elinewidth=0.7, label="bond distortions" if others else None)
+        for look, one in zip(cycle(STYLES[1:]), others, strict=False):
+            level = (one.energy or lowest) - lowest
+            axes.axhline(level, color=look.colour, linestyle=look.dash, label=one.name.split("/")[-1], zorder=0)
+        axes.set_ylim(bottom=-0.05 * max(0.05, float(np.max([*y, 0.0]))))
+        axes.set_xlabel("bond distortion (%)")
+        axes.set_ylabel("energy above the lowest (eV)")
+        said = "; bars: one standard deviation" if any(deviations) else ""
+        captioned(figure, caption, f"n = {len(group)} relaxed structures{said}")
+        legend_below(figure)
 
 
 def _write_entries(path: Path, minima: dict[str, list[Candidate]]) -> None:

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import yaml
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+import datasets
 
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError
@@ -50,7 +51,8 @@ class RunRecord(TrainerCallback):
         output = Path(args.output_dir)
         try:
             write_log(state.log_history, output / "metrics.csv")
-            training_curve(state.log_history, output / "training_curve.png")
+            chosen = state.best_global_step if args.load_best_model_at_end else None
+            training_curve(state.log_history, output / "training_curve.png", chosen)
         except (InputError, OSError) as error:  # no reason to end a training
             print(f"warning: {error}", file=sys.stderr)
 

@@ -1,15 +1,13 @@
 """Figures of a data set card: how large forces are, where they are, and how many structures there are of each kind."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import NullFormatter
 
-from ...figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from ...figures import COLUMN, COUNTS, PAGE, STYLES, Style, caption, drawn, legend_below, logarithmic
 from ..columns import flat_values, list_column
 from ..load.importance import defect_distances
 from .summary import DatasetSummary
@@ -17,8 +15,7 @@ from .summary import DatasetSummary
 _DECADES = (-4, 2)  # powers of ten in eV/Å that the distribution of forces shows
 _BINS_PER_DECADE = 10
 _SAMPLE = 1000  # structures whose forces are drawn against the distance, and atoms of each at most
-_COLOURS = {"train": BLUE, "validation": GREY, "test": ORANGE}
-_FURTHER_COLOURS = ("#3c8d5a", "#8b5fa8", "#b04a4a")
+_KNOWN = ("train", "validation", "test")  # look alike in the figures of all data sets
 
 
 class ForceFigures:
@@ -61,17 +58,17 @@ class ForceFigures:
         shown = {split: counts for split, counts in self._counts.items() if counts.any()}
         if not shown:
             return False
-        figure, (axes,) = new_figure(6.0, 3.6)
         edges = np.logspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_PER_DECADE + 1)
-        for (split, counts), colour in zip(shown.items(), _colours(shown), strict=True):
-            axes.stairs(100 * counts / counts.sum(), edges, color=colour, linewidth=1.3, label=split)
         filled = np.flatnonzero(sum(shown.values()))
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())  # takes half of the time to draw
-        axes.set(xlim=(edges[filled[0]], edges[filled[-1] + 1]), ylim=(0, None))
-        axes.set(xlabel="|F| of an atom (eV/Å)", ylabel="share of atoms (%)")
-        axes.legend(frameon=False)
-        save_figure(figure, path)
+        with drawn(path, COLUMN, 2.7) as (figure, (axes,)):
+            for (split, counts), look in zip(shown.items(), _looks(list(shown)), strict=True):
+                label = f"{split} (n = {counts.sum():,} atoms)"
+                axes.stairs(100 * counts / counts.sum(), edges, color=look.colour, linestyle=look.dash, label=label)
+            axes.set(xlim=(edges[filled[0]], edges[filled[-1] + 1]), ylim=(0, None))
+            axes.set(xlabel="|F| of an atom (eV/Å)", ylabel="share of atoms (%)")
+            logarithmic(axes.xaxis)
+            caption(figure, f"forces below {edges[0]:g} eV/Å are in the first step" if filled[0] == 0 else "")
+            legend_below(figure)
         return True
 
     def draw_distance(self, path: Path) -> bool:
@@ -80,17 +77,20 @@ class ForceFigures:
             return False
         distances, sizes = np.concatenate(self._points, axis=1)
         sizes = np.maximum(sizes, 10.0 ** _DECADES[0])
-        figure, (axes,) = new_figure(6.0, 3.6)
-        cells = axes.hexbin(
-            distances, sizes, yscale="log", gridsize=70, mincnt=1, norm=LogNorm(), cmap="Blues", linewidths=0.1
-        )
-        figure.colorbar(cells, ax=axes, label="atoms").outline.set_visible(False)
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        middle, medians = _medians(distances, sizes)
-        axes.plot(middle, medians, color=ORANGE, linewidth=1.5, label="median")
-        axes.set(xlabel="distance to the nearest defect site (Å)", ylabel="|F| of an atom (eV/Å)")
-        axes.legend(frameon=False)
-        save_figure(figure, path)
+        with drawn(path, COLUMN, 2.8) as (figure, (axes,)):
+            cells = axes.hexbin(
+                distances, sizes, yscale="log", gridsize=50, mincnt=1, norm=LogNorm(), cmap=COUNTS, linewidths=0.1
+            )
+            figure.colorbar(cells, ax=axes, label="atoms in a hexagon", format="{x:,g}").outline.set_visible(False)
+            middles, quartiles = _quartiles(distances, sizes)
+            for values, dash, label in zip(
+                quartiles, (":", "-", ":"), ("", "median", "first and third quartile"), strict=True
+            ):
+                axes.plot(middles, values, color=STYLES[1].colour, linestyle=dash, label=label or None)
+            axes.set(xlabel="distance to the nearest defect site (Å)", ylabel="|F| of an atom (eV/Å)")
+            logarithmic(axes.yaxis)
+            caption(figure, f"n = {len(distances):,} atoms of {len(self._points):,} structures")
+            legend_below(figure)
         return True
 
 
@@ -100,25 +100,29 @@ def draw_kinds(summary: DatasetSummary, path: Path) -> bool:
     kinds = sorted(totals, key=lambda kind: totals[kind])
     counts = {label: tally.structures for label, tally in summary.by("split", "config_type").items()}
     splits = list(summary.by("split"))
-    figure, (axes,) = new_figure(6.0, 1.2 + 0.25 * len(kinds))
-    left = np.zeros(len(kinds))
-    for split, colour in zip(splits, _colours(splits), strict=True):
-        widths = np.array([counts.get((split, kind), 0) for kind in kinds])
-        axes.barh([kind or "none given" for kind in kinds], widths, left=left, color=colour, label=split)
-        left += widths
-    axes.set_xlabel("structures")
-    figure.legend(frameon=False, loc="outside upper right", ncols=len(splits))
-    save_figure(figure, path)
+    with drawn(path, PAGE, 1.1 + 0.18 * len(kinds)) as (figure, (axes,)):
+        left = np.zeros(len(kinds))
+        for split, look in zip(splits, _looks(splits), strict=True):
+            widths = np.array([counts.get((split, kind), 0) for kind in kinds])
+            axes.barh([kind or "none given" for kind in kinds], widths, left=left, **look.bar(), label=split)
+            left += widths
+        for place, total in enumerate(left):
+            axes.annotate(f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", size=7)
+        axes.margins(x=0.08, y=0.01)
+        axes.set_xlabel("number of structures")
+        caption(figure, f"n = {left.sum():,.0f} structures")
+        legend_below(figure)
     return True
 
 
-def _medians(distances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of half-Å bins of the distance, and the median size in each; bins with few atoms are left out."""
+def _quartiles(distances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of half-Å bins of the distance, and quartiles (3, B) of the size; bins with few atoms are left out."""
     bins = (2 * distances).astype(np.int64)
     filled = [index for index, count in enumerate(np.bincount(bins)) if count >= 10]
-    return np.array([index / 2 + 0.25 for index in filled]), np.array([np.median(sizes[bins == i]) for i in filled])
+    found = [np.percentile(sizes[bins == index], (25, 50, 75)) for index in filled]
+    return np.array([index / 2 + 0.25 for index in filled]), np.reshape(found, (-1, 3)).T
 
 
-def _colours(splits: Mapping[str, object] | list[str]) -> list[str]:
-    further = iter(_FURTHER_COLOURS * len(splits))
-    return [_COLOURS.get(split) or next(further) for split in splits]
+def _looks(splits: list[str]) -> list[Style]:
+    own = [split for split in splits if split not in _KNOWN]
+    return [STYLES[[*_KNOWN, *own].index(split) % len(STYLES)] for split in splits]
