@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference import rattled_silicon
+from contestant import rattled_silicon
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_adapt.cli.command_line import CommandParser, positive_number, run_command

@@ -1,6 +1,6 @@
 """
 Structures/s of the batch loader beside what training consumes, on a data set made for it: silicon with one or two
-defect sites, 217 atoms, and a second one of mixed sizes.
+defect sites, 217 atoms, and a second one of mixed sizes; and for how much of its time a training loop waits for it.
 
     OMP_NUM_THREADS=1 python benchmarks/loader.py
 """
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         print(loader_table(equal, mixed, arguments.repeats))
         print()
         print(training_table(equal, arguments.step_batch, arguments.repeats))
+        print()
+        print(waiting_table(equal.select(range(min(128, len(equal)))), arguments.step_batch))
 
 
 def defects(count: int, repeats: list[int]) -> Iterator[dict[str, Any]]:
@@ -128,6 +130,30 @@ def training_table(rows: datasets.Dataset, batch_size: int, repeats: int) -> str
         size = len(batch["labels"])
         table.append((preset, f"{size / wall:,.1f}", f"{size / processor:,.1f}"))
     return format_table((f"training step, batch of {batch_size}", "structures/s", "per CPU second"), table)
+
+
+def waiting_table(rows: datasets.Dataset, batch_size: int) -> str:
+    """Of training loops over the rows, without workers."""
+    table = []
+    for preset in ("published-small", "pairwise-small"):
+        config = preset_config(preset)
+        structures = StructureDataset(rows, ImportanceWeighting(), cutoff=config.cutoff)
+        collator = StructureCollator(ADAPTFeatureExtractor.for_model(config))
+        model = HEADS[config.model_type](config).train()
+        optimizer = torch.optim.AdamW(model.parameters())
+        waited, began = [], time.perf_counter()
+        asked = began
+        for batch in DataLoader(structures, batch_size, shuffle=True, collate_fn=collator):
+            waited.append(time.perf_counter() - asked)
+            model(
+                **{name: value for name, value in batch.items() if name not in ("nearest_defect", "rows")}
+            ).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            asked = time.perf_counter()
+        share = sum(waited) / (time.perf_counter() - began)
+        table.append((preset, f"{1 - share:.2%}", f"{1000 * float(np.median(waited)):.1f}"))
+    return format_table((f"training loop, batches of {batch_size}", "time spent computing", "wait (ms)"), table)
 
 
 def median_seconds(work: Callable[[], Any], repeats: int) -> tuple[float, float]:

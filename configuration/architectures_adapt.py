@@ -22,7 +22,7 @@ _TOKENS = (
 _ENCODER = (*_TOKENS, "attention_probs_dropout_prob", "norm_position", "attention_radius")
 
 _OF_FORCES = ("force_loss", "remove_net_force", "force_mean", "force_std")
-_OF_ENERGIES = ("energy_mean", "energy_std", "element_energies")
+_OF_ENERGIES = ("energy_loss", "energy_mean", "energy_std", "element_energies")
 _OF_GRADIENTS = ("force_loss", "force_weight", "force_std")
 _OF_STRESS = ("stress_weight",)
 
@@ -98,7 +98,9 @@ ARCHITECTURES = {
     ),
 }
 
-# What the loss counts of the error of a force; each is a function in `FORCE_LOSSES` of `modeling_adapt.py`.
-FORCE_LOSSES = ("weighted_l2", "weighted_mse", "mse")
+# What the loss counts of the error of a force and of an energy; each is a function in `LOSS_FUNCTIONS` and
+# `ENERGY_LOSS_FUNCTIONS` of `modeling_adapt.py`.
+FORCE_LOSSES = ("weighted_l2", "l2", "weighted_mse", "mse")
+ENERGY_LOSSES = ("mse", "mae")
 
-__all__ = ["ARCHITECTURES", "FORCE_LOSSES", "Architecture"]
+__all__ = ["ARCHITECTURES", "ENERGY_LOSSES", "FORCE_LOSSES", "Architecture"]

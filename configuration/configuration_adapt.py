@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .architectures_adapt import ARCHITECTURES, FORCE_LOSSES, Architecture
+from .architectures_adapt import ARCHITECTURES, ENERGY_LOSSES, FORCE_LOSSES, Architecture
 from .pretrained_adapt import in_the_box
 from .versions_adapt import ADAPT_VERSION, FORMAT_VERSION, UNITS, require_our_units, require_readable, upgraded
 
@@ -129,9 +129,9 @@ class ADAPTConfig(PreTrainedConfig):
         long_range_channels (`int`, defaults to `16`): Of `long_range`: latent charges of each atom.
         attention_radius (`float`, *optional*):
             Atoms attend only to atoms within this distance in Å (minimum image where there is a cell). `None`: all.
-        force_loss (`"weighted_l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
+        force_loss (`"weighted_l2"`, `"l2"`, `"weighted_mse"` or `"mse"`, defaults to `"weighted_l2"`):
             `"weighted_l2"`: mean over atoms of w |ΔF|, the published code. `"weighted_mse"`: mean over components of
-            w ΔF², the paper's text. `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
+            w ΔF², the paper's text. `"l2"` and `"mse"`: the same with w = 1. ΔF is in units of the normalised force.
         remove_net_force (`bool`, defaults to `False`):
             Subtract the mean predicted force, so that the net force is zero as it is in the labels.
         feature_mean, feature_std (`tuple[float, ...]` of shape `(12,)`, *optional*):
@@ -306,7 +306,7 @@ class ADAPTConfig(PreTrainedConfig):
             "hidden_act": tuple(ACT2FN),
         }
         if self.predicts == "energy":
-            choices["architecture"] = list(ARCHITECTURES)
+            choices |= {"architecture": list(ARCHITECTURES), "energy_loss": ENERGY_LOSSES}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, not '{getattr(self, field)}'")
@@ -415,8 +415,11 @@ class ADAPTEnergyConfig(ADAPTConfig):
         element_energies (`dict[str, float]`, *optional*):
             Reference energy of an atom of each element in eV, by symbol, which is added to what was learned.
         force_weight (`float`, defaults to `1.0`): Weight of the forces in the loss where `reference_forces` are given.
-        force_loss (`"mse"`, `"weighted_l2"` or `"weighted_mse"`, defaults to `"mse"`):
+        force_loss (`"mse"`, `"l2"`, `"weighted_l2"` or `"weighted_mse"`, defaults to `"mse"`):
             What that loss counts, as for [`ADAPTConfig`].
+        energy_loss (`"mse"` or `"mae"`, defaults to `"mse"`):
+            What the loss counts of the error of an energy in units of the normalised one: its square, or how large it
+            is. Beside energies of wide range, the squares of small errors weigh nothing.
         force_std (`tuple[float, ...]` of shape `(3,)`, *optional*):
             The scale of that loss in eV/Å, the mean of the three.
         stress_weight (`float`, defaults to `0.0`):
@@ -431,6 +434,7 @@ class ADAPTEnergyConfig(ADAPTConfig):
 
     architecture: str = "mlp"
     force_loss: str = "mse"
+    energy_loss: str = "mse"
     max_atoms: int = 220
     energy_hidden_sizes: list[int] | tuple[int, ...] = (4096, 4096, 4096, 4096, 128)
     energy_dropout_prob: float | int = 0.1

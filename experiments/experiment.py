@@ -34,7 +34,7 @@ _COMMON = {
     "seed": 0,
 }
 _RATES = {"pairwise-small": 3e-3, "pairwise-energy": 2e-3, "fourier-small": 1e-3, "published-small": 3e-4}
-# Processor seconds of a training step per structure of 216 atoms, measured on one core (`benchmarks/training.py` tells
+# Processor seconds of a training step per structure of 216 atoms, measured on one core (`benchmarks/compare.py` tells
 # the same of other machines).
 _SECONDS = {"pairwise-small": 0.075, "pairwise-energy": 0.22, "fourier-small": 0.045, "published-small": 0.2}
 _ATOMS = {DEFECTS: 216, SMALL_CELLS: 64, KINDS: 216, REAL: 60}

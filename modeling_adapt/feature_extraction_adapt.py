@@ -7,11 +7,18 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from .elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
-from .neighbours_adapt import NeighbourList, Neighbours, find_neighbours, find_wave_numbers, turns_of
+from .neighbours_adapt import (
+    NeighbourList,
+    Neighbours,
+    cell_fault,
+    find_neighbours,
+    find_wave_numbers,
+    thin_cells,
+    turns_of,
+)
 from .pretrained_adapt import in_the_box
 
 PLANE_SPACING = 1.36  # Å, of the (400) planes of silicon: atoms of one plane stay together in a canonical order
-THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
 
 
 class ADAPTBatch(BatchFeature):
@@ -276,28 +283,6 @@ def _require_valid(arrays: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> N
             descriptors(numbers)
         except ValueError as error:
             raise ValueError(f"structure {index}: {error}") from None
-
-
-def cell_fault(cell: np.ndarray) -> str | None:
-    """What is wrong with a cell, (3, 3) in Å with zero rows where it is not periodic; None where nothing is."""
-    if not np.isfinite(cell).all():
-        return "the cell is not finite"
-    lattice = cell[cell.any(axis=1)]
-    # The smallest singular value is never more than the distance between opposite faces, and zero without volume.
-    thickness = np.linalg.svd(lattice, compute_uv=False).min() if len(lattice) else np.inf
-    if thickness >= THINNEST_CELL:
-        return None
-    return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
-
-
-def thin_cells(cells: np.ndarray) -> np.ndarray:
-    """(B,) which of the cells (B, 3, 3) have a [`cell_fault`]."""
-    finite = np.isfinite(cells).all(axis=(1, 2))
-    # A zero row adds one singular value of zero and leaves the others as they are.
-    values = np.linalg.svd(np.where(finite[:, None, None], cells, 0.0), compute_uv=False)
-    vectors = cells.any(axis=2).sum(axis=1)
-    smallest = values[np.arange(len(values)), np.maximum(vectors - 1, 0)]
-    return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
 ADAPTFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")  # as `ADAPTForForces`

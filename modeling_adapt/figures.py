@@ -94,7 +94,7 @@ def drawn(
     Args:
         path (`str` or `Path`): Image file; the ending decides the format.
         width, height (`float`): In inches; `COLUMN` and `PAGE` are widths.
-        rows, columns (`int`, defaults to 1): Of axes, which come row by row.
+        rows, columns (`int`, defaults to `1`): Of axes, which come row by row.
         grid (`Any`): What else `Figure.subplots` takes, such as `sharex`.
     """
     with style.context(["default", _LOOK]):
@@ -139,7 +139,9 @@ def logarithmic(axis: Axis, steps: Sequence[int] = (1, 2, 5)) -> None:
         axis (`Axis`): Of positive data.
         steps (`Sequence[int]`, defaults to `(1, 2, 5)`): What stands there of a decade, where there are few decades.
     """
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axes = axis.axes
+    scale = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
+    scale("log")
     low, high = axis.get_view_interval()
     span = high / low
     axis.set_major_locator(LogLocator(subs=steps if span < 2e3 else (1,)) if span > 5 else MaxNLocator(4))

@@ -101,6 +101,11 @@ def weighted_l2(error: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return 3 * weights * torch.linalg.vector_norm(error, dim=-1)
 
 
+def l2(error: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """|ΔF| of each atom; three times it, likewise."""
+    return weighted_l2(error, torch.ones_like(weights))
+
+
 def weighted_mse(error: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """w ΔF² of each atom, summed over components; the text of the paper."""
     return weights * error.square().sum(dim=-1)
@@ -112,7 +117,9 @@ def mse(error: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 # By the names of `FORCE_LOSSES` in `architectures_adapt.py`: from errors (B, N, 3) and weights (B, N) to (B, N).
-LOSS_FUNCTIONS = {"weighted_l2": weighted_l2, "weighted_mse": weighted_mse, "mse": mse}
+LOSS_FUNCTIONS = {"weighted_l2": weighted_l2, "l2": l2, "weighted_mse": weighted_mse, "mse": mse}
+# Likewise of `ENERGY_LOSSES`: from errors (B,) to (B,).
+ENERGY_LOSS_FUNCTIONS = {"mse": torch.square, "mae": torch.abs}
 
 
 def force_losses(
@@ -546,7 +553,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             error = torch.where(labels.isnan(), 0.0, energy - labels)
             error = error.to(torch.promote_types(input_features.dtype, torch.float32))
             error = error if self.config.traits.reads_order else error / atoms
-            losses = (error / self.energy_normalizer.scale(error.dtype)).square()
+            losses = ENERGY_LOSS_FUNCTIONS[self.config.energy_loss](error / self.energy_normalizer.scale(error.dtype))
             if forces is not None and reference_forces is not None:
                 losses = losses + self._force_losses(forces, reference_forces, importance_weights)
             if strain_gradient is not None and reference_stress is not None and learns_stress:

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 SAME_PLACE = 1e-3  # Å; atoms at one place do not meet: the direction from one to the other is undefined
+THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousands of images of every atom
 SKIN = 0.7  # Å; a wider list costs little more to measure, and serves longer
+_NO_SKIN = 1e-6  # Å; just beyond rounding
 _ROUNDING = 1e-8  # Å or Å^2; more than what rounding changes
 _MOST_BINS = 10**5  # along one axis: two atoms light years apart must not overflow the number of a bin
 
@@ -119,7 +121,7 @@ class NeighbourList:
 
     Pairs within `cutoff + skin` are searched, and serve until an atom has moved by more than half of `skin`, or the
     cell has changed: until then no other pair can have come within `cutoff`. Which of them are within it is measured
-    at every step.
+    at every step. While the cell changes there is no skin, as what is found would not serve for another step.
 
     Args:
         cutoff (`float`): Å.
@@ -128,6 +130,7 @@ class NeighbourList:
 
     def __init__(self, cutoff: float, skin: float = SKIN) -> None:
         self.cutoff, self.skin = cutoff, skin
+        self._reach = skin  # of the last search beyond the cutoff
         self.searches = 0
         self._positions, self._cell = np.empty((0, 3)), np.zeros((3, 3))
 
@@ -136,7 +139,7 @@ class NeighbourList:
         if positions.shape != self._positions.shape or not np.array_equal(cell, self._cell):
             return False
         moved = positions - self._positions
-        return bool(np.einsum("ni,ni->n", moved, moved).max(initial=0.0) < (self.skin / 2 - _ROUNDING) ** 2)
+        return bool(np.einsum("ni,ni->n", moved, moved).max(initial=0.0) < (self._reach / 2 - _ROUNDING) ** 2)
 
     def __call__(self, positions: np.ndarray, cell: np.ndarray, turns: np.ndarray | None = None) -> Neighbours:
         """
@@ -182,10 +185,12 @@ class NeighbourList:
 
     def _search(self, positions: np.ndarray, cell: np.ndarray) -> None:
         self.searches += 1
+        strained = positions.shape == self._positions.shape and not np.array_equal(cell, self._cell)
+        self._reach = _NO_SKIN if strained else self.skin
         self._positions, self._cell = positions.copy(), cell.copy()
         everyone = np.ones((1, len(positions)), dtype=bool)
         # Atoms at one place may part.
-        first, second, shifts = _search(positions[None], cell[None], everyone, self.cutoff + self.skin, -1.0)
+        first, second, shifts = _search(positions[None], cell[None], everyone, self.cutoff + self._reach, -1.0)
         pairs = np.flatnonzero((first != second) | shifts.any(axis=1))
         self._first, self._second, self._shifts = first[pairs], second[pairs], shifts[pairs]
         self._offsets = self._shifts @ cell
@@ -298,6 +303,28 @@ def _waves_of(cell: np.ndarray, cutoff: float) -> np.ndarray:
     half = grid[len(grid) // 2 + 1 :]  # behind 0, in whose middle it stands, come the opposites of those before
     vectors = 2 * np.pi * half @ np.linalg.inv(cell).T
     return half[np.einsum("ki,ki->k", vectors, vectors) < cutoff**2]
+
+
+def cell_fault(cell: np.ndarray) -> str | None:
+    """What is wrong with a cell, (3, 3) in Å with zero rows where it is not periodic; None where nothing is."""
+    if not np.isfinite(cell).all():
+        return "the cell is not finite"
+    lattice = cell[cell.any(axis=1)]
+    # The smallest singular value is never more than the distance between opposite faces, and zero without volume.
+    thickness = np.linalg.svd(lattice, compute_uv=False).min() if len(lattice) else np.inf
+    if thickness >= THINNEST_CELL:
+        return None
+    return f"the cell is {thickness:.2g} Å thick; its lattice vectors lie in one plane, or are not in Å"
+
+
+def thin_cells(cells: np.ndarray) -> np.ndarray:
+    """(B,) which of the cells (B, 3, 3) have a [`cell_fault`]."""
+    finite = np.isfinite(cells).all(axis=(1, 2))
+    # A zero row adds one singular value of zero and leaves the others as they are.
+    values = np.linalg.svd(np.where(finite[:, None, None], cells, 0.0), compute_uv=False)
+    vectors = cells.any(axis=2).sum(axis=1)
+    smallest = values[np.arange(len(values)), np.maximum(vectors - 1, 0)]
+    return ~finite | ((smallest < THINNEST_CELL) & (vectors > 0))
 
 
 __all__ = ["NeighbourList", "Neighbours", "find_neighbours", "find_wave_numbers", "turns_of", "wrap"]

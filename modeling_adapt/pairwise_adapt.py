@@ -119,7 +119,7 @@ class ADAPTPairMeasure(nn.Module):
             which is 1 at distance zero and 0 at the cutoff and in empty slots; and spherical harmonics of the
             directions (m, 16, S).
         """
-        displacements = nn.functional.embedding(index.clamp(min=0), positions) - owners[:, None]
+        displacements = _rows(positions, index.clamp(min=0)) - owners[:, None]
         if shifts is not None:
             displacements = displacements + shifts
         squares = displacements.square().sum(-1)
@@ -202,9 +202,9 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
             updated.
         """
         normed = self.attention_norm(hidden_states).flatten(0, 1)
-        query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed)
+        query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed).chunk(2, dim=-1)
         if self.reads and features is not None:
-            other = torch.cat([other, *features], dim=-1)
+            other = (*other, *features)
         parts = [self._update(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
         updates, changes = zip(*parts, strict=True)
         hidden_states = hidden_states + _joined(updates, dim=0).view_as(hidden_states)
@@ -215,7 +215,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
     def _update(
         self,
-        other: torch.Tensor,
+        other: Sequence[torch.Tensor],
         normed: torch.Tensor,
         query: torch.Tensor,
         index: torch.Tensor,
@@ -249,7 +249,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
     def _receive(
         self,
-        other: torch.Tensor,
+        other: Sequence[torch.Tensor],
         query: torch.Tensor,
         index: torch.Tensor,
         radial: torch.Tensor,
@@ -260,18 +260,17 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         for each degree that messages tell of its features (2 l + 1, m, channels), which are carried over.
         """
         heads = self.heads(query.dtype)
-        sizes = [self.hidden_size, self.hidden_size, other.shape[1] - 2 * self.hidden_size]
-        key, value, features = nn.functional.embedding(index, other).split(sizes, dim=-1)
+        # One by one: the gradients of parts of one tensor would have to be put together again.
+        key, value, *components = (_rows(table, index) for table in other)
         logits = key @ (query[:, None] * heads).mT
         weights = torch.sigmoid(logits + self.radial_bias(radial)) @ heads
         projections, carried = [], []
         if self.projection_value is not None and self.carry_gate is not None:
-            components, units = features.split(self.channels, dim=-1), harmonics.unbind(1)
-            gates = self.carry_gate(radial).chunk(self.reads, dim=-1)
-            for gate, (first, end) in zip(gates, RANGES[1 : self.reads + 1], strict=True):
-                own = components[first - 1 : end - 1]
-                along = [part * unit[..., None] for part, unit in zip(own, units[first:end], strict=True)]
-                projections.append(functools.reduce(torch.add, along))
+            units = harmonics.unbind(1)
+            for matrix, (first, end) in zip(self.carry_gate.weight.chunk(self.reads), RANGES[1:], strict=False):
+                own, gate = components[first - 1 : end - 1], nn.functional.linear(radial, matrix)
+                along = zip(own, units[first:end], strict=True)
+                projections.append(functools.reduce(torch.add, [part * unit[..., None] for part, unit in along]))
                 carried.append(torch.stack([(gate * part).sum(dim=1) for part in own]))
             value = value + self.projection_value(torch.cat(projections, dim=-1))
         return harmonics @ (weights * (value * self.radial_gate(radial))), carried
@@ -283,6 +282,11 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         """
         left, right = _linear_in_front(self.to_points(features.dtype), features).chunk(2, dim=-1)
         return _linear_in_front(self.from_points(features.dtype), left * right).split(WIDTHS[:3])
+
+
+def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Rows of a table (M, channels) by an index (m, S); the gradient of `embedding` takes five times as long here."""
+    return table.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 def _linear_in_front(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
+from documentation_runner import Runner
 from hub_server import Hub, running_hub
 
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTForEnergy, ADAPTForForces
@@ -134,6 +135,17 @@ def springs(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "springs"
     write_dataset({"train": rows[:16], "validation": rows[16:]}, folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory) -> Iterator[Runner]:
+    """
+    Starts processes that have the packages loaded from the beginning: importing them takes seconds, and torch computes
+    no gradients in a fork of a process that has computed some, as this one may have.
+    """
+    runner = Runner(tmp_path_factory.mktemp("forks"), os.environ)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Runner:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.socket, self.log = folder / "socket", folder / "log"
-        bin_folder = folder / "bin"
+        bin_folder = self.programs = folder / "bin"
         bin_folder.mkdir(parents=True)
         for name in ("python", "accelerate", "hf"):
             _write_program(bin_folder / name, f"#!{sys.executable} -IS\nSOCKET = {str(self.socket)!r}\n{_ASK}")
@@ -98,6 +98,19 @@ class Runner:
             timeout=timeout,
         )
         return Finished(done.returncode, done.stdout.decode("utf-8", "replace"))
+
+    def start(self, code: str, *arguments: str | Path, **changes: str) -> "subprocess.Popen[str]":
+        """A process that runs `code` with arguments in this checkout, as `python -c` would."""
+        self.wait()
+        return subprocess.Popen(
+            [self.programs / "python", "-c", code, *arguments],
+            cwd=ROOT,
+            env=self.environment | changes,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def python(self, folder: Path, **changes: str) -> "PythonSession":
         """A process that runs blocks of Python, which share their names."""
@@ -207,7 +220,9 @@ def _load() -> None:
     import modeling_adapt.evaluation.compare
     import modeling_adapt.evaluation.report
     import modeling_adapt.simulation.inputs
+    import modeling_adapt.simulation.neb
     import modeling_adapt.simulation.report
+    import modeling_adapt.training.preparation
     from modeling_adapt.cli import evaluate, hub_upload, relax, train
 
     # Drawing is the longest part of many commands, and no page shows what it draws.

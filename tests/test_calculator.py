@@ -18,7 +18,14 @@ from ase.io import Trajectory
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS, FIRE
 
-from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces
+from modeling_adapt import (
+    ADAPTConfig,
+    ADAPTEnergyConfig,
+    ADAPTFeatureExtractor,
+    ADAPTForEnergy,
+    ADAPTForForces,
+    device,
+)
 from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.device import DTYPES
@@ -279,9 +286,29 @@ class TestPrecision:
         scale = np.abs(forces["float64"]).max()
         assert 0 < np.abs(forces["float32"] - forces["float64"]).max() < 1e-5 * scale
         assert 1e-5 * scale < np.abs(forces["bfloat16"] - forces["float64"]).max() < 0.05 * scale
+        assert 1e-5 * scale < np.abs(forces["mixed"] - forces["float64"]).max() < 0.05 * scale
+        assert any(np.array_equal(forces["auto"], forces[name]) for name in ("float32", "mixed"))
         assert torch.get_default_dtype() == before
         calculators["float32"].reset()
         assert np.array_equal(calculators["float32"].get_forces(atoms), forces["float32"])
+
+    @pytest.mark.parametrize(("faster", "change", "taken"), [(0, 1, "mixed"), (0, 0, "float32"), (1e9, 1, "float32")])
+    def test_auto_takes_mixed_precision_where_it_pays(
+        self, make_energy_model, monkeypatch, capsys, faster, change, taken
+    ):
+        model = make_energy_model(architecture="pairwise")
+        monkeypatch.setattr(device.MixedPrecision, "_measured", {})
+        monkeypatch.setattr(device, "_FASTER", faster)
+        monkeypatch.setattr(device, "_LARGEST_CHANGE", change)
+        forces = {
+            name: ADAPTCalculator(model, dtype=name).get_forces(_atoms()) for name in ("auto", "mixed", "float32")
+        }
+        assert np.array_equal(forces["auto"], forces[taken])
+        assert not np.array_equal(forces["mixed"], forces["float32"])
+        said = capsys.readouterr().err
+        assert said.count("dtype auto: ADAPTForEnergy runs in " + taken) == 1
+        ADAPTCalculator(model, dtype="auto").get_forces(_atoms())  # as was found before
+        assert capsys.readouterr().err == ""
 
     def test_float64_forces_are_the_gradient_of_the_energy(self, make_energy_model):
         atoms = _atoms()
@@ -298,6 +325,8 @@ class TestPrecision:
     def test_unknown_dtype(self, model):
         with pytest.raises(InputError, match="no dtype 'float16' for models; use float32, bfloat16, float64"):
             ADAPTCalculator(model, dtype="float16")
+        with pytest.raises(InputError, match="no kernels are made for dtype 'mixed'"):
+            ADAPTCalculator(model, dtype="mixed", compiled=True)
 
     @pytest.mark.slow  # kernels take a minute to make
     @pytest.mark.parametrize("kind", ["forces", "energy"])
@@ -350,6 +379,22 @@ class TestOutsideTheTrainedRegion:
         assert [str(warning.message).split(" atom ")[0] for warning in caught] == [
             f"{formula} is outside the trained region:",
             f"v_Si_0 ({formula}) is outside the trained region:",
+        ]
+
+    def test_python_shows_each(self, trained):
+        """As it shows a text only once."""
+        calculator = ADAPTCalculator(trained)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for seed in range(3):
+                atoms = _atoms()
+                atoms.symbols[0] = "Ge"
+                atoms.rattle(0.001, seed=seed)
+                atoms.calc = calculator
+                atoms.get_forces()
+        formula = atoms.get_chemical_formula()
+        assert [str(one.message).split(" is outside")[0] for one in caught] == [
+            *(formula, f"{formula}, structure 2,", f"{formula}, structure 3,")
         ]
 
     def test_ignore(self, trained, recwarn):

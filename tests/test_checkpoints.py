@@ -22,12 +22,15 @@ from modeling_adapt.loading import load_model
 USE = (
     STRANGER
     + """
-folder, inputs, outputs = sys.argv[1:]
-model, extract = automatic(folder)
+inputs, outputs, *folders = sys.argv[1:]
 structure = load_file(inputs)
-result = model(**extract({name: array.numpy() for name, array in structure.items()}))
-save_file({"result": (result.forces if "forces" in result else result.energy).detach()}, outputs)
-print(type(model).__name__)
+results = {}
+for number, folder in enumerate(folders):
+    model, extract = automatic(folder)
+    result = model(**extract({name: array.numpy() for name, array in structure.items()}))
+    results[str(number)] = (result.forces if "forces" in result else result.energy).detach()
+    print(type(model).__name__)
+save_file(results, outputs)
 """
 )
 
@@ -40,19 +43,24 @@ def saved(request, make_force_model, make_energy_model, tmp_path):
     return model, tmp_path / "model"
 
 
-def test_a_stranger_loads_it_and_gets_identical_outputs(saved, structures, tmp_path):
-    model, folder = saved
-    assert "class ADAPTConfig" in (folder / "configuration_adapt.py").read_text()
+def test_a_stranger_gets_identical_outputs(make_force_model, make_energy_model, structures, tmp_path):
+    models = [make_force_model(), make_energy_model()]
+    folders = [tmp_path / type(model).__name__ for model in models]
+    for model, folder in zip(models, folders, strict=True):
+        model.save_pretrained(folder)
+        ADAPTFeatureExtractor().save_pretrained(folder)
+        assert "class ADAPTConfig" in (folder / "configuration_adapt.py").read_text()
     atoms = structures[1]
     tensors = {"atomic_numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
     save_file({name: torch.tensor(array) for name, array in tensors.items()}, tmp_path / "inputs")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    arguments = [str(folder), str(tmp_path / "inputs"), str(tmp_path / "outputs")]
-    assert run_stranger(USE, environment, *arguments).split()[-1] == type(model).__name__
-    with torch.no_grad():
-        expected = model(**ADAPTFeatureExtractor()(atoms))[0]
-    assert torch.equal(load_file(tmp_path / "outputs")["result"], expected)
+    said = run_stranger(USE, environment, tmp_path / "inputs", tmp_path / "outputs", *folders)
+    assert said.split()[-2:] == [folder.name for folder in folders]
+    results = load_file(tmp_path / "outputs")
+    for number, model in enumerate(models):
+        with torch.no_grad():
+            assert torch.equal(results[str(number)], model(**ADAPTFeatureExtractor()(atoms))[0])
 
 
 def test_auto_classes_find_ours_when_the_package_is_imported(saved):

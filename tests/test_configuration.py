@@ -40,7 +40,9 @@ def test_impossible_values_are_refused(fields):
         ADAPTConfig(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"max_atoms": 0}, {"energy_hidden_sizes": ()}, {"energy_mean": 1.0}])
+@pytest.mark.parametrize(
+    "fields", [{"max_atoms": 0}, {"energy_loss": "l2"}, {"energy_hidden_sizes": ()}, {"energy_mean": 1.0}]
+)
 def test_impossible_energy_values_are_refused(fields):
     with pytest.raises((StrictDataclassError, ValueError)):
         ADAPTEnergyConfig(**fields)

@@ -18,15 +18,15 @@ from modeling_adapt import (
     ADAPTForForces,
     ADAPTModel,
 )
-from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES, FORCE_LOSSES
+from modeling_adapt.configuration.architectures_adapt import ARCHITECTURES, ENERGY_LOSSES, FORCE_LOSSES
 from modeling_adapt.data.load.batching import StructureCollator
-from modeling_adapt.modeling_adapt import LOSS_FUNCTIONS, NETWORKS
+from modeling_adapt.modeling_adapt import ENERGY_LOSS_FUNCTIONS, LOSS_FUNCTIONS, NETWORKS
 
 KINDS = [("forces", name) for name, known in ARCHITECTURES.items() if known.has_forces]
 KINDS += [("energy", name) for name in ARCHITECTURES]
 WITH_GRADIENT = [("energy", name) for name, known in ARCHITECTURES.items() if known.has_gradient]
-# One of the table under another name: with the far field. One layer is enough; graphs take seconds for each.
-MORE = {"far": {"architecture": "pairwise", "long_range": True, "num_hidden_layers": 1}}
+# One of the table under another name: with the far field.
+MORE = {"far": {"architecture": "pairwise", "long_range": True}}
 KINDS += [("forces", name) for name in MORE]
 WITH_GRADIENT += [("energy", name) for name in MORE]
 
@@ -35,13 +35,13 @@ WITH_GRADIENT += [("energy", name) for name in MORE]
 def model(request, make_force_model, make_energy_model):
     predicts, architecture = request.param
     make = make_force_model if predicts == "forces" else make_energy_model
-    fields = MORE.get(architecture, {"architecture": architecture})
+    fields = MORE.get(architecture, {"architecture": architecture}) | getattr(request.cls, "fields", {})
     return make(**fields, num_vector_channels=8, pairwise_cutoff=4.0, energy_dropout_prob=0.0)
 
 
 @pytest.fixture
 def conservative(request, make_energy_model):
-    fields = MORE.get(request.param, {"architecture": request.param})
+    fields = MORE.get(request.param, {"architecture": request.param}) | getattr(request.cls, "fields", {})
     return make_energy_model(**fields, num_vector_channels=8, pairwise_cutoff=4.0)
 
 
@@ -67,6 +67,7 @@ def labels_of(model, inputs) -> dict[str, torch.Tensor]:
 def test_the_tables_agree():
     assert NETWORKS.keys() == ARCHITECTURES.keys()
     assert tuple(LOSS_FUNCTIONS) == FORCE_LOSSES
+    assert tuple(ENERGY_LOSS_FUNCTIONS) == ENERGY_LOSSES
     for name, network in NETWORKS.items():
         assert (network.forces is not None) == ARCHITECTURES[name].has_forces
 
@@ -102,6 +103,8 @@ def test_every_weight_learns(model, structures):
 
 class TestGraphs:
     """One graph without a break, for any number of structures, atoms and pairs."""
+
+    fields = {"num_hidden_layers": 1}  # each takes seconds
 
     @staticmethod
     def _agree(model, graph, structures, **options):
@@ -176,6 +179,7 @@ class TestGradients:
         error = (output.forces - labels["reference_forces"]) / 0.5
         of_atoms = {
             "weighted_l2": 3 * weights * error.norm(dim=-1),
+            "l2": 3 * error.norm(dim=-1),
             "weighted_mse": weights * error.square().sum(-1),
             "mse": error.square().sum(-1),
         }[loss]

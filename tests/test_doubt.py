@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -15,6 +16,7 @@ from hub_uploads import save
 
 import modeling_adapt.cli.evaluate as evaluate_command
 import modeling_adapt.cli.relax as relax_command
+from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.train import train
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
@@ -342,11 +344,19 @@ class TestShown:
         command = [str(folder), springs, "--split", "validation", "--checks", "0", "--device", "cpu"]
         evaluate_command.main(command)
         assert "uncertainty" not in capsys.readouterr().out
-        evaluate_command.main([*command, "--calibrate", "--output", str(tmp_path / "results")])
+        assert run_command(lambda: evaluate_command.main([*command, "--widen", "2"])) == 2
+        assert "--widen goes with --calibrate" in capsys.readouterr().err
+        evaluate_command.main([*command, "--calibrate", "--widen", "2.5", "--output", str(tmp_path / "results")])
         assert "rank correlation" in capsys.readouterr().out
         found = json.loads((tmp_path / "results" / "metrics.json").read_text())["doubt"]
         assert found["energy_error_rms_mev"] > 0 and -1 <= found["atom_doubt_force_error_spearman"] <= 1
-        assert load_doubt(folder) is not None
+        doubt = load_doubt(folder)
+        assert found["difference_errors_in_uncertainties"] > 0 and doubt.widened == 2.5
+        narrow, features = replace(doubt, widened=1.0), np.eye(len(doubt.covariance))
+        np.testing.assert_allclose(
+            doubt.difference_deviation(features), 2.5 * narrow.difference_deviation(features), rtol=1e-12
+        )
+        np.testing.assert_array_equal(doubt.deviation(features), narrow.deviation(features))
 
     def test_training(self, recipe, springs, tmp_path, capsys):
         path = recipe(model="pairwise-energy", num_vector_channels=8, num_train_epochs=1)

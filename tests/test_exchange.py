@@ -10,6 +10,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 from modeling_adapt.errors import InputError
+from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.exchange import as_atoms, as_structure, read_objects
 from modeling_adapt.simulation.inputs import read_inputs
 from modeling_adapt.simulation.relaxation import relax
@@ -29,9 +30,11 @@ def test_objects_of_both_packages_become_atoms():
         assert relax(one, EMT()).status == "converged"
 
 
-def test_charged_defects_are_refused():
-    with pytest.raises(InputError, match=r"charge \+2; models are trained on neutral defects"):
-        as_atoms(_entry(2))
+def test_charges_come_along_and_who_reads_none_refuses(make_energy_model):
+    assert as_atoms(_entry(2)).info == {"charge": 2} and as_atoms(_entry()).info == {}
+    calculator = ADAPTCalculator(make_energy_model(architecture="pairwise"), outside_domain="ignore")
+    with pytest.raises(InputError, match=r"charge"):
+        relax(_entry(2), calculator)
 
 
 def test_what_is_no_structure():

@@ -1,10 +1,13 @@
 """Models and data sets from the Hub, over HTTP: by strangers, by our commands, from the cache, and when it fails."""
 
+import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -74,6 +77,13 @@ finally:
     os.environ["HF_TOKEN"] = "hf_writer"
 """
 READ = "from modeling_adapt.data.load.reading import read_split\nread_split('org/springs', 'train')"
+WEIGHTS = """
+import hashlib
+from huggingface_hub import hf_hub_download
+from modeling_adapt.loading import load_model
+load_model("org/x")
+result = hashlib.sha256(open(hf_hub_download("org/x", "model.safetensors"), "rb").read()).hexdigest()
+"""
 LOAD = "from modeling_adapt.loading import load_model\nload_model({arguments})"
 
 
@@ -383,6 +393,22 @@ class TestFaults:
         assert re.search(message, text := fresh.refused(LOAD.format(arguments="'org/x'"))), text
         shared_hub.reset()
         fresh.run(LOAD.format(arguments="'org/x'"))
+
+    def test_cut_anywhere(self, shared_hub, fresh, folders):
+        """At a random byte of a random file, once or every time: the weights as they were sent, or one line."""
+        dice, outcomes = random.Random(0), Counter()
+        sizes = {name: (folders / "second" / name).stat().st_size for name in ("config.json", "model.safetensors")}
+        sent = hashlib.sha256((folders / "second" / "model.safetensors").read_bytes()).hexdigest()
+        for _ in range(20):
+            shutil.rmtree(fresh.home / "hub", ignore_errors=True)
+            name = dice.choice(sorted(sizes))
+            shared_hub.fail("GET", name, cut=dice.randrange(sizes[name]), times=dice.choice([1, None]))
+            error = fresh.ask(WEIGHTS)["error"]
+            assert error is None or error[0] == "InputError" and "\n" not in error[1], error
+            outcomes["read" if error is None else "refused"] += 1
+            shared_hub.reset()
+            assert fresh.run(WEIGHTS) == sent  # with what the cut left in the cache
+        print(f"downloads cut: {outcomes['refused']} refused, {outcomes['read']} read at the second try, of 20")
 
     def test_of_a_data_set(self, shared_hub, client):
         shutil.rmtree(client.home / "hub", ignore_errors=True)

@@ -1,5 +1,6 @@
 """`hub_upload.py` over HTTP: one commit or none, whatever fails, and nothing of somebody else's is touched."""
 
+import random
 import re
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class TestOverHttp:
 
         return publish
 
+    @pytest.mark.figures
     def test_the_command(self, hub, run_folder, data_folder, make_energy_model, tmp_path, publish, capsys):
         """A process of its own publishes all there is, privately; another finds nothing left to do."""
         energy = save(make_energy_model(**PAIRWISE), tmp_path / "energy")
@@ -305,7 +307,27 @@ class TestOverHttp:
         assert publish(run_folder, "org/adapt-si") == 0
         repository = hub.repository("org/adapt-si")
         assert set(repository.files) == EXPECTED and len(repository.commits) == 2
-        assert hub.count("PUT", "/lfs/") == (0 if committing else 2)
+        assert hub.count("PUT", "/lfs/") == (0 if committing else 3)  # the weights and two pictures
+
+    @pytest.mark.slow
+    def test_cut_anywhere(self, hub, run_folder, publish, capsys):
+        """An upload that breaks at a random byte of a large file or of the commit, once or every time."""
+        dice, went_through = random.Random(0), 0
+        for number in range(20):
+            name, size = dice.choice([("/lfs/", 20_000), ("/commit/", 200_000)])
+            method = "PUT" if name == "/lfs/" else "POST"
+            fault = hub.fail(method, name, cut=dice.randrange(size), times=dice.choice([1, None]))
+            status = publish(run_folder, f"org/a{number}")
+            went_through += status == 0
+            assert fault.times != 1, "nothing was cut"
+            repository = hub.repository(f"org/a{number}")
+            assert set(repository.files) == (EXPECTED if status == 0 else set())
+            if status:
+                assert_one_line(capsys, "the connection to the Hub broke")
+            hub.reset()
+            assert publish(run_folder, f"org/a{number}") == 0 and set(repository.files) == EXPECTED
+            hub.objects.clear()  # so that the next one has large files to send
+        print(f"uploads cut: {20 - went_through} refused, {went_through} sent at the second try, of 20")
 
     @pytest.mark.parametrize(
         ("plan", "message"),

@@ -1,11 +1,7 @@
 """`hub_upload.py` publishes what is on its list and nothing else, in one commit, or says in one line why not."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import hub_uploads
@@ -14,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hub_uploads import EXPECTED, PAIRWISE, PIXEL, REPOSITORY, SECRET, assert_one_line, require_clean, save, stage
+from hub_uploads import EXPECTED, PAIRWISE, PIXEL, SECRET, assert_one_line, require_clean, save, stage
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -273,27 +269,6 @@ def test_a_full_disk_is_one_line_that_names_the_folder(run_folder, capsys, monke
     monkeypatch.setattr("modeling_adapt.modeling_adapt.ADAPTPreTrainedModel.save_pretrained", full)
     assert run_command(lambda: hub_upload.main([str(run_folder), "org/adapt-si", "--dry-run"])) == 2
     assert_one_line(capsys, "no space is left in .*adapt-upload-.*: make room, or name another folder with TMPDIR")
-
-
-def test_an_installed_package_has_all_that_goes_out(run_folder, tmp_path):
-    """The folder of the package alone, as a wheel installs it: nothing is looked for beside it."""
-    site = tmp_path / "site"
-    shutil.copytree(REPOSITORY / "modeling_adapt", site / "modeling_adapt")
-    code = """
-import sys
-from pathlib import Path
-from modeling_adapt.hub.run_folder import open_runs
-from modeling_adapt.hub.staging import __file__, stage_repository
-print(__file__, *stage_repository(open_runs([sys.argv[1]]), Path(sys.argv[2]), "org/adapt-si"), sep="\\n")
-"""
-    command = [sys.executable, "-c", code, run_folder, tmp_path / "staged"]
-    environment = os.environ | {"PYTHONPATH": str(site)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    where, *files = done.stdout.splitlines()
-    assert Path(where).is_relative_to(site) and set(files) == EXPECTED
-    assert (tmp_path / "staged" / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
-    assert "10.48550/arXiv.2509.24115" in (tmp_path / "staged" / "README.md").read_text()
 
 
 def test_an_energy_that_is_the_first_model_has_no_second(make_energy_model, tmp_path, capsys):

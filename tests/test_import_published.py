@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,28 +137,30 @@ def test_tensors_are_read_wherever_they_lie(tmp_path):
         np.testing.assert_array_equal(rows[2]["forces"], frames[2, :64, :3])
 
 
-def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch):
+SLOW = """
+import os, sys, time
+from modeling_adapt.cli.import_published import main
+from modeling_adapt.data.build import building
+from modeling_adapt.data.read import published
+published.STRUCTURES_PER_PART = 3
+make = building._make_part
+building._make_part = lambda *call: (time.sleep(0.5), make(*call))[1]
+print(os.getpid(), flush=True)
+main(sys.argv[1:])
+"""
+
+
+def test_killed_it_goes_on_and_ends_with_the_same_data(tmp_path, monkeypatch, forks):
     forces, *energies = trajectories(tmp_path)
     options = ["--energies", *energies, "--cell-edge", "10.86", "--split", "train"]
-    (tmp_path / "slow.py").write_text(
-        "import sys, time\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from data_scripts.import_published import main\n"
-        "from modeling_adapt.data.build import building\n"
-        "from modeling_adapt.data.read import published\n"
-        "published.STRUCTURES_PER_PART = 3\n"
-        "make = building._make_part\n"
-        "building._make_part = lambda *call: (time.sleep(0.5), make(*call))[1]\n"
-        "main(sys.argv[2:])\n"
-    )
-    command = [sys.executable, tmp_path / "slow.py", Path(__file__).parents[1], forces, tmp_path / "killed", *options]
-    first = subprocess.Popen(command)
+    first = forks.start(SLOW, forces, tmp_path / "killed", *options)
+    number = int(first.stdout.readline())
     parts = tmp_path / ".killed.unfinished"
     while not (done := list(parts.glob("*.parquet"))):
         assert first.poll() is None
         time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    os.kill(number, signal.SIGKILL)
+    first.communicate(timeout=60)
     assert not (tmp_path / "killed").exists()
 
     monkeypatch.setattr(published, "STRUCTURES_PER_PART", 3)

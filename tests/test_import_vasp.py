@@ -9,9 +9,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from documentation import ROOT
 
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.import_structures import main
+from modeling_adapt.cli.train import main as train
 from modeling_adapt.data.load.reading import of_one_charge, read_split, read_splits
 from modeling_adapt.data.read.charges import named_charge
 from modeling_adapt.data.read.frames import read_run, run_charge, run_kind
@@ -35,12 +37,12 @@ def lines(name: str, rows: np.ndarray) -> str:
     return f'<varray name="{name}">' + "".join(f"<v>{x:.8f} {y:.8f} {z:.8f}</v>\n" for x, y, z in rows) + "</varray>"
 
 
-def vasprun(run) -> str:
-    """The parts of vasprun.xml that tell structures and labels."""
+def vasprun(run, crystal=CELL) -> str:
+    """The parts of vasprun.xml that tell structures and labels; elements and cell are those of `crystal`."""
 
     def structure(positions, name=""):
-        basis = f"<crystal>{lines('basis', CELL.cell.array)}</crystal>"
-        return f"<structure{name}>{basis}{lines('positions', CELL.cell.scaled_positions(positions))}</structure>\n"
+        basis = f"<crystal>{lines('basis', crystal.cell.array)}</crystal>"
+        return f"<structure{name}>{basis}{lines('positions', crystal.cell.scaled_positions(positions))}</structure>\n"
 
     energy = '<energy><i name="e_fr_energy">{0:.8f}</i><i name="e_0_energy">{1:.8f}</i></energy>'
     calculations = "".join(
@@ -48,8 +50,8 @@ def vasprun(run) -> str:
         f"{lines('forces', forces)}{energy.format(total, total + SMEARING)}</calculation>\n"
         for positions, forces, total in run
     )
-    start = structure(run[0][0] if run else CELL.positions, ' name="initialpos"')
-    atoms = "<rc><c>Si</c><c>1</c></rc>" * 8
+    start = structure(run[0][0] if run else crystal.positions, ' name="initialpos"')
+    atoms = "".join(f"<rc><c>{symbol}</c><c>1</c></rc>" for symbol in crystal.symbols)
     return (
         '<?xml version="1.0" encoding="ISO-8859-1"?>\n<modeling>\n'
         f'<kpoints>{lines("kpointlist", np.zeros((1, 3)))}<varray name="weights"><v>1.0</v></varray></kpoints>\n'
@@ -237,12 +239,11 @@ def test_many_elements_on_two_lines(tmp_path):
     assert list(atoms.symbols) == elements
 
 
-def charged(text: str, electrons: float) -> str:
-    """The text of a run with so many electrons, where the neutral cell of eight Si has 32."""
+def charged(text: str, electrons: float, kinds=((8, "Si", 4.0),)) -> str:
+    """The text of a run with so many electrons, where the neutral cell has as many as its `kinds` of atoms bring."""
     if "<modeling>" in text:
-        types = (
-            '<array name="atomtypes"><set><rc><c>  8</c><c>Si</c><c>28.09</c><c>  4.0</c><c>PAW</c></rc></set></array>'
-        )
+        rows = (f"<rc><c>{n:3d}</c><c>{one}</c><c>1.0</c><c>{valence}</c><c>PAW</c></rc>" for n, one, valence in kinds)
+        types = f'<array name="atomtypes"><set>{"".join(rows)}</set></array>'
         return text.replace(
             "<kpoints>", f'<parameters><i name="NELECT">{electrons}</i></parameters>{types}\n<kpoints>'
         )
@@ -313,3 +314,38 @@ def test_charges_of_a_file_with_config_types(shared_data, tmp_path, capsys):
         assert sum(defect in rows["config_type"] for rows in splits.values()) == 1
     assert "-2 -1 +0 +1" in out or "-1 +0 +1 +2" in out
     assert "have nothing to do with the positions" not in out and "look wrong" not in out
+
+
+VALENCES = {"Ga": 13.0, "N": 5.0, "Mg": 2.0}  # of Ga_d, N and Mg
+
+
+def test_a_tree_of_charged_runs(shared_data, tmp_path, capsys):
+    """Relaxations of GaN as the runs that they were, whose NELECT tells the charges; the neutral ones train alone."""
+    path = shared_data / "defects" / "gan-defects-pbesol.extxyz"
+    if not path.is_file():
+        pytest.skip("no data of defects")
+    relaxations: dict[str, list] = {}
+    for atoms in ase.io.iread(path):
+        relaxations.setdefault(atoms.info["source"].split("test_files/")[1], []).append(atoms)
+    for place, images in relaxations.items():
+        steps = [(one.positions, one.arrays["REF_forces"], one.info["REF_energy"]) for one in images]
+        kinds = [(count, symbol, VALENCES[symbol]) for symbol, count in images[0].symbols.formula.count().items()]
+        electrons = sum(count * valence for count, _, valence in kinds) - images[0].info["charge"]
+        text = charged(vasprun(steps, images[0]), electrons, kinds)
+        write_run((tmp_path / "runs" / place).parent, "vasprun.xml.gz", text)
+    status, out, error = run(capsys, tmp_path / "runs", tmp_path / "set", "--split", "train", "--host", "none")
+    assert status == 0 and "charges\n" in out, error
+    rows = read_split(tmp_path / "set", "train")
+    assert len(relaxations) == 10 and len(rows) == 54
+    for row in rows:
+        kind, _, charge = row["trajectory"].removeprefix("runs/").partition("/")
+        expected = float(charge.removeprefix("q=")) if charge.startswith("q=") else 0.0
+        assert row["charge"] == expected and row["config_type"].startswith("bulk") == charge.startswith("bulk")
+        assert charge.startswith("bulk") or row["config_type"] == kind
+    arguments = [str(ROOT / "configuration" / "recipes" / "demo.yaml"), "--dataset", str(tmp_path / "set")]
+    arguments += ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--eval_strategy", "no"]
+    arguments += ["--save_strategy", "no", "--load_best_model_at_end", "false", "--validation_split", "null"]
+    arguments += ["--force_loss", "mse"]
+    assert run_command(lambda: train(arguments)) == 2
+    assert "--charge 0, or --charge any" in capsys.readouterr().err
+    assert run_command(lambda: train([*arguments, "--charge", "0"])) == 0

@@ -87,7 +87,8 @@ def test_a_tree_keeps_its_hierarchy(tree):
     assert "structure Cu_i_+1: a charge of +1" in found.skipped["Cu_defects_generator-Cu_i_+1"]
     np.testing.assert_allclose(found.structures["v_Cu_0/Rattled"].positions, vacancy(2).positions, atol=1e-6)
     (note,) = found.notes
-    assert note.startswith(f"{tree}: 4 structures; files that are no structures: 20 (CHGCAR, INCAR, KPOINTS, ")
+    counted = f"{tree}: 9 structures in 2 folders"  # with those that are skipped
+    assert note.startswith(f"{counted}; files that are no structures: 20 (CHGCAR, INCAR, KPOINTS, ")
 
 
 def test_patterns_choose(tree):
@@ -174,7 +175,7 @@ def test_foreign_structures_do_not_stop_the_others(tree, tmp_path, as_model, cap
     arguments = (tree, "--model", "m", "--output", tmp_path / "out", "--fmax", "0.3")
     assert _run(*arguments) == 1
     printed = capsys.readouterr()
-    assert "skipped, with 4 left to relax: 7\n" in printed.err and printed.out.startswith(f"{tree}: 5 structures")
+    assert "skipped, with 4 left to relax: 7\n" in printed.err and printed.out.startswith(f"{tree}: 11 structures")
     reasons = {row["name"]: row["reason"] for row in csv.DictReader(open(tmp_path / "out" / "skipped.csv"))}
     assert len(reasons) == 7 and reasons["silicon"] == "silicon: atom 0 is Si, which the model does not know"
     assert "atoms 0 and 1 are at the same place" in reasons["coinciding"]

@@ -6,6 +6,7 @@ import torch
 from ase.build import bulk
 
 from modeling_adapt import ADAPTConfig, ADAPTFeatureExtractor, ADAPTForEnergy, ADAPTForForces, ADAPTModel
+from modeling_adapt.configuration.architectures_adapt import FORCE_LOSSES
 from modeling_adapt.encoder_adapt import pair_distances
 
 extract = ADAPTFeatureExtractor()
@@ -202,17 +203,17 @@ class TestLoss:
         atoms = batch["attention_mask"].bool()
         scale = torch.tensor(model.normalizer.scale.numbers)
         error = ((model(**batch).forces - batch["labels"]) / scale)[atoms]
-        weights = batch["importance_weights"][atoms]
-        if kind == "weighted_l2":
+        weights = batch["importance_weights"][atoms] if kind.startswith("weighted") else torch.ones(int(atoms.sum()))
+        if kind.endswith("l2"):
             return (weights * error.norm(dim=-1)).mean()
-        return ((weights[:, None] if kind == "weighted_mse" else 1.0) * error.square()).mean()
+        return (weights[:, None] * error.square()).mean()
 
-    @pytest.mark.parametrize("kind", ["weighted_l2", "weighted_mse", "mse"])
+    @pytest.mark.parametrize("kind", FORCE_LOSSES)
     def test_value(self, make_force_model, batch, kind):
         model = make_force_model(force_loss=kind)
         assert torch.allclose(model(**batch).loss, self.expected(model, batch, kind), rtol=1e-5)
 
-    @pytest.mark.parametrize("kind", ["weighted_l2", "weighted_mse", "mse"])
+    @pytest.mark.parametrize("kind", FORCE_LOSSES)
     def test_does_not_depend_on_how_structures_are_batched(self, make_force_model, batch, kind):
         model = make_force_model(force_loss=kind)
         count = (batch["labels"] != -100).sum()
@@ -229,11 +230,13 @@ class TestEnergy:
             alone = torch.cat([model(**extract(atoms)).energy for atoms in structures])
         assert together.shape == (3,) and (together - alone).abs().max() < 1e-4
 
-    def test_loss_is_the_mean_squared_normalised_error(self, make_energy_model, structures):
-        model = make_energy_model()
+    @pytest.mark.parametrize("kind", ["mse", "mae"])
+    def test_loss_is_the_mean_of_the_normalised_error(self, make_energy_model, structures, kind):
+        model = make_energy_model(energy_loss=kind)
         labels = torch.tensor([-80.0, -90.0, -95.0], dtype=torch.float64)
         outputs = model(**extract(structures), labels=labels)
-        expected = ((outputs.energy - labels) / model.energy_normalizer.scale.numbers[0]).square().mean()
+        errors = (outputs.energy - labels) / model.energy_normalizer.scale.numbers[0]
+        expected = {"mse": errors.square(), "mae": errors.abs()}[kind].mean()
         assert torch.allclose(outputs.loss.double(), expected, rtol=1e-5)
 
     def test_too_many_atoms_is_an_error_that_counts_them(self, make_energy_model, structures):

@@ -116,7 +116,7 @@ class TestCommand:
 
     def test_a_path(self, run, tmp_path, capsys):
         files = [tmp_path / f"{name}.relaxed.extxyz" for name in "ab"]
-        assert run(*files) == 0
+        assert run(*files, "--report") == 0
         record = json.loads((tmp_path / "out" / "a-to-b.path.json").read_text())
         assert record["status"] == "converged" and 0.4 < record["barrier_ev"] < 1.0
         frames = ase.io.read(tmp_path / "out" / "a-to-b.path.extxyz", ":")
@@ -124,7 +124,12 @@ class TestCommand:
         np.testing.assert_allclose(energies - energies[0], record["energies_ev"], atol=1e-6)
         assert np.linalg.norm(frames[0].get_forces(), axis=1).max() < 0.006  # the ends are relaxed
         assert (tmp_path / "out" / "a-to-b.path.png").stat().st_size > 5_000
-        assert f"{record['barrier_ev']:.3f}" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"a-to-b: converged after {record['steps']} steps, barrier {record['barrier_ev']:.3f} eV" in out
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert f">{record['barrier_ev']:.3f}</td>" in page and "energy above the start (eV)" in page
+        assert [f'data-frame="{name}"' in page for name in ("start", "saddle", "end")] == [True] * 3
+        assert "At the start: v_Cu." in page and str(tmp_path) not in page
 
     def test_a_table_goes_on(self, run, tmp_path, capsys):
         rows = "start,end,name\na.relaxed.extxyz,b.relaxed.extxyz,\nb.relaxed.extxyz,c.relaxed.extxyz,second\n"

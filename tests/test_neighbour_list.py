@@ -81,6 +81,19 @@ def test_it_searches_only_when_it_must():
     assert searches() == 5
 
 
+def test_while_the_cell_changes_it_looks_no_farther_than_it_must():
+    atoms, known, random = bulk("Si", cubic=True) * 2, NeighbourList(4.0), np.random.default_rng(0)
+    pairs = []
+    for step in range(6):
+        if step in (1, 2, 3):
+            atoms.set_cell(atoms.cell.array * 1.003, scale_atoms=True)
+        atoms.positions += random.normal(scale=0.01, size=atoms.positions.shape)
+        listed = known(atoms.positions, atoms.cell.array)
+        pairs.append(len(known._first))
+        assert np.array_equal(listed.others, NeighbourList(4.0)(atoms.positions, atoms.cell.array).others)
+    assert pairs[0] == pairs[4] == pairs[5] > 1.3 * max(pairs[1:4]) and known.searches == 5
+
+
 def test_the_order_of_pairs_does_not_depend_on_the_batch():
     atoms, other = bulk("Si", cubic=True), bulk("Si", cubic=True) * 2
     atoms.rattle(0.05, seed=1)

@@ -6,16 +6,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import launched
 from safetensors.torch import load_file
 
 from modeling_adapt.cli import train
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.errors import InputError
-from modeling_adapt.training.arguments import describe_processes
+from modeling_adapt.training.arguments import describe_processes, warn_of_one_process
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", "configuration/accelerate/cpu.yaml")
 STEPS = 20
@@ -67,7 +69,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
         ),
     ],
 )
-def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fields):
+def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, forks, model, fields):
     """The same 8 structures a step, divided among processes and accumulation: the same losses and weights."""
     fields |= {"model": model, "max_steps": STEPS, "eval_steps": STEPS, "train_sampling_strategy": "group_by_length"}
     fields |= {"eval_strategy": "steps", "per_device_eval_batch_size": 3}  # two processes evaluate four structures
@@ -78,8 +80,8 @@ def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fi
         path = recipe(per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, **fields)
         arguments = [path, "--dataset", ragged, "--output_dir", str(tmp_path / name)]
         if name.startswith("two"):
-            run = launch(*arguments)
-            assert run.returncode == 0, run.stderr[-2000:]
+            run = launched(forks, "train", *arguments)
+            assert run.status == 0, run.stderr[-2000:]
             assert f"2 processes on cpu; 8 structures a step ({size} x 2 processes x {accumulation}" in run.stdout
             record = json.loads((tmp_path / name / "run.json").read_text())["parts"]
             assert [part["processes"] for part in record] == [2]
@@ -92,7 +94,8 @@ def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, model, fi
             torch.testing.assert_close(weights(tmp_path / name)[key], weight, rtol=0, atol=1e-5)
 
 
-def test_two_processes_resume(recipe, ragged, tmp_path):
+def test_two_processes_resume(recipe, ragged, tmp_path, forks):
+    """The run before the fault by the launcher itself."""
     path = recipe(save_strategy="steps", save_steps=3, max_steps=7, hidden_dropout_prob=0.1, ema_decay=0.9)
     arguments = [path, "--dataset", ragged, "--output_dir", str(tmp_path / "run")]
     assert launch(*arguments).returncode == 0
@@ -100,31 +103,42 @@ def test_two_processes_resume(recipe, ragged, tmp_path):
     (tmp_path / "run" / "model.safetensors").unlink()
     for step in (6, 7):
         (tmp_path / "run" / f"checkpoint-{step}" / "rng_state_1.pth").unlink()
-    resumed = launch(*arguments, "--resume_from_checkpoint", "true")
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    resumed = launched(forks, "train", *arguments, "--resume_from_checkpoint", "true")
+    assert resumed.status == 0, resumed.stderr[-2000:]
     assert resumed.stderr.count("is damaged: rng_state_1.pth is missing") == 2  # once for each, by one process
     again = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_two_processes_end_with_their_best_model(recipe, ragged, tmp_path):
+def test_two_processes_end_with_their_best_model(recipe, ragged, tmp_path, forks):
     """The last checkpoint is the best: a process that looks for it waits for the one that seals it."""
     best = {"load_best_model_at_end": True, "save_total_limit": 1, "ema_decay": 0.9}
     path = recipe(save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4, max_steps=4, **best)
-    run = launch(path, "--dataset", ragged, "--output_dir", str(tmp_path / "run"))
-    assert run.returncode == 0, run.stderr[-2000:]
+    run = launched(forks, "train", path, "--dataset", ragged, "--output_dir", str(tmp_path / "run"))
+    assert run.status == 0, run.stderr[-2000:]
     assert "best checkpoint cannot be used" not in run.stderr
     assert re.search(r"^weights of step 4 of 4, the best force_mae_mev_per_ang", run.stdout, re.MULTILINE)
     left, best_one = (load_file(tmp_path / "run" / n / "model.safetensors") for n in (".", "checkpoint-4"))
     assert all(torch.equal(left[name], weight) for name, weight in best_one.items())
 
 
+@pytest.mark.slow
 def test_a_launch_of_one_process_is_loud(recipe, springs, tmp_path):
     """`accelerate launch --cpu --num_processes 2` starts one process and succeeds."""
     arguments = [recipe(num_train_epochs=1), "--dataset", springs, "--output_dir", str(tmp_path / "run")]
     run = launch(*arguments, launcher=("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"))
     assert run.returncode == 0
     assert "accelerate launched ONE process" in run.stderr and "training in 1 process on cpu" in run.stdout
+
+
+def test_one_process_of_a_launcher_is_said(monkeypatch, capsys):
+    """What `accelerate launch` leaves in the environment; the test above asks it."""
+    training = SimpleNamespace(world_size=1, device=torch.device("cpu"))
+    warn_of_one_process(training)
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    warn_of_one_process(training)
+    assert "accelerate launched ONE process" in capsys.readouterr().err
 
 
 def test_processes_that_would_train_alone_are_refused(monkeypatch):

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import ase.io
 import numpy as np
@@ -141,7 +139,7 @@ def test_trajectory_grows_frame_by_frame_and_survives_an_interruption(tmp_path):
     assert np.abs(frames[3].get_forces()).max() > 0
 
 
-def test_a_full_disk_names_the_file(tmp_path):
+def test_a_full_disk_names_the_file(tmp_path, forks):
     """No file may be longer than a few frames, as where a disk is full."""
     script = f"""
 import resource, sys; sys.path.insert(0, "tests")
@@ -150,9 +148,10 @@ from modeling_adapt.cli.command_line import run_command
 from test_relaxation import EMT, _vacancy, relax
 sys.exit(run_command(lambda: relax(_vacancy(), EMT(), trajectory={str(tmp_path / "x.traj.extxyz")!r}) and None))
 """
-    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
-    assert "x.traj.extxyz cannot be written: File too large" in finished.stderr
+    finished = forks.start(script)
+    error = finished.communicate(timeout=300)[1]
+    assert finished.returncode == 2 and error.count("\n") == 1, error
+    assert "x.traj.extxyz cannot be written: File too large" in error
 
 
 def test_labels_of_the_input_do_not_end_up_in_the_trajectory(tmp_path):
@@ -414,6 +413,24 @@ class TestGoingOn:
         assert {row["status"] for row in rows} == {"converged"}
         assert _run(*command_line) == 0  # and once more, with nothing left to do
         assert len(relaxed) == 5
+
+    def test_those_of_earlier_versions_go_on(self, command_line, tmp_path, as_model, capsys):
+        """Whose records do not say what was not there yet, nor their summaries."""
+        assert _run(*command_line) == 0
+        record, summary = tmp_path / "out" / "relax.json", tmp_path / "out" / "summary.csv"
+        told = json.loads(record.read_text())
+        without = ("finish", "cell", "energy_subfolder", "energy_revision")
+        record.write_text(json.dumps({name: value for name, value in told.items() if name not in without}))
+        rows = list(csv.DictReader(summary.read_text().splitlines()))
+        columns = [name for name in rows[0] if name not in ("atom_doubt", "energy_uncertainty_ev")]
+        lines = [columns, *([row[name] for name in columns] for row in rows[:2])]
+        summary.write_text("".join(",".join(line) + "\n" for line in lines))
+        capsys.readouterr()
+        assert _run(*command_line) == 0
+        assert "2 of 4 structures were relaxed before" in capsys.readouterr().out
+        assert len(list(csv.DictReader(summary.read_text().splitlines()))) == 4
+        assert _run(*command_line, "--finish", "0.01") == 2
+        assert "(finish 0.05, not 0.01); give --finish 0.05, or name a new folder" in capsys.readouterr().err
 
     @pytest.mark.parametrize("option", [["--fmax", "0.01"], ["--steps", "3"], ["--num-images", "2"]])
     def test_another_command_does_not(self, command_line, tmp_path, as_model, capsys, option):

@@ -144,7 +144,7 @@ def test_statuses_are_those_of_the_summary(output):
     assert page.statuses() == expected | {"bulk": "unknown status"}
     text = (output / "report.html").read_text()
     for count in ("✓ 2 converged", "… 1 not converged", "✗ 1 left the trained region", "? 1 unknown status"):
-        assert f"{count}</span>" in text
+        assert f"{count}</span>" in text.replace("<span>", "")
     assert re.search(r"step \d: the force on Cu \(atom 0\) is not finite", text)
 
 
@@ -228,6 +228,24 @@ def test_charts_and_views(output):
     assert set(far) <= set(data["far"])  # the nearest image may be outside the box
     moved = np.linalg.norm(end - start, axis=1)
     assert set(data["moved"]) >= set(np.flatnonzero(moved > 0.102)) and 0 < len(data["moved"]) < len(start)
+
+
+def test_energies_against_distortions(output):
+    """Of what converged; the numbers of others are those of no minimum."""
+    easy = next(line for line in csv.DictReader((output / "summary.csv").open()) if line["name"] == "easy")
+    summary = SummaryFile(output / "summary.csv")
+    for name, energy, status in [
+        *(("v_Cu_0/Bond_Distortion_-30.0%", -1.5, "converged"), ("v_Cu_0/Bond_Distortion_20.0%", -1.0, "converged")),
+        *(("v_Cu_0/Bond_Distortion_10.0%", -9.0, "not converged"), ("v_Cu_0/Unperturbed", -1.2, "converged")),
+        ("v_Cu_+1/Unperturbed", -1.0, "converged"),
+    ]:
+        line = easy | {"name": name, "energy_ev": energy, "status": status}
+        with summary.path.open("a") as file:
+            csv.DictWriter(file, easy).writerow(line)
+    text = write_report(output).read_text()
+    part = text[text.index("Energy against distortion") : text.index("<h2>Structures")]
+    assert part.count("<svg") == 1 and "v_Cu_0 (dashed: Unperturbed)" in part and "bond distortion (%)" in part
+    assert ">0.3</text>" in part and "−8" not in part
 
 
 @pytest.mark.parametrize("content", [None, "", "no structure\n"])

@@ -1,8 +1,6 @@
 """Ranked structures on their way back to DFT: folders for VASP, and what ShakeNBreak and doped go on from."""
 
 import json
-import shutil
-import subprocess
 
 import ase.io
 import numpy as np
@@ -15,7 +13,7 @@ from ase.calculators.emt import EMT
 import modeling_adapt.cli.relax as command
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.ranking import Candidate, rank
+from modeling_adapt.simulation.ranking import Candidate, Host, rank
 from modeling_adapt.simulation.tree import defect_of, distortion_of, write_tree
 
 DEFECT = "v_Cu_0"
@@ -85,22 +83,18 @@ def test_entries_for_doped(ranked, tmp_path):
     assert computed.ComputedStructureEntry.from_dict(entries[DEFECT][0]).energy == -10.0
 
 
-@pytest.mark.skipif(shutil.which("snb-groundstate") is None, reason="ShakeNBreak is an optional extra")
-def test_shakenbreak_goes_on(ranked, tmp_path):
-    write_tree(tmp_path / "tree", ranked)
-    folder = tmp_path / "tree" / DEFECT
-
-    def snb(*arguments: str) -> None:
-        ended = subprocess.run(arguments, cwd=tmp_path / "tree", capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-
-    before = (folder / f"{DEFECT}.yaml").read_text()
-    snb("snb-groundstate", "-d", "Groundstate")
-    found = ase.io.read(folder / "Groundstate" / "POSCAR")
-    np.testing.assert_allclose(found.positions, ase.io.read(folder / "1" / "POSCAR").positions)
-    snb("snb-plot", "-d", DEFECT, "-f", "png")
-    assert any("v_Cu" in path.name or "V" in path.name for path in folder.rglob("*.png") if path.stem != DEFECT)
-    assert yaml.safe_load(before) == yaml.safe_load((folder / f"{DEFECT}.yaml").read_text())
+def test_entries_of_doped_come_back_relaxed(ranked, tmp_path):
+    pytest.importorskip("pymatgen.core", reason="pymatgen is an optional extra")
+    was = {"@module": "doped.core", "@class": "DefectEntry", "charge_state": 0, "sc_entry": {}, "wyckoff": "8a"}
+    was |= {"corrections": {"kumagai": 0.1}, "bulk_entry": None, "_sc_entry_energy": -1.0}
+    name = f"{DEFECT}/Bond_Distortion_-30.0%"
+    host = Host(bulk("Cu", cubic=True) * 2, -11.0, {})
+    write_tree(tmp_path / "tree", ranked, entries={name: was}, host=host)
+    (entry,) = json.loads((tmp_path / "tree" / "defect_entries.json").read_text()).values()
+    assert entry["sc_entry"]["energy"] == -10.0 and entry["bulk_entry"]["energy"] == -11.0
+    assert entry["wyckoff"] == "8a" and entry["corrections"] == {} and entry["_sc_entry_energy"] is None
+    x = entry["sc_entry"]["structure"]["sites"][4]["xyz"][0]
+    assert x == pytest.approx(_vacancy(0.5).positions[4, 0])
 
 
 def test_of_the_command(tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ase.build import bulk
+from hub_uploads import EXPECTED
 
 import modeling_adapt
 from configuration.versions_adapt import ADAPT_VERSION
@@ -125,22 +126,33 @@ def test_commands_run_outside_the_checkout(installed, make_force_model, tmp_path
 
 
 def test_the_model_in_the_box_is_there_by_name(installed, tmp_path):
-    """Without the checkout on the path, without the Hub: the forces of its example."""
+    """
+    Without the checkout on the path, without the Hub: the forces of its example, and all that goes out when it is
+    published.
+    """
     program = """if True:
-        import json, numpy as np
+        import json, sys, numpy as np
         from pathlib import Path
         import modeling_adapt
         from modeling_adapt import ADAPTFeatureExtractor, ADAPTForEnergy
+        from modeling_adapt.hub.run_folder import open_runs
+        from modeling_adapt.hub.staging import stage_repository
         box = Path(modeling_adapt.__file__).parent / "pretrained" / "adapt-si"
         example = json.loads((box / "example.json").read_text())
         model = ADAPTForEnergy.from_pretrained("adapt-si").eval()
         inputs = ADAPTFeatureExtractor.from_pretrained("adapt-si")(example)
         forces = model(**inputs, compute_forces=True).forces[0].detach().numpy()
+        stage_repository(open_runs([box]), Path(sys.argv[1]), "org/adapt-si")
         print(modeling_adapt.__file__, np.abs(forces - example["forces"]).max())
     """
-    said = _run(sys.executable, "-c", program, folder=tmp_path, PYTHONPATH=str(installed), HF_HUB_OFFLINE="1")
+    staged, outside = tmp_path / "staged", {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
+    said = _run(sys.executable, "-c", program, staged, folder=tmp_path, **outside)
     place, deviation = said.split()[-2:]
     assert Path(place).is_relative_to(installed) and float(deviation) < 1e-5
+    names = {path.name for path in staged.iterdir()}
+    assert EXPECTED <= names
+    assert (staged / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert "10.48550/arXiv.2509.24115" in (staged / "README.md").read_text()
 
 
 @pytest.mark.slow

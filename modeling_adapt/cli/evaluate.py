@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..files import alone_in, finished_folder, require_empty_folder
 from ..training.options import read_charge
-from .command_line import CommandParser, whole_number
+from .command_line import CommandParser, positive_number, whole_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,7 +144,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     target = target_of(config)
     train, validation = (_rows(arguments, split, target, config.reads_charge) for split in ("train", "validation"))
     with alone_in(folder):
-        write_doubt(folder, train, validation, arguments.device, arguments.batch_size)
+        write_doubt(folder, train, validation, arguments.device, arguments.batch_size, widened=arguments.widen)
     print(f"uncertainty of its energies saved to: {folder}")
 
 
@@ -256,6 +256,8 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
         raise InputError("--calibrate is of one model: leave out --compare")
     if arguments.calibrate and arguments.dataset is None:
         raise InputError("--calibrate needs a data set, with splits train and validation")
+    if arguments.widen != 1 and not arguments.calibrate:
+        raise InputError("--widen goes with --calibrate, which writes the uncertainty: leave it out")
     if arguments.energy_model and not arguments.checks:
         raise InputError("--energy-model is for the physical checks, which --checks 0 leaves out")
 
@@ -388,6 +390,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="first find how uncertain energies of the model are, from the splits train and validation, and save that "
         "beside its weights",
+    )
+    found.add_argument(
+        "--widen",
+        metavar="FACTOR",
+        type=positive_number,
+        default=1.0,
+        help="with --calibrate: by how much errors of differences of energies exceeded their uncertainty where a kind "
+        "of structures had been left out of the training (default: 1)",
     )
     found.add_argument(
         "--energy-model", metavar="MODEL", help="pooled energy, against whose gradient the checks hold the forces"

@@ -30,7 +30,8 @@ relaxed first. Writes for each path
   NAME.path.extxyz   the images from the start to the end, with energies and forces
   NAME.path.png      the energy along the path
   NAME.path.json     barriers, energies and lengths, and what to know of them
-and barriers.csv, a line for each path. When it was interrupted, the same command goes on with the paths that are left.
+and barriers.csv, a line for each path; with --report also report.html. When it was interrupted, the same command goes
+on with the paths that are left.
 
 exit status: 0 all paths converged, 1 at least one did not or left the trained region, 2 bad input.
 """
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from ..files import alone_in
     from ..simulation import neb, results
+    from ..simulation.report import write_path_report
 
     output = Path(arguments.output)
     pairs = _read_pairs(arguments)
@@ -71,6 +73,8 @@ def main(argv: list[str] | None = None) -> int | None:
             found = neb.read_paths(list(pairs), output)
             neb.write_barriers(output / "barriers.csv", found)
             print(neb.barrier_table(found))
+        if arguments.report:
+            print(f"report saved to: {write_path_report(output, record, found)}")
     print(f"paths saved to: {output}")
     return 0 if len(found) == len(pairs) and all(path["status"] == "converged" for path in found) else 1
 
@@ -101,6 +105,8 @@ def _find_paths(
             status = "not converged" if path.status == "converged" else path.status
             path = replace(path, status=status, findings=(*notes[name], *path.findings))
         write_path(name, path, pair.files, output, f"{name}, {model_names(arguments.model)}")
+        if not sys.stdout.isatty():  # where no bar shows how far it is
+            print(f"{name}: {path.status} after {path.steps} steps, barrier {path.barrier} eV", flush=True)
     return failed
 
 
@@ -210,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the models that are Hub ids (default: main)")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights, or mixed, or auto (default: as saved, float32)"
+    )
     path = parser.add_argument_group("path")
     path.add_argument("--images", type=whole_number(1), default=7, help="between the ends (default: 7)")
     path.add_argument(
@@ -224,4 +232,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", default="barriers", metavar="DIR", help="new folder for the results (default: barriers)"
     )
+    parser.add_argument("--report", action="store_true", help="write report.html, which opens in any browser")
     return parser

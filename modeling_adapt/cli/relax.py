@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ..simulation.calculator import ADAPTCalculator
+    from ..simulation.inputs import Found
     from ..simulation.ranking import Host
     from ..simulation.results import Line
 
@@ -68,8 +69,8 @@ def main(argv: list[str] | None = None) -> int | None:
     calculator = _calculator(arguments, processes)
     selection = Selection(arguments.include, arguments.exclude)
     any_charge = getattr(calculator, "reads_charge", False)
-    found = (arguments.input, arguments.index, arguments.split, selection, any_charge, arguments.charge)
-    structures, skipped, notes = find_inputs(*found)
+    found = find_inputs(arguments.input, arguments.index, arguments.split, selection, any_charge, arguments.charge)
+    structures, skipped = found.structures, found.skipped
     arguments.finish = _finish(arguments, calculator)
     record = results.record_of(vars(arguments), structures)
     results.require_same_command(output, record)
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int | None:
                     "This model does not say what it was trained on, so nothing tells whether to believe it.",
                     file=sys.stderr,
                 )
-            _tell(notes, skipped, left, arguments.format)
+            _tell(found.notes, skipped, left, arguments.format)
             results.write_record(output, record)
             results.write_skipped(output, skipped)
             summary.start()
@@ -115,6 +116,8 @@ def main(argv: list[str] | None = None) -> int | None:
                     result = replace(result, status=status, findings=(*stuck[name], *result.findings))
                 results.write_result(name, result, output, structures[name])
                 summary.append(name, result)
+                if not sys.stdout.isatty():  # where no bar shows how far it is
+                    print(results.ended_line(name, result), flush=True)
         finally:
             if processes.num_processes == 1:
                 print(results.summary_table(summary.lines()))
@@ -123,7 +126,7 @@ def main(argv: list[str] | None = None) -> int | None:
         if processes.is_main_process:
             if processes.num_processes > 1:
                 print(results.summary_table(lines))
-            _conclude(arguments, lines, calculator, host, output)
+            _conclude(arguments, lines, calculator, host, output, found)
             if skipped:
                 print(f"skipped: {len(skipped)} (reasons in {output / results.SKIPPED})")
         complete = len(lines) == len(structures) and not skipped
@@ -287,6 +290,7 @@ def _conclude(
     calculator: "ADAPTCalculator",
     host: "Host | None",
     output: Path,
+    found: "Found",
 ) -> None:
     """What is made of all relaxations together: other formats, the ranking and the report."""
     from ..simulation.doubt import DifferenceDoubt
@@ -303,7 +307,8 @@ def _conclude(
         print(ranking_table(ranked))
         _tell_finish(arguments, lines)
     if arguments.write_tree is not None:
-        write_tree(Path(arguments.write_tree), ranked, model_names(arguments.model))
+        entries = found.defect_entries({one.name for one in ranked})
+        write_tree(Path(arguments.write_tree), ranked, model_names(arguments.model), entries, host)
         print(f"structures for DFT saved to: {arguments.write_tree}")
     if arguments.report:
         print(f"report saved to: {write_report(output)}")
@@ -369,7 +374,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="symmetry images of each structure to average over, at most 48 (default: 1)",
     )
-    models.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as saved, float32)")
+    models.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights, or mixed, or auto (default: as saved, float32)"
+    )
     models.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
     models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
 

@@ -68,6 +68,8 @@ def train(argv: list[str]) -> None:
     output = Path(training.output_dir)
     with alone_in(output) if trainer.is_world_process_zero() else nullcontext():
         if trainer.is_world_process_zero():
+            if checkpoint_to_resume(training, say=False) != checkpoint:
+                raise InputError(f"another command has written to {output} just now; give the same command again")
             warn_of_one_process(training)
             for note in notes:
                 print(f"note: {note}", file=sys.stderr)

@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
+from ..neighbours_adapt import cell_fault
 from .host_crystal import MAJOR_ELEMENT, diffraction_peaks, host_of, host_translations, integer_basis
 from .symmetry import OCTAHEDRAL_OPERATIONS, atoms_of
 

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.geometry import find_mic
 
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault
+from ..neighbours_adapt import cell_fault
 
 
 def require_cell(cell: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import datasets
 
 from ..elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 from ..errors import InputError
-from ..feature_extraction_adapt import cell_fault, thin_cells
+from ..neighbours_adapt import cell_fault, thin_cells
 from .columns import describe_row, flat_values, list_lengths, tables
 
 PER_ATOM = {"positions": "position", "forces": "force", "importance_weights": "importance weight"}  # what each holds

@@ -169,7 +169,7 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, c
                     axes.plot(chosen, errors[steps.index(chosen)], **_STAR, label="chosen checkpoint")
             axes.set_ylabel(label)
         for axes in figure.axes:
-            if _all_positive(axes):
+            if axes.dataLim.ymin > 0:  # which is -inf without data
                 logarithmic(axes.yaxis)
         figure.axes[-1].set_xlabel("optimiser step")
         figure.align_ylabels()
@@ -177,11 +177,6 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, c
         counted = f"validation: n = {structures[-1]:,} structures" if structures else ""
         caption(figure, f"training of {Path(path).absolute().parent.name}", counted)
         legend_below(figure)
-
-
-def _all_positive(axes: Axes) -> bool:
-    values = [value for line in axes.lines for value in line.get_ydata()]
-    return bool(values) and min(values) > 0
 
 
 def _cloud(axes: Axes, x: np.ndarray, y: np.ndarray, cells: Any) -> Any:

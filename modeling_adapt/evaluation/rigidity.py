@@ -71,6 +71,8 @@ class DoubtCheck:
         atom_doubt (`np.ndarray` of shape `(A,)`): Of all atoms, 1 being usual.
         force_error (`np.ndarray` of shape `(A,)`, *optional*): How long the errors of their forces are, in eV/Å.
         of_forces (`float`, *optional*): How long they are said to be for an atom of usual doubt.
+        difference_deviation, difference_error (`np.ndarray` of shape `(S,)`):
+            Of the energies of each structure and the next one, in eV.
     """
 
     deviation: np.ndarray
@@ -78,6 +80,8 @@ class DoubtCheck:
     atom_doubt: np.ndarray
     force_error: np.ndarray | None
     of_forces: float | None
+    difference_deviation: np.ndarray
+    difference_error: np.ndarray
 
     def metrics(self) -> dict[str, float]:
         """Of energies in meV of structures, and rank correlations with errors; of few structures these are poor."""
@@ -87,6 +91,11 @@ class DoubtCheck:
             "energy_error_rms_mev": 1000 * _rms(self.error),
             "energy_errors_within_two_uncertainties": float(within.mean()),
             "energy_uncertainty_error_spearman": _ranked(self.deviation, np.abs(self.error)),
+            "difference_uncertainty_rms_mev": 1000 * _rms(self.difference_deviation),
+            "difference_error_rms_mev": 1000 * _rms(self.difference_error),
+            "difference_errors_in_uncertainties": _rms(
+                self.difference_error / np.maximum(self.difference_deviation, 1e-9)
+            ),
         }
         if self.force_error is not None:
             found["atom_doubt_force_error_spearman"] = _ranked(self.atom_doubt, self.force_error)
@@ -106,7 +115,10 @@ class DoubtCheck:
             f"uncertainty of the energies: {found['energy_uncertainty_rms_mev']:.0f} meV, their error "
             f"{found['energy_error_rms_mev']:.0f} meV (root mean squares of structures), "
             f"{found['energy_errors_within_two_uncertainties']:.0%} of the errors within twice the uncertainty, rank "
-            f"correlation {found['energy_uncertainty_error_spearman']:.2f}"
+            f"correlation {found['energy_uncertainty_error_spearman']:.2f}",
+            f"of differences of energies: {found['difference_uncertainty_rms_mev']:.0f} meV, their error "
+            f"{found['difference_error_rms_mev']:.0f} meV, {found['difference_errors_in_uncertainties']:.1f} times "
+            "the uncertainty",
         ]
         if self.force_error is not None:
             lines.append(
@@ -128,10 +140,11 @@ def fit_doubt(
     validation: datasets.Dataset,
     batch_size: int = 8,
     progress: bool = True,
+    widened: float = 1.0,
 ) -> tuple[Doubt, DoubtCheck]:
     """
     The doubt of an energy model, from the structures it was trained on and from others with energies, and how it did
-    on these, on which it was calibrated.
+    on these, on which it was calibrated. `widened`: see [`Doubt`].
 
     Raises:
         [`InputError`]: The model has no energy that is a sum over atoms, or too few structures are given.
@@ -145,7 +158,7 @@ def fit_doubt(
     if len(seen.errors) < FEWEST_STRUCTURES:
         raise InputError(f"{len(seen.errors)} energies calibrate no uncertainty; it takes {FEWEST_STRUCTURES}")
     covariance, of_differences, ridge = most_likely_covariance(information, seen)
-    doubt = Doubt(covariance, 1.0, of_differences, {})
+    doubt = Doubt(covariance, 1.0, of_differences, {}, widened=widened)
     doubt = replace(doubt, usual=float(np.quantile(doubt.deviation(usual_atoms), _USUAL)))
     check = _checked(doubt, seen)
     if seen.force_errors is not None:
@@ -162,11 +175,12 @@ def write_doubt(
     device: torch.device,
     batch_size: int = 8,
     progress: bool = True,
+    widened: float = 1.0,
 ) -> DoubtCheck:
     """[`fit_doubt`] for the model in `folder`, into which it is written."""
     model, feature_extractor = load_model(Path(folder))
     model = on_device(model, device)
-    doubt, check = fit_doubt(model, feature_extractor, train, validation, batch_size, progress)
+    doubt, check = fit_doubt(model, feature_extractor, train, validation, batch_size, progress, widened)
     doubt.save(Path(folder))
     return check
 
@@ -339,7 +353,10 @@ def _batches(
 
 def _checked(doubt: Doubt, seen: Observed) -> DoubtCheck:
     of_atoms = doubt.of_atoms(seen.atoms)
-    return DoubtCheck(doubt.deviation(seen.features), seen.errors, of_atoms, seen.force_errors, doubt.of_forces)
+    differences = doubt.difference_deviation(seen.features - np.roll(seen.features, 1, axis=0))
+    errors = seen.errors - np.roll(seen.errors, 1)
+    of_structures = (doubt.deviation(seen.features), seen.errors)
+    return DoubtCheck(*of_structures, of_atoms, seen.force_errors, doubt.of_forces, differences, errors)
 
 
 def _rms(values: np.ndarray) -> float:

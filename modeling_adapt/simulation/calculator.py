@@ -72,12 +72,14 @@ class ADAPTCalculator(Calculator):
         outside_domain (`str`, defaults to `"warn"`):
             What happens to a structure outside the region that the (first) model was trained on: `"raise"` an
             [`InputError`], `"warn"` once for each structure and kind of finding ([`OutsideDomainWarning`]), or
-            `"ignore"`. Warnings name the structure by its `info["name"]`, if it has one, and its formula.
+            `"ignore"`. Warnings name the structure by its formula and its `info["name"]`; those without one are
+            numbered, as Python shows no warning twice.
         num_images (`int`, defaults to `1`): Symmetry images to average over, at most 48.
         device (`str` or `torch.device`, *optional*): Where the models run; `None`: on a GPU where there is one.
         dtype (`str`, *optional*):
             `"float32"`, `"bfloat16"` or `"float64"` for the weights; as they are by default. `"float64"`, where
-            positions are not rounded either, is for finite differences.
+            positions are not rounded either, is for finite differences. `"mixed"`: products in bfloat16 of weights in
+            float32; `"auto"`: that where it is measured to pay, see [`MixedPrecision`].
         compiled (`bool`, defaults to `False`):
             Whether `torch.compile` makes kernels for the models at the first call, which takes a minute or so.
         doubt ([`Doubt`], *optional*): Of the model of the energy; of no use where that is an ensemble.
@@ -121,9 +123,9 @@ class ADAPTCalculator(Calculator):
             raise InputError(f"a {type(energy_model).__name__} gives no energies; energy_model is an ADAPTForEnergy")
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
         self.outside_domain, self.num_images, self._compiled = outside_domain, num_images, compiled
-        self._warned: dict[
-            int, tuple[weakref.ref[Atoms], set[str]]
-        ] = {}  # of which structure, and what was said of it
+        # Of which structure, what it is called, and what was said of it.
+        self._warned: dict[int, tuple[weakref.ref[Atoms], str, set[str]]] = {}
+        self._unnamed = 0  # that were warned of
         self._warned_of_dynamics = False
         self._aligner = Aligner.of(models[0].config.training_domain)
         self._moving: weakref.ref[Atoms] | None = None  # whose motion the aligners follow
@@ -357,16 +359,21 @@ class ADAPTCalculator(Calculator):
             raise InputError("; ".join(findings.values()))
         if not findings:
             return
-        known, said = self._warned.get(id(asked), (None, set[str]()))
+        known, called, said = self._warned.get(id(asked), (None, "", set[str]()))
         if known is None or known() is not asked:
-            said = set()
-            self._warned[id(asked)] = weakref.ref(asked), said
-        name, formula = atoms.info.get("name"), atoms.get_chemical_formula()
+            called, said = self._called(atoms), set()
+            self._warned[id(asked)] = weakref.ref(asked), called, said
         for kind, line in findings.items():
             if kind not in said:
                 said.add(kind)
-                called = f"{name} ({formula})" if name else formula
                 warnings.warn(f"{called} is outside the trained region: {line}", OutsideDomainWarning, stacklevel=3)
+
+    def _called(self, atoms: Atoms) -> str:
+        name, formula = atoms.info.get("name"), atoms.get_chemical_formula()
+        if name:
+            return f"{name} ({formula})"
+        self._unnamed += 1
+        return formula if self._unnamed == 1 else f"{formula}, structure {self._unnamed},"
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles follow structures of their own."""

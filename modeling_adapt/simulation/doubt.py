@@ -49,6 +49,9 @@ class Doubt:
         of_forces (`float`, *optional*):
             In eV/Å: how far the force on an atom of usual doubt is from the truth (root mean square); that of others
             is proportional to their doubt. None where it is not known.
+        widened (`float`, defaults to `1.0`):
+            By how much differences of energies are more uncertain than the validation says, whose structures are of
+            the kinds of the training: what was found for kinds that had been left out of it.
     """
 
     covariance: np.ndarray
@@ -56,6 +59,7 @@ class Doubt:
     of_differences: float
     figures: Mapping[str, float]
     of_forces: float | None = None
+    widened: float = 1.0
 
     def deviation(self, features: np.ndarray) -> np.ndarray:
         """
@@ -67,7 +71,7 @@ class Doubt:
 
     def difference_deviation(self, features: np.ndarray) -> np.ndarray:
         """Likewise of differences of energies, such as formation energies, from the same differences of features."""
-        return self.of_differences * self.deviation(features)
+        return self.widened * self.of_differences * self.deviation(features)
 
     def of_atoms(self, features: np.ndarray) -> np.ndarray:
         """The doubt of atoms, from their features (..., D), in units of the usual one."""
@@ -84,7 +88,7 @@ class Doubt:
         if weights is None:
             raise InputError(f"{folder} has no weights, and a doubt is of weights")
         numbers: dict[str, Any] = {"usual": self.usual, "of_differences": self.of_differences}
-        numbers |= {"of_forces": self.of_forces, "figures": dict(self.figures)}
+        numbers |= {"of_forces": self.of_forces, "widened": self.widened, "figures": dict(self.figures)}
         with whole_file(folder / FILE) as unfinished:
             metadata = {"weights_sha256": weights, "numbers": json.dumps(numbers)}
             save_file({"covariance": torch.from_numpy(self.covariance)}, unfinished, metadata)

@@ -29,11 +29,11 @@ def as_atoms(structure: Any) -> Atoms:
     Args:
         structure (`Any`):
             `ase.Atoms`, `pymatgen` `Structure` or `Molecule`, or a defect entry of `pymatgen` or `doped`, of which the
-            supercell is taken.
+            supercell is taken. What is charged has its charge in `info["charge"]`, where models look for it; oxidation
+            states that add up to the charge are decoration, and the structure is neutral.
 
     Raises:
-        [`InputError`]: None of these, or a charged defect: models know neutral ones only. Oxidation states that add up
-            to the charge are decoration, and the structure is neutral.
+        [`InputError`]: None of these, or a disordered structure.
     """
     if isinstance(structure, Atoms):
         return structure
@@ -45,12 +45,12 @@ def as_atoms(structure: Any) -> Atoms:
             getattr(specie, "oxi_state", None) for one in getattr(structure, "sites", ()) for specie in one.species
         ]
         charge = _true_charge(getattr(structure, "charge", 0), states) if charge is None else charge
-        if charge:
-            raise InputError(f"a defect of charge {charge:+g}; models are trained on neutral defects only")
         if not getattr(structure, "is_ordered", True):
             raise InputError("a disordered structure; give one with an atom on each site")
-        plain = structure.to_ase_atoms(msonable=False)
-        return bare_copy(plain)
+        atoms = bare_copy(structure.to_ase_atoms(msonable=False))
+        if charge:
+            atoms.info["charge"] = charge
+        return atoms
     raise InputError(f"a {type(structure).__name__} is no structure; give ase.Atoms or a pymatgen Structure")
 
 
@@ -126,6 +126,11 @@ def read_objects(path: Path) -> dict[str, Atoms]:
     if not structures:
         raise NoStructureError(f"{path} holds no structure: what is in it is no structure of pymatgen or doped")
     return structures
+
+
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """The defect entries in a JSON file of doped, as they stand there, by their names as in [`read_objects`]."""
+    return {name: dict(one) for name, one in _named("", json.loads(_text(path))) if one.get("sc_entry")}
 
 
 def _named(name: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
 from math import isnan
@@ -21,7 +21,7 @@ from ..data.read.structure_files import distinct_names
 from ..data.structures import atoms_from_row
 from ..errors import InputError
 from ..files import readable_name
-from .exchange import NoStructureError, holds_objects, read_objects
+from .exchange import NoStructureError, holds_objects, read_entries, read_objects
 from .results import RECORD
 
 _RUN_FILES = ("POSCAR", "CONTCAR", "vasprun.xml", "OUTCAR", "XDATCAR")  # of a folder with several, the first is taken
@@ -42,11 +42,20 @@ class Found(NamedTuple):
             doped, where a file gives several.
         skipped (`dict[str, str]`): By name, why a structure is left out.
         notes (`list[str]`): What each of the folders holds that were searched.
+        objects (`dict[str, tuple[Path, str]]`):
+            Of structures in files of pymatgen and doped, by name, the file and what they are called there.
     """
 
     structures: dict[str, Atoms]
     skipped: dict[str, str]
     notes: list[str]
+    objects: dict[str, tuple[Path, str]]
+
+    def defect_entries(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Those of `names` that are defect entries of doped, as they stand in their files."""
+        wanted = {name: place for name, place in self.objects.items() if name in names}
+        files = {path: read_entries(path) for path in {path for path, _ in wanted.values()}}
+        return {name: files[path][inside] for name, (path, inside) in wanted.items() if inside in files[path]}
 
 
 class Selection(NamedTuple):
@@ -130,9 +139,9 @@ def find_inputs(
     """
     selection = selection or Selection()
     files = list(_files(inputs, selection))
-    found = Found({}, {}, [])
+    found = Found({}, {}, [], {})
     others: dict[Path, list[Path]] = {file.tree: [] for file in files if file.tree is not None}
-    inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}
+    inside_trees: dict[Path, list[str]] = {tree: [] for tree in others}  # also what will be skipped
     for file in files:
         names = (file.name, file.below)
         if _matches(selection.exclude, names):
@@ -144,6 +153,8 @@ def find_inputs(
                 others[file.tree].append(file.path)
             elif selection.includes(*names):
                 found.skipped[file.below] = str(error)  # with its ending: another file of that name may be fine
+                if file.tree is not None:
+                    inside_trees[file.tree].append(file.below)
             continue
         for inside, atoms in frames.items():
             name = _short(_openable(f"{file.name}-{_usable(inside)}" if inside else file.name))
@@ -157,10 +168,12 @@ def find_inputs(
             reason = _atoms_fault(atoms) or (
                 _charge_fault(atoms, file.path, inside, any_charge) if charge is None else None
             )
+            if file.tree is not None:
+                inside_trees[file.tree].append(name)
             if reason is None:
                 found.structures[name] = atoms
-                if file.tree is not None:
-                    inside_trees[file.tree].append(name)
+                if file.path.is_file() and holds_objects(file.path):
+                    found.objects[name] = (file.path, inside)
             else:
                 found.skipped[name] = f"{where}: {reason}"
     _require_some(found, files, selection, others)
@@ -251,9 +264,6 @@ def _files(inputs: Sequence[str | Path], selection: Selection) -> Iterator[_File
     paths = [path for name in inputs for path in _expanded(Path(name))]
     trees = [path for path in paths if path.is_dir() and not _is_dataset(path)]
     names = dict(zip(plain := [path for path in paths if path not in trees], _names(plain), strict=True))
-    if len(names) < len(plain):
-        twice = names[Counter(plain).most_common(1)[0][0]]
-        raise InputError(f"2 inputs would write to the same files {twice}.*; rename them or relax them apart")
     for path in paths:
         if path in trees:
             yield from _in_tree(path, selection, several=len(trees) > 1)

@@ -54,7 +54,7 @@ class Energy:
     uncertainty: float | None
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if self.uncertainty is None else f" ± {self.uncertainty:.2f}")
+        return f"{round(self.value, 3) + 0.0:.3f}" + ("" if self.uncertainty is None else f" ± {self.uncertainty:.2f}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The results of `relax.py` as one page that opens in any browser without a network: `templates/report.html.jinja`."""
+"""
+The results of `relax.py` and `neb.py`, each as one page that opens in any browser without a network:
+`templates/report.html.jinja`.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 from ase import Atoms
+from ase.utils.forcecurve import fit_images
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..crystal.defect_sites import DefectSite, find_defects
@@ -16,9 +20,11 @@ from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
 from ..tables import csv_rows
+from .neb import path_file
 from .relaxation import DISPLACED
 from .report_drawings import FRAME, NEAR, chart, view
 from .results import BETWEEN, Line, SummaryFile, model_names, read_record, trajectory_file
+from .tree import defect_of, distortion_of
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _PAGES = Environment(
@@ -57,17 +63,23 @@ _HEADERS = {
     "forces_std_ev_per_ang": "force spread",
     "atom_doubt": "doubt of an atom",
     "delta_q_to_lowest_amu_half_ang": "ΔQ to lowest",
+    "barrier_ev": "barrier",
+    "reverse_barrier_ev": "barrier back",
 }
 # What is asked first stands first, where no screen is too narrow for it.
-_FIRST = ("rank", "formation_energy_ev", "energy_above_lowest_ev", "same_as")
+_FIRST = ("rank", "formation_energy_ev", "energy_above_lowest_ev", "same_as", "barrier_ev", "reverse_barrier_ev")
 # Written beside what it is the uncertainty of.
 _UNCERTAINTY = {
     "energy_ev": "energy_uncertainty_ev",
     "energy_above_lowest_ev": "energy_above_lowest_uncertainty_ev",
     "formation_energy_ev": "formation_energy_uncertainty_ev",
+    "barrier_ev": "barrier_uncertainty_ev",
+    "reverse_barrier_ev": "reverse_barrier_uncertainty_ev",
+    "energy_change_ev": "energy_change_uncertainty_ev",
 }
 # By the ending of the column, longer ones first.
 _UNITS = {"_ev_per_ang": "eV/Å", "_amu_half_ang": "amu<sup>1/2</sup> Å", "_ev": "eV", "_ang": "Å"}
+_NOT_SHOWN = ("start", "end", "path_ang", "energies_ev")  # of a path: names of files, and what is drawn
 _OPTIONS = {"energy_model": "energy model", "steps": "most steps", "num_images": "symmetry images", "host": "host"}
 
 
@@ -115,15 +127,57 @@ def write_report(output: Path, title: str | None = None) -> Path:
             "facts": _facts(record, models if title else ""),
             "counts": _counts(lines),
             "missing": expected - len(lines) if isinstance(expected, int) else 0,
+            "note": "Only those that converged are relaxed. Of the others, the numbers are those of the last step.",
             "columns": [Column("name"), Column("status"), *columns.values()],
+            "distortions": _distortions(lines),
+            "heading": "Structures",
             "structures": [_structure(line, list(columns), output, record.get("fmax")) for line in lines],
         }
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{output}: its tables are not as relax.py writes them ({one_line(error)})") from error
+    return _write_page(output, page)
+
+
+def write_path_report(output: Path, record: Mapping[str, Any], paths: Sequence[Mapping[str, Any]]) -> Path:
+    """
+    Writes `report.html` into a folder of `neb.py`, and returns its path.
+
+    Args:
+        output (`Path`): The folder.
+        record (`Mapping[str, Any]`): Of the command.
+        paths (`Sequence[Mapping[str, Any]]`): As [`read_paths`] reads them.
+    """
+    lines = [
+        {name: _text(value) for name, value in path.items() if name not in _NOT_SHOWN}
+        | {"findings": BETWEEN.join(path["findings"])}
+        for path in paths
+    ]
+    columns = _columns(lines)
+    page = {
+        "title": f"Barriers with {model_names(record['model'])}",
+        "facts": _facts(record, ""),
+        "counts": _counts(lines),
+        "missing": 0,
+        "note": "Only a path that converged tells a barrier. Of the others, the numbers are those of the last step.",
+        "columns": [Column("name"), Column("status"), *columns.values()],
+        "distortions": [],
+        "heading": "Paths",
+        "structures": [
+            _listed(line, list(columns)) | _drawn_path(path_file(line["name"], output, "extxyz")) for line in lines
+        ],
+    }
+    return _write_page(output, page)
+
+
+def _write_page(output: Path, page: Mapping[str, Any]) -> Path:
     path = output / "report.html"
     template = _PAGES.get_template("report.html.jinja")
     write_whole(path, template.render(page, displaced=DISPLACED, near=f"{NEAR:g}", frame=FRAME) + "\n")
     return path
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _summary(output: Path) -> list[Line]:
@@ -187,6 +241,28 @@ def _columns(lines: Sequence[Line]) -> dict[str, Column]:
     return columns
 
 
+def _distortions(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Of each defect whose distortions were relaxed, the energies of what they came to."""
+    defects: dict[str, list[Line]] = {}
+    for line in lines:
+        if line["status"] == "converged" and line["energy_ev"] and distortion_of(line["name"]) is not None:
+            defects.setdefault(defect_of(line["name"], line.get("formula", "")), []).append(line)
+    drawn = ((defect, _distortion_chart(group)) for defect, group in defects.items())
+    return [{"caption": f"{defect}{told}", "chart": one} for defect, (one, told) in drawn if len(one["points"]) > 1]
+
+
+def _distortion_chart(group: Sequence[Line]) -> tuple[dict[str, Any], str]:
+    """With what its dashed line is."""
+    energies = {distortion_of(line["name"]): float(line["energy_ev"]) for line in group}
+    lowest = min(energies.values())
+    shares = sorted(share for share in energies if isinstance(share, float))
+    x, y = 100 * np.array(shares), np.array([energies[share] - lowest for share in shares])
+    level = round(energies["Unperturbed"] - lowest, 3) if "Unperturbed" in energies else None
+    labels = ("bond distortion (%)", "energy above the lowest (eV)")
+    drawn = chart(x, y, *labels, dotted=True, threshold=level, height=0.05)
+    return drawn, "" if level is None else " (dashed: Unperturbed)"
+
+
 def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | None) -> dict[str, Any]:
     """What the page says of one relaxation."""
     name = line["name"]
@@ -194,7 +270,13 @@ def _structure(line: Line, columns: Sequence[str], output: Path, fmax: float | N
         shown = _drawn(_read_trajectory(trajectory_file(name, output)), fmax)
     except InputError as error:
         shown = {"note": f"There is nothing to draw: {error}", "view": None}
-    return shown | {
+    return shown | _listed(line, columns)
+
+
+def _listed(line: Line, columns: Sequence[str]) -> dict[str, Any]:
+    """The line of the table."""
+    name = line["name"]
+    return {
         "name": name,
         "anchor": quote(name, safe=""),
         "mark": _STATUSES.get(line["status"], _UNKNOWN),
@@ -208,7 +290,7 @@ def _cell(text: str, uncertainty: str = "") -> tuple[str, float | None]:
     value = _number(text)
     if value is None:
         return text, None
-    shown = text if text.lstrip("-").isdigit() else f"{value:.3f}"
+    shown = text if text.lstrip("-").isdigit() else f"{round(value, 3) + 0.0:.3f}"
     deviation = _number(uncertainty)
     return shown.replace("-", "−") + (f" ± {_rounded_up(deviation)}" if deviation else ""), value
 
@@ -251,22 +333,47 @@ def _drawn(trajectory: Trajectory, fmax: float | None) -> dict[str, Any]:
     if np.isfinite(trajectory.energies).any():
         change = trajectory.energies - trajectory.energies[0]
         charts.append(chart(steps, change, "step", "energy − start (eV)"))
-    try:
-        defects = find_defects(start)
-        note = "There is no defect at the start, so nothing is drawn against the distance to it."
-    except InputError as error:
-        defects, note = [], f"Where the defect is, is not known: {error}."
-    distances = np.zeros(len(start))
-    if defects:
-        distances = _distances(start, defects)
-        labels = ("distance to the defect at the start (Å)", "displacement (Å)")
-        charts.append(chart(distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED))
-        kinds = Counter(defect.kind for defect in defects)
-        note = "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
+    defects, note = _defects(start)
+    distances = _distances(start, defects)
+    charts += _moved_chart(distances, moved) if defects else []
     return {"note": note, "charts": charts, "view": view(start, moved, distances, defects)}
 
 
+def _drawn_path(path: Path) -> dict[str, Any]:
+    """As [`_drawn`], of the images of a path; atoms that pass a boundary are not wrapped there."""
+    images = list(read_frames(path, kind="extxyz"))
+    start, top = images[0], int(np.argmax([image.get_potential_energy() for image in images]))
+    moved, saddle = (image.positions - start.positions for image in (images[-1], images[top]))
+    fit = fit_images(images)
+    curve = np.array(fit.fit_path), np.array(fit.fit_energies)
+    labels = ("length of the path (Å)", "energy above the start (eV)")
+    charts = [chart(np.array(fit.path), np.array(fit.energies), *labels, dotted=True, curve=curve)]
+    defects, note = _defects(start)
+    distances = _distances(start, defects)
+    charts += _moved_chart(distances, moved) if defects else []
+    return {"note": note, "charts": charts, "view": view(start, moved, distances, defects, saddle)}
+
+
+def _defects(start: Atoms) -> tuple[list[DefectSite], str]:
+    """And what is said of them."""
+    try:
+        defects = find_defects(start)
+    except InputError as error:
+        return [], f"Where the defect is, is not known: {error}."
+    if not defects:
+        return [], "There is no defect at the start, so nothing is drawn against the distance to it."
+    kinds = Counter(defect.kind for defect in defects)
+    return defects, "At the start: " + ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) + "."
+
+
+def _moved_chart(distances: np.ndarray, moved: np.ndarray) -> list[dict[str, Any]]:
+    labels = ("distance to the defect at the start (Å)", "displacement (Å)")
+    return [chart(distances, np.linalg.norm(moved, axis=1), *labels, line=False, threshold=DISPLACED)]
+
+
 def _distances(atoms: Atoms, defects: Sequence[DefectSite]) -> np.ndarray:
-    """(N,) distance of each atom to the nearest defect in Å, by the minimum image."""
+    """(N,) distance of each atom to the nearest defect in Å, by the minimum image; zeros without any."""
+    if not defects:
+        return np.zeros(len(atoms))
     vectors = [shortest_images(atoms.positions - site.position, atoms.cell.array, atoms.pbc) for site in defects]
     return np.linalg.norm(vectors, axis=2).min(axis=0)

@@ -32,8 +32,11 @@ def chart(
     y_label: str,
     *,
     line: bool = True,
+    dotted: bool = False,
+    curve: tuple[np.ndarray, np.ndarray] | None = None,
     logarithmic: bool = False,
     threshold: float | None = None,
+    height: float = 0.0,
 ) -> dict[str, Any]:
     """
     One quantity against another, as the template draws it: where in its `FRAME` points are, and ticks with their
@@ -42,9 +45,12 @@ def chart(
     Args:
         x, y (`np.ndarray` of shape `(N,)`): What is not finite is left out.
         line (`bool`, defaults to `True`):
-            `x` are steps, joined by a line with a dot at the last one; else dots, which differ above `threshold`.
+            Points are joined by a line with a dot at the last one; else dots, which differ above `threshold`.
+        dotted (`bool`, defaults to `False`): Whether a line has a dot at each of its points.
+        curve (`tuple[np.ndarray, np.ndarray]`, *optional*): Of a finer line through the points, x and y.
         logarithmic (`bool`, defaults to `False`): Along y.
         threshold (`float`, *optional*): `y` of a dashed line.
+        height (`float`, defaults to `0.0`): The least that the axis of y spans.
     """
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
@@ -53,21 +59,23 @@ def chart(
     levels = [] if threshold is None else [threshold]
     above = np.zeros(len(y), dtype=bool) if line or threshold is None else y > threshold
     x_limits = min(0.0, float(x.min())), float(x.max()) or 1.0
-    x_ticks = _ticks(*x_limits, whole=line)
+    x_ticks = _ticks(*x_limits, whole=line and not (x % 1).any())
+    finer_x, finer_y = (x, y) if curve is None else curve
 
     def placed(values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Along the axis of y."""
         return np.log10(np.maximum(values, _SMALLEST)) if logarithmic else np.array(values)
 
-    y_limits = _limits(np.append(placed(y), placed(levels)))
+    y_limits = _limits(np.concatenate([placed(y), placed(finer_y), placed(levels)]), height)
     y_ticks = _decades(*y_limits) if logarithmic else _ticks(*y_limits)
     points = list(zip(_across(x, x_limits), _up(placed(y), y_limits), strict=True))
+    still = [point for point, moved in zip(points, above, strict=True) if not moved]
     return {
         "x_label": x_label,
         "y_label": y_label,
-        "is_line": line,
         "points": points,
-        "dots": [point for point, moved in zip(points, above, strict=True) if not moved],
+        "line": list(zip(_across(finer_x, x_limits), _up(placed(finer_y), y_limits), strict=True)) if line else [],
+        "dots": still[-1:] if line and not dotted else still,
         "moved_dots": [point for point, moved in zip(points, above, strict=True) if moved],
         "x_ticks": list(zip(_across(x_ticks, x_limits), map(_label, x_ticks), strict=True)),
         "y_ticks": list(zip(_up(placed(y_ticks), y_limits), map(_label, y_ticks), strict=True)),
@@ -75,8 +83,8 @@ def chart(
     }
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
+def _limits(values: np.ndarray, height: float) -> tuple[float, float]:
+    low, high = float(values.min()), max(float(values.max()), float(values.min()) + height)
     margin = 0.06 * (high - low) or 0.5
     return low - margin, high + margin
 
@@ -106,16 +114,23 @@ def _label(value: float) -> str:
     return f"{round(value, 10) + 0.0:g}".replace("-", "−")
 
 
-def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequence[DefectSite]) -> dict[str, Any]:
+def view(
+    start: Atoms,
+    moved: np.ndarray,
+    distances: np.ndarray,
+    defects: Sequence[DefectSite],
+    saddle: np.ndarray | None = None,
+) -> dict[str, Any]:
     """
-    What the page draws of a relaxation: the colour and symbol of each element, how many atoms moved, whether there are
-    defects and atoms far from them, and as JSON what its script draws.
+    What the page draws of a relaxation or a path: the colour and symbol of each element, how many atoms moved, whether
+    there are defects and atoms far from them, and as JSON what its script draws.
 
     Args:
         start (`Atoms`): The structure before.
         moved (`np.ndarray` of shape `(N, 3)`): Displacements in Å.
         distances (`np.ndarray` of shape `(N,)`): To the nearest defect in Å.
         defects (`Sequence[DefectSite]`): Of the start; they are put in the middle of the view, by periodic images.
+        saddle (`np.ndarray` of shape `(N, 3)`, *optional*): Displacements at the top of a path in Å.
     """
     positions, sites, box = _around(start, defects)
     displaced = np.linalg.norm(moved, axis=1) > DISPLACED
@@ -136,7 +151,10 @@ def view(start: Atoms, moved: np.ndarray, distances: np.ndarray, defects: Sequen
         "cell": _rounded(box),
         "extent": round(float(np.linalg.norm(everything, axis=1).max()) + 1.0, 3),
     }
+    if saddle is not None:
+        data["saddle"] = _rounded(positions + saddle)
     return {
+        "frames": [name for name in ("start", "saddle", "end") if name in data],
         "elements": list(zip(colours, symbols, strict=True)),
         "moved": displaced.sum(),
         "has_defects": bool(defects),

@@ -34,6 +34,9 @@ _OPTIONS = (
 # A ranking is made anew each time, so it may have another host.
 _OF_THE_RANKING = ("host", "chemical_potentials")
 RECORDED = (*_OPTIONS, *_OF_THE_RANKING)
+# What earlier versions did, whose records do not tell it.
+_DONE_BEFORE = {"cell": False, "energy_subfolder": None, "energy_revision": None}
+_ADDED = {"energy_uncertainty_ev", "atom_doubt"}  # columns that their summaries do not have
 
 CSV_COLUMNS = (
     "name",
@@ -95,17 +98,21 @@ def require_same_command(output: Path, record: Mapping[str, Any], file: str = RE
     if not there:
         require_empty_folder(output)
         return
+    if file == RECORD:
+        there = {**_DONE_BEFORE, "finish": there.get("fmax"), **there}
     different = [name for name in record if name not in _OF_THE_RANKING and there.get(name) != record[name]]
     if different:
         name = different[0]
         what = f"{name} {there.get(name)}, not {record[name]}"
         if name in ("structures", "sha256"):
             what = "other structures"
-        raise InputError(f"{output} holds results of another command ({what}); name a new folder")
+        remedy = f"give --finish {there['finish']:g}, or name" if different == ["finish"] else "name"
+        raise InputError(f"{output} holds results of another command ({what}); {remedy} a new folder")
 
 
 def write_record(output: Path, record: Mapping[str, Any], file: str = RECORD) -> None:
-    """Writes the record of a command into its folder."""
+    """Writes the record of a command into its folder, which may be another's by now: see [`require_same_command`]."""
+    require_same_command(output, record, file)
     write_whole(output / file, json.dumps(record, indent=2) + "\n")
 
 
@@ -159,9 +166,10 @@ class SummaryFile:
         text = self.path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
         rows: list[Any] = list(csv_rows(whole))
-        if rows and set(rows[0]) - {None} != set(CSV_COLUMNS):
+        if rows and (set(rows[0]) - {None}) | _ADDED != set(CSV_COLUMNS):
             raise InputError(f"{self.path} is no summary of relax.py")
-        return [row for row in rows if None not in row and None not in row.values()]
+        added = dict.fromkeys(_ADDED, "")
+        return [added | row for row in rows if None not in row and None not in row.values()]
 
 
 def summary_table(lines: Iterable[Line]) -> str:
@@ -196,6 +204,12 @@ def summary_table(lines: Iterable[Line]) -> str:
         if line["atom_doubt"] and float(line["atom_doubt"]) > UNUSUAL
     ]
     return "\n".join([format_table(header, rows), *findings])
+
+
+def ended_line(name: str, result: RelaxationResult) -> str:
+    """One relaxation, for a log."""
+    change = "" if result.energy_change is None else f", ΔE {result.energy_change:.3f} eV"
+    return f"{name}: {result.status} after {result.steps} steps, fmax {result.fmax:.3f} eV/Å{change}"
 
 
 def write_result(name: str, result: RelaxationResult, output: Path, start: Atoms | None = None) -> None:

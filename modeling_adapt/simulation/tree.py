@@ -6,22 +6,26 @@ files from which that goes on, and for doped and pymatgen as JSON.
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
+from ase import Atoms
 
 from ..feature_extraction_adapt import charge_of
 from ..figures import COLUMN, MODEL, STYLES, drawn, legend_below
 from ..figures import caption as captioned
 from ..files import finished_folder
 from .exchange import as_structure
-from .ranking import Candidate
+from .ranking import Candidate, Host
 from .results import write_as
 
 ENTRIES = "relaxed.json"
+DEFECT_ENTRIES = "defect_entries.json"
+_FLAT = 0.05  # eV; what differs by less is not to look like mountains
 _DISTORTION = re.compile(r"(Bond_Distortion_|Unperturbed|Rattled|Dimer).*")  # folders of ShakeNBreak
 _DEFECT = re.compile(
     r"(?:.*-)?([A-Za-z][\w.]*_[+-]?\d+)"
@@ -52,17 +56,27 @@ def distortion_of(name: str) -> float | str | None:
     return last.removeprefix("Bond_Distortion_") if share is None else round(float(share[1]) / 100, 6)
 
 
-def write_tree(folder: Path, ranked: Sequence[Candidate], caption: str = "") -> None:
+def write_tree(
+    folder: Path,
+    ranked: Sequence[Candidate],
+    caption: str = "",
+    entries: Mapping[str, Mapping[str, Any]] | None = None,
+    host: Host | None = None,
+) -> None:
     """
     Writes, for each defect, `DEFECT_CHARGE/RANK/POSCAR` of each minimum, the lowest first, its atoms in the order of
     the input. Of structures that were distortions of ShakeNBreak also `DEFECT_CHARGE/DISTORTION/CONTCAR`, the energies
     as `DEFECT_CHARGE/DEFECT_CHARGE.yaml`, and a plot. Where pymatgen is installed, `relaxed.json` has for each defect
-    the `ComputedStructureEntry` of each minimum.
+    the `ComputedStructureEntry` of each minimum, and `defect_entries.json` the `DefectEntry` of doped of each
+    structure that was one, with its relaxed structure and energy.
 
     Args:
         folder (`Path`): A new one; it appears as a whole.
         ranked (`Sequence[Candidate]`): With energies.
         caption (`str`, defaults to `""`): Of plots and POSCAR files, such as the name of the model.
+        entries (`Mapping[str, Mapping[str, Any]]`, *optional*):
+            By the name of a candidate, the defect entry that it was, as it stands in its file.
+        host ([`Host`], *optional*): Its energy becomes that of the bulk in defect entries.
 
     Raises:
         [`InputError`]: The folder exists and is not empty.
@@ -80,6 +94,8 @@ def write_tree(folder: Path, ranked: Sequence[Candidate], caption: str = "") -> 
                 _write_distortions(unfinished / defect, distorted, caption)
         if importlib.util.find_spec("pymatgen") is not None:
             _write_entries(unfinished / ENTRIES, minima)
+            if entries:
+                _write_defect_entries(unfinished / DEFECT_ENTRIES, ranked, entries, host)
 
 
 def _distinct(group: Sequence[Candidate]) -> list[Candidate]:
@@ -135,7 +151,9 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
         for look, one in zip(cycle(STYLES[1:]), others, strict=False):
             level = (one.energy or lowest) - lowest
             axes.axhline(level, color=look.colour, linestyle=look.dash, label=one.name.split("/")[-1], zorder=0)
-        axes.set_ylim(bottom=-0.05 * max(0.05, float(np.max([*y, 0.0]))))
+        levels = [(one.energy or lowest) - lowest for one in others]
+        highest = float(np.max([_FLAT, *levels, *(np.array(y) + deviations)]))
+        axes.set_ylim(-0.08 * highest, 1.1 * highest)
         axes.set_xlabel("bond distortion (%)")
         axes.set_ylabel("energy above the lowest (eV)")
         said = "; bars: one standard deviation" if any(deviations) else ""
@@ -144,24 +162,46 @@ def plot_distortions(group: Sequence[Candidate], file: Path, caption: str = "") 
 
 
 def _write_entries(path: Path, minima: dict[str, list[Candidate]]) -> None:
-    """As the class writes itself, which is in the whole of pymatgen and not in the core that structures need."""
-    entries = {
-        defect: [
-            {
-                "@module": "pymatgen.entries.computed_entries",
-                "@class": "ComputedStructureEntry",
-                "structure": as_structure(one.atoms).as_dict(),
-                "energy": one.energy,
-                "correction": 0.0,
-                "entry_id": one.name,
-                "parameters": {},
-                "data": {"uncertainty_above_lowest_ev": one.energy_above_lowest_uncertainty},
-            }
-            for one in group
-        ]
-        for defect, group in minima.items()
-    }
+    entries = {defect: [_computed(one) for one in group] for defect, group in minima.items()}
     path.write_text(json.dumps(entries), encoding="utf-8")
+
+
+def _computed(one: Candidate) -> dict[str, Any]:
+    data = {"uncertainty_above_lowest_ev": one.energy_above_lowest_uncertainty}
+    return _entry(one.atoms, one.energy, one.name) | {"data": data}
+
+
+def _entry(atoms: Atoms, energy: float | None, name: str) -> dict[str, Any]:
+    """As the class writes itself, which is in the whole of pymatgen and not in the core that structures need."""
+    return {
+        "@module": "pymatgen.entries.computed_entries",
+        "@class": "ComputedStructureEntry",
+        "structure": as_structure(atoms).as_dict(),
+        "energy": energy,
+        "correction": 0.0,
+        "entry_id": name,
+        "parameters": {},
+        "data": {},
+    }
+
+
+def _write_defect_entries(
+    path: Path, ranked: Sequence[Candidate], entries: Mapping[str, Mapping[str, Any]], host: Host | None
+) -> None:
+    """What was in the file of doped with other energies and structures, to which its corrections do not belong."""
+    bulk = {} if host is None else {"bulk_entry": _entry(host.atoms, host.energy, "host"), "_bulk_entry_energy": None}
+    written = {
+        defect_of(one.name, one.formula, charge_of(one.atoms)): {
+            **entries[one.name],
+            **bulk,
+            "sc_entry": _computed(one),
+            "_sc_entry_energy": None,
+            "corrections": {},
+        }
+        for one in ranked
+        if one.name in entries
+    }
+    path.write_text(json.dumps(written), encoding="utf-8")
 
 
 __all__ = ["defect_of", "distortion_of", "plot_distortions", "write_tree"]

@@ -173,6 +173,7 @@ def _without_effect(
     chooses = training.load_best_model_at_end or saved == "best" or schedule in ("reduce_lr_on_plateau", "greedy")
     weighting = [f for f in fields(RunArguments) if f.name.startswith("weight_")]
     weights = [f.name for f in weighting if getattr(run, f.name) != f.default]
+    weighs = config.force_loss.startswith("weighted")
     of_the_best = ["metric_for_best_model", "greater_is_better"]
     rules = [
         (evaluated != "steps", ["eval_steps"], "eval_strategy", f"is {evaluated}, not steps"),
@@ -183,7 +184,7 @@ def _without_effect(
         (not chooses, of_the_best, "load_best_model_at_end", "is false"),
         (run.muon, ["optim", "optim_args"], "muon", "takes its place"),
         (run.atoms_per_batch is not None, ["per_device_train_batch_size"], "atoms_per_batch", "takes its place"),
-        (config.force_loss == "mse", weights, "force_loss", "is mse, which has no weights"),
+        (not weighs, weights, "force_loss", f"is {config.force_loss}, which has no weights"),
     ]
     return {name: (cause, f"{cause} {why}") for applies, names, cause, why in rules if applies for name in names}
 

@@ -189,10 +189,13 @@ def _digest(path: Path, to_disk: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checkpoint_to_resume(training: ADAPTTrainingArguments) -> Path | None:
+def checkpoint_to_resume(training: ADAPTTrainingArguments, say: bool = True) -> Path | None:
     """
     The checkpoint that `resume_from_checkpoint` names, or for "true" the newest complete one of the run; None to start
-    from the beginning. What is wrong with newer ones is said; the run will write them anew.
+    from the beginning.
+
+    Args:
+        say (`bool`, defaults to `True`): What is wrong with newer ones, which the run will write anew.
 
     Raises:
         [`InputError`]: The checkpoint is incomplete or damaged, or of another run; or the run starts from the
@@ -218,7 +221,7 @@ def checkpoint_to_resume(training: ADAPTTrainingArguments) -> Path | None:
         if not (output / "run.json").is_file():
             require_empty_folder(output)
         faults.append(f"no complete checkpoint in {output}: starting from the beginning")
-    for fault in faults if training.process_index == 0 else []:
+    for fault in faults if say and training.process_index == 0 else []:
         print(f"warning: {fault}", file=sys.stderr)
     return newest
 

@@ -161,7 +161,8 @@ MODEL_OPTIONS = {
     "energy_dropout_prob": Option("of mlp: dropout of its blocks"),
 }
 LOSS_OPTIONS = {
-    "force_loss": Option("loss of the forces", choices=("weighted_l2", "weighted_mse", "mse")),
+    "force_loss": Option("loss of the forces", choices=("weighted_l2", "l2", "weighted_mse", "mse")),
+    "energy_loss": Option("loss of the energy", choices=("mse", "mae")),
     "force_weight": Option("weight of the forces in the loss of an energy"),
     "stress_weight": Option("weight of the stress in the loss of an energy; 0: it is not learned"),
 }

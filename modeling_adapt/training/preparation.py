@@ -277,12 +277,13 @@ def _require_fitting(config: ADAPTConfig, run: RunArguments, train_rows: dataset
         raise InputError(
             "stress_weight: no structure of the training split has a stress; leave it out, or set it to 0"
         )
-    if target_of(config) != "energy" and config.force_loss != "mse":
+    if target_of(config) != "energy" and config.force_loss.startswith("weighted"):
         found = survey(train_rows)
         if not (found.defective.any() or found.weighted.any()):
+            unweighted = config.force_loss.removeprefix("weighted_")
             raise InputError(
                 f"force_loss: {config.force_loss} weighs atoms by their distance to a defect, but no structure of the "
-                "training split has a defect site; use force_loss: mse, or import the data with --host"
+                f"training split has a defect site; use force_loss: {unweighted}, or import the data with --host"
             )
 
 

@@ -13,7 +13,6 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from ...errors import InputError
-from ...feature_extraction_adapt import charge_of
 from ...files import readable_name
 from ..options import ENERGY_KEYS, FORCE_KEYS, ISOLATED, RUN_ENERGY_KEYS, STRESS_KEYS, ReadingOptions
 from ..structures import is_isolated, structure_row
@@ -230,6 +229,8 @@ def _charge(atoms: Atoms, name: str, where: str) -> float | None:
     if value is None:
         named = named_charge(name)
         return None if named is None else float(named.charge)
+    from ...feature_extraction_adapt import charge_of  # with transformers, which takes seconds and few files need
+
     try:
         return charge_of({"charge": value})
     except ValueError as error:
