@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 import ase.io
+import datasets
 import numpy as np
 import torch
 
-import datasets
 from modeling_adapt.cli.command_line import positive_number, run_command, whole_number
 from modeling_adapt.data.load.batching import StructureDataset
 from modeling_adapt.data.load.reading import read_split

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from ase.build import bulk
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
-import datasets
 from modeling_adapt.cli.command_line import CommandParser, run_command, whole_number
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.augmentation import augmentation_steps

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-import datasets
 from modeling_adapt.data.columns import list_lengths
 from modeling_adapt.data.load.reading import read_split, read_splits, select_subset
 from modeling_adapt.data.load.survey import content_hash, require_cubic_cells

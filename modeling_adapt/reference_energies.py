@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 from numpy.typing import ArrayLike
-
-import datasets
 
 from .elements_adapt import SYMBOLS
 

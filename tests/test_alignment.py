@@ -5,13 +5,13 @@ import json
 import re
 
 import crystals
+import datasets
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from transformers import pipeline
 
-import datasets
 from modeling_adapt import ADAPTConfig, ADAPTEnergyConfig, ADAPTFeatureExtractor
 from modeling_adapt.crystal.alignment import Aligner, fit_alignment
 from modeling_adapt.crystal.trained_region import TrainingDomain, fit_domain

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from ase.build import bulk
+from datasets import load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from datasets import load_dataset, load_dataset_builder
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.cli.describe_dataset import main
 from modeling_adapt.cli.split_dataset import main as split_main

@@ -5,10 +5,10 @@ import subprocess
 import sys
 import tempfile
 
+import datasets
 import pytest
 import transformers
 
-import datasets
 from modeling_adapt.cli.command_line import (
     CommandParser,
     number_not_negative,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from datasets import load_dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Trainer, TrainingArguments
 
-from datasets import load_dataset
 from modeling_adapt import (
     ADAPTConfig,
     ADAPTEnergyConfig,

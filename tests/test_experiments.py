@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import DatasetDict, load_dataset
 from matplotlib.image import imread
 
 import experiments
 import experiments.__main__ as command
-from datasets import DatasetDict, load_dataset
 from experiments import lab as lab_module
 from experiments import loss as loss_experiment
 from experiments.descriptors import SAME

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from datasets import load_dataset
 from torch.utils.data import DataLoader
 
-from datasets import load_dataset
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.batching import StructureCollator, StructureDataset, read_structures
 from modeling_adapt.data.load.importance import ImportanceWeighting, defect_distances

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from ase import Atoms
 from ase.build import bulk
-
 from datasets import Dataset, load_dataset
+
 from modeling_adapt.data.build.writing import write_dataset
 from modeling_adapt.data.load.reading import read_split
 from modeling_adapt.data.read.frames import same_trajectory

@@ -12,9 +12,8 @@ from ..training.options import read_charge
 from .command_line import CommandParser, positive_number, whole_number
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
     from ..data.structures import Target
     from ..evaluation.answers import Answer

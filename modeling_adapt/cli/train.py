@@ -16,9 +16,8 @@ from ..errors import InputError
 from ..training.options import RunArguments, help_text
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     import datasets
+    from transformers import TrainingArguments
 
     from ..configuration_adapt import ADAPTConfig
     from ..data.structures import Target

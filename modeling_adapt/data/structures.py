@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 from ase.geometry import wrap_positions
-
 from datasets import Features, List, Value
 
 from ..crystal.contacts import coinciding_atoms, contacts

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
-
-import datasets
 
 from ..elements_adapt import DESCRIPTORS, SYMBOLS, descriptors
 from ..errors import InputError

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
 from scipy.stats import spearmanr
 from tqdm import tqdm
 from transformers import PreTrainedModel
-
-import datasets
 
 from ..data.columns import describe_row
 from ..data.load.batching import StructureDataset

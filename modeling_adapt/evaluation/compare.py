@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
-
-import datasets
 
 from ..crystal.alignment import Aligner
 from ..data.columns import describe_row

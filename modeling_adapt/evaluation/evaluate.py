@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import datasets
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
@@ -11,8 +12,6 @@ from ase.units import GPa
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
-
-import datasets
 
 from ..crystal.trained_region import TrainingDomain
 from ..data.columns import describe_row, list_column, tables

@@ -6,13 +6,12 @@ A model may have a low mean error and still push the whole crystal, turn with th
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from tqdm import tqdm
 from transformers import PreTrainedModel
-
-import datasets
 
 from ..crystal.alignment import Aligner
 from ..crystal.minimum_image import shortest_images

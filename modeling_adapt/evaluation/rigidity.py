@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from tqdm import tqdm
 from transformers import PreTrainedModel
-
-import datasets
 
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..device import on_device

@@ -8,11 +8,10 @@ structure.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
-
-import datasets
 
 from ..data.load.batching import StructureDataset
 from ..evaluation.evaluate import evaluate_energy, evaluate_forces

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-
-import datasets
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain

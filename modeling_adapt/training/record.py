@@ -12,11 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import yaml
 from transformers import TrainerCallback, TrainerState, TrainingArguments
-
-import datasets
 
 from ..configuration_adapt import ADAPTConfig
 from ..errors import InputError

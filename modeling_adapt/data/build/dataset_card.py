@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, DatasetCardData
-
 from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from ...errors import InputError, one_line
 from ...files import write_whole

@@ -3,11 +3,10 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import datasets
 import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-
-import datasets
 
 from ...crystal.symmetry import atoms_of
 from ..columns import flat_values, list_column, list_lengths, tables

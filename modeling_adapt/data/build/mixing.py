@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-import datasets
 
 from ..read.structure_files import StructureFile, find_files, owner_of, structure_rows
 from ..sources import Source, SourceList

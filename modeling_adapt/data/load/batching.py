@@ -8,12 +8,11 @@ from collections import UserDict
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
-
-import datasets
 
 from ...errors import InputError
 from ...modeling_adapt import IGNORE_INDEX

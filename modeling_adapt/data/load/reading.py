@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from huggingface_hub import DatasetCard, constants, snapshot_download
 from pyarrow.dataset import ParquetFragmentScanOptions
-
-from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 
 from ...errors import InputError, one_line
 from ...files import require_plain_path

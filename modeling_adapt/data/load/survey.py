@@ -4,10 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import datasets
 import numpy as np
 import pyarrow as pa
-
-import datasets
 
 from ...crystal.symmetry import is_cubic
 from ...elements_adapt import DESCRIPTORS

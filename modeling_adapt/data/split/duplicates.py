@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 import pyarrow as pa
 from ase.geometry import complete_cell
 from scipy.spatial import cKDTree
-
-import datasets
 
 from ...elements_adapt import SYMBOLS
 from ...errors import InputError
