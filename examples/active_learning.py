@@ -43,7 +43,7 @@ def main(folder: str = "runs/active", rounds: int = 3, number: int = 8, pool: in
         ase.io.write(there / "pool.extxyz", candidates(pool, seed=turn))
         chosen = ["--model", model, "--number", str(number), "--output", str(there / "next")]
         select_structures.main([str(there / "pool.extxyz"), *chosen])
-        learned += [label(ase.io.read(path)) for path in sorted((there / "next").glob("*/POSCAR"))]
+        learned += [label(next(ase.io.iread(path))) for path in sorted((there / "next").glob("*/POSCAR"))]
         ase.io.write(there / "train.traj", learned)
         ase.io.write(there / "validation.traj", checked)
 

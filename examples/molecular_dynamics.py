@@ -19,7 +19,8 @@ def main(warm_up: int = 200, steps: int = 500, kelvin: float = 600.0) -> float:
     step = 1.0 * units.fs
     Bussi(atoms, step, kelvin, taut=20 * units.fs, rng=np.random.default_rng(1)).run(warm_up)
 
-    times, energies = [], []
+    times: list[float] = []
+    energies: list[float] = []
 
     def note() -> None:
         times.append(dynamics.get_time() / units.fs / 1000)  # ps

@@ -55,4 +55,4 @@ def main(folder: str = "sample_runs", runs: int = 12, steps: int = 6) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else "sample_runs")

@@ -46,7 +46,7 @@ class Source:
         weight (`float`, defaults to `1.0`): By which the loss of each of its structures is multiplied.
         split (`str`, defaults to `"0.8,0.1,0.1"`):
             Where all of it goes, or fractions of train, validation and test, into which whole trajectories go.
-        split_by (`str`, defaults to `"trajectory"`): With fractions what is not divided, of [`Unit`].
+        split_by (`Unit`, defaults to `"trajectory"`): With fractions what is not divided, of [`Unit`].
         max_energy_per_atom (`float`, *optional*): In eV; structures above it are left out.
         max_force (`float`, *optional*): In eV/Å; structures with a longer force on an atom are left out.
         forces_key (`str`, *optional*): Of [`ReadingOptions`], as are the following.
@@ -66,7 +66,7 @@ class Source:
     description: str = ""
     weight: float = 1.0
     split: str = "0.8,0.1,0.1"
-    split_by: str = "trajectory"
+    split_by: Unit = "trajectory"
     max_energy_per_atom: float | None = None
     max_force: float | None = None
     forces_key: str | None = None

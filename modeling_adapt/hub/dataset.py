@@ -132,9 +132,9 @@ def _card(path: Path, files: list[Path], repository: str) -> str:
     if isinstance(described, dict):
         size = described.get("download_size")
     else:  # one for each of several data sets
-        parts = described if isinstance(described, list) else [None]
-        sizes = [part.get("download_size") if isinstance(part, dict) else None for part in parts]
-        size = -1 if None in sizes else sum(sizes)
+        parts = described if isinstance(described, list) else []
+        sizes = [part["download_size"] for part in parts if isinstance(part, dict) and "download_size" in part]
+        size = sum(sizes) if len(sizes) == len(parts) > 0 else -1
     if size is not None and size != sum(file.stat().st_size for file in files):
         raise InputError(
             f"{path} is of other files; write it anew with data_scripts/describe_dataset.py {path.parent}"

@@ -55,7 +55,7 @@ def write_collection_card(folder: Path, members: Sequence[Member], provenance: M
     told = [_told(folder, member) for member in members]
     structures = sum(one["total"].structures for one in told)
     symbols = dict.fromkeys(symbol for member in members for symbol, _, _ in member.summary.elements)
-    metadata = {
+    metadata: dict[str, Any] = {
         "license": sorted({member.source.license for member in members}),
         "pretty_name": name,
         "tags": [*TAGS, *symbols],

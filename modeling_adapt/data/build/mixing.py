@@ -163,7 +163,7 @@ class Mixture:
         }
 
 
-def _duplicates(rows: datasets.Dataset, parts: Mapping[str, Sequence[int]]) -> Iterator[tuple[int, int]]:
+def _duplicates(rows: datasets.Dataset, parts: Mapping[str, Sequence[int] | np.ndarray]) -> Iterator[tuple[int, int]]:
     """Rows of different parts that are nearly the same, in the same charge: in another one the labels are others."""
     charges = [charge or 0.0 for charge in rows["charge"]]
     for pair in near_duplicates({name: rows.select(members) for name, members in parts.items()}):
