@@ -15,7 +15,7 @@ first_python = $(shell \
 	done; \
 	echo 'echo "no Python of these was found, with venv: $(1)" >&2; false')
 
-.PHONY: demo space test test-lowest test-newest lint slow bench rivals bench-gpu results pretrained clean
+.PHONY: demo space test test-lowest test-newest lint slow docs dist bench rivals bench-gpu results pretrained clean
 
 # Environment, data, training, evaluation and relaxation of a vacancy.
 demo: $(READY)
@@ -43,6 +43,16 @@ lint: $(READY)
 # The tests that take minutes.
 slow: $(READY)
 	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -q -m slow
+
+# The pages of docs/ with a reference of the library, as a site in build/site; any warning is an error.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
+
+# What goes to a package index: dist/ gets the source and the wheel that is built from it.
+dist: $(READY)
+	rm -rf dist
+	$(PYTHON) -c 'import setuptools.build_meta as backend; backend.build_sdist("dist")'
+	$(PYTHON) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 
 # Times of forces and of training beside the published layer stack, MACE, SevenNet-0 and CHGNet, in one table.
 bench: $(READY) rivals
@@ -80,6 +90,16 @@ $(READY): pyproject.toml constraints.txt
 	$(call first_python,$(PYTHONS)) -m venv --clear .venv
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt torch
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Reads the sources alone, so that nothing of the library is installed.
+DOCS := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+.venv-docs/.ready: pyproject.toml
+	$(call first_python,$(PYTHONS)) -m venv --clear .venv-docs
+	.venv-docs/bin/python -c '$(DOCS)' > .venv-docs/docs.txt
+	.venv-docs/bin/python -m pip install --quiet --requirement .venv-docs/docs.txt
 	touch $@
 
 .venv-chgnet/.ready: PACKAGE := chgnet==0.4.2

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-ADAPT_VERSION = "0.1.0"  # of the package; it is written here since a checkpoint brings this file, not the package
+ADAPT_VERSION = "0.2.0"  # of the package; it is written here since a checkpoint brings this file, not the package
 UNITS = {"length": "Å", "energy": "eV", "force": "eV/Å"}
 
 # Fields that came while the format had no number, with the values at which a model is what it was before them: a

@@ -85,7 +85,7 @@ class Runner:
             assert self._process.poll() is None, self.log.read_text()
             time.sleep(0.05)
 
-    def shell(self, script: str, folder: Path, timeout: float = 300, **changes: str) -> Finished:
+    def shell(self, script: str, folder: Path, timeout: float = 900, **changes: str) -> Finished:
         """Runs lines of bash in `folder`; the first one that fails ends them."""
         self.wait()
         done = subprocess.run(
@@ -204,9 +204,12 @@ def _load() -> None:
     import accelerate.commands.launch
     import ase.optimize
     import datasets
+    import matplotlib.figure
     import matplotlib.pyplot
     import transformers
+    from hub_uploads import PIXEL
 
+    import modeling_adapt.cli.build_dataset
     import modeling_adapt.cli.check_splits
     import modeling_adapt.cli.describe_dataset
     import modeling_adapt.cli.generate_defects
@@ -221,6 +224,9 @@ def _load() -> None:
     import modeling_adapt.simulation.report
     import modeling_adapt.training.preparation
     from modeling_adapt.cli import evaluate, hub_upload, relax, train
+
+    # Drawing is the longest part of many commands, and no page shows what it draws.
+    matplotlib.figure.Figure.savefig = lambda self, path, **_: Path(path).write_bytes(PIXEL)
 
     # Parts of transformers are loaded when they are first named.
     parts = (transformers.AutoModel, transformers.AutoFeatureExtractor, transformers.pipeline)

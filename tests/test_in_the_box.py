@@ -21,6 +21,7 @@ from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.pretrained_adapt import DEFAULT_MODEL, in_the_box
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 
+README = Path(__file__).parents[1] / "README.md"
 BOX = Path(modeling_adapt.__file__).parent / "pretrained" / DEFAULT_MODEL
 
 
@@ -125,3 +126,19 @@ def test_its_doubt_is_not_written_over(springs, capsys):
     )
     assert "comes with the package" in capsys.readouterr().err
     assert (BOX / "doubt.safetensors").read_bytes() == before
+
+
+def test_readme_has_the_answers_of_this_model():
+    """README.md is written by hand: whoever trains the box anew writes its tables anew."""
+    error = json.loads((BOX / "metrics.json").read_text())["force_mae_mev_per_ang"]
+    assert f"| **{error:.1f}** after" in README.read_text()
+    told = json.loads((BOX / "answers.json").read_text())["answers"]
+    rows = re.findall(r"^\| ([^|]+?) \((?:Å|eV|GPa)\) \| ([^|]+) \| ([^|]+) \|", README.read_text(), re.MULTILINE)
+    assert len(rows) == 7
+    for names, ours, reference in rows:
+        for name, value, dft in zip(names.split(", "), ours.split(", "), reference.split(", "), strict=True):
+            value, _, uncertainty = value.partition(" ± ")
+            answer, digits = told[name], len(value.partition(".")[2])
+            assert value == f"{answer['value']:.{digits}f}", name
+            assert dft == f"{answer['references']['DFT']['value']:.{digits}f}", name
+            assert not uncertainty or uncertainty == f"{answer['uncertainty']:.2f}", name

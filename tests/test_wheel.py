@@ -10,19 +10,22 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from ase.build import bulk
 from hub_uploads import EXPECTED
 
 import modeling_adapt
+from configuration.versions_adapt import ADAPT_VERSION
 
 ROOT = Path(modeling_adapt.__file__).parents[1]
-COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMMANDS, VERSION = PROJECT["scripts"], PROJECT["version"]
 
 
-def _run(*command: str | Path, folder: Path, status: int = 0, **environment: str) -> str:
+def _run(*command: str | Path, folder: Path, status: int = 0, seconds: int = 300, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ended = subprocess.run(
-        command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=seconds
     )
     assert ended.returncode == status, ended.stdout[-1000:] + ended.stderr[-2000:]
     return ended.stdout
@@ -70,6 +73,17 @@ def test_one_top_level_name_with_all_files_that_are_read(wheel):
     }
     assert any(name.endswith(".json") for name in there) and any(name.endswith(".html.jinja") for name in there)
     assert {name for name in names if name.startswith("modeling_adapt/")} == there
+
+
+def test_the_version_is_the_same_everywhere():
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert told["version"] == VERSION == ADAPT_VERSION
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {VERSION} ({told['date-released']})" in changes
+    recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == VERSION
+    wanted = {re.sub(r"^torch\b", "pytorch", line).replace(" ", "") for line in PROJECT["dependencies"]}
+    assert {line.replace(" ", "") for line in recipe["requirements"]["run"]} == wanted | {"python>=${{python_min}}"}
 
 
 def test_a_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):
@@ -139,6 +153,41 @@ def test_the_model_in_the_box_is_there_by_name(installed, tmp_path):
     assert EXPECTED <= names
     assert (staged / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert "10.48550/arXiv.2509.24115" in (staged / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_what_goes_to_an_index_installs_and_runs_where_nothing_else_is(source, tmp_path):
+    """By the commands of `make dist`, and with pip from an index; skipped where none can be reached."""
+    shutil.copy(ROOT / "Makefile", source)
+    (source / ".venv" / "bin").mkdir(parents=True)
+    (source / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (source / ".venv" / ".ready").touch()
+    (source / "constraints.txt").write_text("")
+    _run("make", "dist", "--assume-old=.venv/.ready", f"PYTHON={sys.executable}", folder=source)
+    archive, wheel = sorted((source / "dist").iterdir(), key=lambda path: path.suffix)
+    assert archive.name == f"adapt_force_field-{VERSION}.tar.gz" and wheel.name.startswith(
+        f"adapt_force_field-{VERSION}-"
+    )
+
+    home = {"HOME": str(tmp_path / "home"), "PYTHONNOUSERSITE": "1"}
+    for number, distribution in enumerate((wheel, archive)):
+        clean = tmp_path / f"clean{number}"
+        options = ("--system-site-packages",) if number else ()  # the second one takes what the first one needed
+        _run(sys.executable, "-m", "venv", *options, clean, folder=tmp_path)
+        python = clean / "bin" / "python"
+        try:
+            if not number:
+                _run(python, "-m", "pip", "install", "--quiet", "torch", folder=tmp_path, seconds=1800, **home)
+            _run(python, "-m", "pip", "install", "--quiet", distribution, folder=tmp_path, seconds=1800, **home)
+        except AssertionError as error:
+            if re.search("Could not find a version|connection|Connection|retries", str(error)):
+                pytest.skip("no package index can be reached")
+            raise
+        for name in ("vacancy", "host"):
+            shutil.copy(ROOT / "examples" / "silicon" / f"{name}.vasp", tmp_path)
+        arguments = ("vacancy.vasp", "--host", "host.vasp", "--output", f"relaxed{number}")
+        said = _run(clean / "bin" / "adapt-relax", *arguments, folder=tmp_path, seconds=900, **home)
+        assert re.search(r"vacancy +63 +converged", said) and "E_f (eV)" in said
 
 
 HELP = """

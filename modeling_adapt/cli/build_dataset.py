@@ -4,15 +4,19 @@ A YAML file lists the sources; those in configuration/datasets/ are examples. En
 than the one that is kept become null: of these structures the forces alone are learned. Of structures that two
 sources have, or two splits nearly, one is left out. A build that was interrupted goes on when the same command is
 given again.
+
+With `apart: true` each source becomes a data set of its own, and all of them a repository to publish, whose card tells
+`datasets.load_dataset(repository, SOURCE)` where they are. It takes open licences alone.
 """
 
 import sys
+from argparse import Namespace
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.sources import Source, read_sources
+from ..data.sources import Source, SourceList, read_sources
 from ..errors import InputError
 from ..files import require_empty_folder
 from .command_line import CommandParser, run_command
@@ -22,8 +26,9 @@ if TYPE_CHECKING:
     from ..data.build.building import Built, Notes
     from ..data.build.mixing import Mixture
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   python data_scripts/build_dataset.py configuration/datasets/silicon.yaml datasets/silicon --root ../shared/data
+  python data_scripts/build_dataset.py configuration/datasets/open-defects.yaml datasets/open-defects --root FOLDER
 """
 _LISTED = 20  # lines about what was left out
 
@@ -44,14 +49,39 @@ def main(argv: list[str] | None = None) -> None:
     if not root.is_dir():
         raise InputError(f"--root {root}: no such folder")
 
-    from ..data.build.building import build_dataset
-    from ..data.build.mixing import Mixture, source_files, source_rows
-    from ..data.build.summary import summary_table
-    from ..data.read.site_search import SiteSearch, host_state
+    from ..data.read.site_search import SiteSearch
 
     listed = replace(listed, sources=[_with_host(source, root) for source in listed.sources])
     for host in {source.host for source in listed.sources}:
         SiteSearch(host)  # one that cannot be read is an error now, and not when the work begins
+    (_build_apart if listed.apart else _build_one)(output, listed, root, arguments)
+    print(f"data set written to: {output}")
+
+
+def _build_apart(output: Path, listed: SourceList, root: Path, arguments: Namespace) -> None:
+    from ..data.build.collection import Member, write_collection_card
+    from ..data.build.mixing import source_files
+    from ..files import finished_folder
+
+    source_files(listed.sources, root)  # a file that is missing is an error now
+    with finished_folder(output) as unfinished:
+        members = []
+        for source in listed.sources:
+            print(f"\n{source.name}")
+            alone = replace(listed, sources=[source], energies=source.level)
+            built, mixture = _build_one(unfinished / source.name, alone, root, arguments)
+            members.append(Member(source, built.summary, mixture.left_out()))
+        told = {"command": "data_scripts/build_dataset.py", "recipe": Path(arguments.recipe).name, "seed": listed.seed}
+        write_collection_card(unfinished, members, told, output.name)
+    print()
+
+
+def _build_one(output: Path, listed: SourceList, root: Path, arguments: Namespace) -> "tuple[Built, Mixture]":
+    from ..data.build.building import build_dataset
+    from ..data.build.mixing import Mixture, source_files, source_rows
+    from ..data.build.summary import summary_table
+    from ..data.read.site_search import host_state
+
     mixture = Mixture(listed)
     built = build_dataset(
         output,
@@ -66,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(summary_table(built.summary))
     _report(built, mixture)
-    print(f"data set written to: {output}")
+    return built, mixture
 
 
 def _with_host(source: Source, root: Path) -> Source:

@@ -1,4 +1,5 @@
-"""Command: publishes a trained model, or the page to try one on, on the Hugging Face Hub, and nothing else."""
+"""Command: publishes a model, a data set, or the page to try a model on, on the Hugging Face Hub, with all that others
+need and no more."""
 
 import argparse
 import shutil
@@ -22,26 +23,30 @@ examples:
   python hub_upload.py runs/silicon my-name/adapt-si --evaluation results/silicon --license mit --tag v1
   python hub_upload.py runs/forces my-org/adapt-si --energy runs/energy --dataset datasets/silicon --license cc-by-4.0
   python hub_upload.py --space my-name/relax-a-defect --dry-run
+  python hub_upload.py my-org/open-defects --dataset datasets/open-defects
 
 Before anything goes out, the folder is loaded in a clean process, with transformers alone, and has to compute what its
 example says. Then one commit brings the repository up to date: model, code, example, figures, recipe, metrics, card.
 The second model is in the folder energy/, the data set in the repository ORG/NAME-data, which is as private as the
-model where it is new. A structure of the data goes out, as the example, only with --dataset. When an upload broke off,
-the same command goes on with what is missing; when nothing has changed, nothing is sent.
---space publishes the page of `make space` instead of a model. Log in first with `hf auth login`, or set HF_TOKEN.
+model where it is new; without a model it is ORG/NAME itself. A structure of the data goes out, as the example, only
+with --dataset. When an upload broke off, the same command goes on with what is missing; when nothing has changed,
+nothing is sent. --space publishes the page of `make space` instead.
+Log in first with `hf auth login`, or set HF_TOKEN.
 """
 _OF_A_MODEL = ("model", "repository", "energy", "dataset", "evaluation", "license")
 
 
 def main(argv: list[str] | None = None) -> int | None:
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if arguments.space is not None:
         if given := [name for name in _OF_A_MODEL if getattr(arguments, name) != parser.get_default(name)]:
             raise InputError(f"--space publishes the page and no model; leave out {', '.join(given)}")
         return _publish_space(arguments)
+    if arguments.repository is None:  # of one name, that is the repository
+        arguments.model, arguments.repository = None, arguments.model
     if arguments.repository is None:
-        parser.error("the following arguments are required: model, ORG/NAME")
+        parser.error("the following arguments are required: ORG/NAME")
     # What takes seconds to import comes after the options are known.
     from huggingface_hub import get_token
 
@@ -55,6 +60,8 @@ def main(argv: list[str] | None = None) -> int | None:
     # What is named has to be right, and to be there.
     _require_apart(arguments)
     require_repository_name(arguments.repository)
+    if arguments.model is None:
+        return _publish_dataset(arguments)
     require_ref_name(arguments.tag, "--tag")
     require_ref_name(arguments.revision, "--revision")
     runs = open_runs([arguments.model, arguments.energy], arguments.evaluation)
@@ -134,6 +141,38 @@ def _publish_space(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _publish_dataset(arguments: argparse.Namespace) -> int:
+    """A data set without a model."""
+    from huggingface_hub import get_token
+
+    from ..data.load.reading import members
+    from ..hub import dataset, publishing, staging
+    from ..hub.privacy import local_names, require_nothing_private
+    from ..hub.repository import require_ref_name
+
+    if arguments.dataset is None:
+        raise InputError("name a model before ORG/NAME, or a data set with --dataset")
+    of_models = {"--energy": arguments.energy, "--evaluation": arguments.evaluation, "--save": arguments.save}
+    of_models["--license (the card of a data set has its own)"] = arguments.license
+    if any(of_models.values()):
+        raise InputError(f"without a model leave out {', '.join(filter(of_models.get, of_models))}")
+    require_ref_name(arguments.tag, "--tag")
+    require_ref_name(arguments.revision, "--revision")
+    api = None if arguments.dry_run else publishing.connect()
+    with tempfile.TemporaryDirectory(prefix="adapt-upload-") as scratch:
+        with staging.enough_space(Path(scratch)):
+            rows = dataset.stage_dataset(arguments.dataset, Path(scratch) / "data", arguments.repository)
+        local = local_names([arguments.dataset], public=(arguments.repository,))
+        require_nothing_private(rows.items(), local, [get_token() or ""])
+        if api is None:
+            _keep_or_show(arguments, {arguments.repository: rows})
+            return 0
+        ours = dataset.is_of_several if members(arguments.dataset) else dataset.is_of_dataset
+        options = {"private": arguments.private, "revision": arguments.revision, "tag": arguments.tag}
+        _send(api, publishing.Publication(arguments.repository, rows, "dataset", ours=ours, **options))
+    return 0
+
+
 def _require_apart(arguments: argparse.Namespace) -> None:
     """Raises [`InputError`] where something is to be kept here, and to be sent."""
     beside = {"--dry-run": arguments.dry_run, "--private": arguments.private, "--dataset": arguments.dataset}
@@ -172,15 +211,20 @@ def _send(api: "HfApi", what: "Publication", rows: "Publication | None" = None) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("Publishes a model, or a Space to try one on, on the Hugging Face Hub.", EXAMPLE)
-    parser.add_argument("model", nargs="?", help="folder of a run of train.py, or of a checkpoint")
+    parser = CommandParser(
+        "Publishes a model, a data set, or a Space to try one on, on the Hugging Face Hub.", EXAMPLE
+    )
+    parser.add_argument(
+        "model", nargs="?", help="folder of a run of train.py, or of a checkpoint; left out: data alone"
+    )
     parser.add_argument("repository", nargs="?", metavar="ORG/NAME", help="where it goes on the Hub")
     parser.add_argument("--space", metavar="ORG/NAME", help="publish the page of `make space` there, and no model")
     parser.add_argument("--energy", metavar="FOLDER", help="second model, an energy, for the folder energy/")
     parser.add_argument(
         "--dataset",
         metavar="FOLDER",
-        help="data set to publish as ORG/NAME-data; with a structure of it as example (else: silicon)",
+        help="data set to publish as ORG/NAME-data; with a structure of it as example (else: silicon); without a "
+        "model it is published as ORG/NAME",
     )
     parser.add_argument(
         "--evaluation", metavar="FOLDER", nargs="+", default=[], help="what evaluate.py wrote for these models alone"

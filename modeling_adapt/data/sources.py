@@ -17,12 +17,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import InputError, no_such
 from ..files import read_yaml
 from .options import ReadingOptions
-from .split.splitting import split_fractions
+from .split.splitting import Unit, split_fractions
+
+# Identifiers of the Hub for licences under which everybody may pass data on, changed, and beside data of others.
+OPEN_LICENSES = (
+    *("apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "cdla-permissive-2.0"),
+    *("isc", "mit", "odc-by", "pddl", "unlicense"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,11 @@ class Source:
         level (`str`): The level of theory, in any words; energies of sources of one level are of one zero.
         citation (`str`, defaults to `""`): Whom to cite.
         url (`str`, defaults to `""`): Where it is from.
+        description (`str`, defaults to `""`): What it is, in a sentence.
         weight (`float`, defaults to `1.0`): By which the loss of each of its structures is multiplied.
         split (`str`, defaults to `"0.8,0.1,0.1"`):
             Where all of it goes, or fractions of train, validation and test, into which whole trajectories go.
+        split_by (`Unit`, defaults to `"trajectory"`): With fractions what is not divided, of [`Unit`].
         max_energy_per_atom (`float`, *optional*): In eV; structures above it are left out.
         max_force (`float`, *optional*): In eV/Å; structures with a longer force on an atom are left out.
         forces_key (`str`, *optional*): Of [`ReadingOptions`], as are the following.
@@ -55,8 +63,10 @@ class Source:
     level: str
     citation: str = ""
     url: str = ""
+    description: str = ""
     weight: float = 1.0
     split: str = "0.8,0.1,0.1"
+    split_by: Unit = "trajectory"
     max_energy_per_atom: float | None = None
     max_force: float | None = None
     forces_key: str | None = None
@@ -80,11 +90,15 @@ class SourceList:
         energies (`str`, *optional*):
             The level of theory whose energies are kept. None: the one with most structures that have an energy.
         seed (`int`, defaults to `0`): Of splits by fractions.
+        apart (`bool`, defaults to `False`):
+            Each source becomes a data set of its own, with its own energies, in a repository that can be published; so
+            each needs a licence of `OPEN_LICENSES`.
     """
 
     sources: list[Source]
     energies: str | None = None
     seed: int = 0
+    apart: bool = False
 
 
 def read_sources(path: str | Path) -> SourceList:
@@ -106,7 +120,23 @@ def read_sources(path: str | Path) -> SourceList:
         raise InputError(f"{path}: energies: no source has the level {energies!r}; there are {', '.join(levels)}")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"{path}: seed: {seed!r} is not a whole number of at least 0")
-    return SourceList(sources, energies, seed)
+    if not isinstance(apart := content.get("apart", False), bool):
+        raise InputError(f"{path}: apart: {apart!r} is neither true nor false")
+    if apart:
+        _require_open(sources, str(path))
+        if energies is not None:
+            raise InputError(f"{path}: energies goes with one data set; with apart: true each source keeps its own")
+    return SourceList(sources, energies, seed, apart)
+
+
+def _require_open(sources: list[Source], where: str) -> None:
+    """Raises [`InputError`] for a source that is not everybody's to pass on."""
+    for source in sources:
+        if source.license not in OPEN_LICENSES:
+            raise InputError(
+                f"{where}: {source.name} is under '{source.license}', by which not everybody may pass it on; leave it "
+                f"out of a list with apart: true, which takes {', '.join(OPEN_LICENSES)}"
+            )
 
 
 def _source(content: Any, where: str) -> Source:
@@ -127,6 +157,8 @@ def _source(content: Any, where: str) -> Source:
         raise InputError(f"{where}: a name has letters, digits, _, - and . alone")
     if not source.weight > 0:
         raise InputError(f"{where}: weight: {source.weight} is not a positive number")
+    if source.split_by not in (units := get_args(Unit)):
+        raise InputError(f"{where}: {no_such(source.split_by, units, 'split_by')} There are {', '.join(units)}")
     if source.group_pattern is not None and source.group_key is None:
         raise InputError(f"{where}: group_pattern goes with group_key, and there is none")
     try:

@@ -12,13 +12,14 @@ from huggingface_hub import DatasetCardData, HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.build.dataset_card import read_card
-from ..data.load.reading import parquet_splits, read_split, select_subset
+from ..data.load.reading import members, parquet_splits, read_split, select_subset
 from ..data.load.survey import content_hash
+from ..data.sources import OPEN_LICENSES
 from ..errors import InputError
 from ..hub_access import HUB_DATASETS, is_local
 from ..training.tasks import target_of
 from .privacy import copy_png, publishable, publishable_text, require_publishable_rows
-from .repository import AS_IT_WAS, OUR_TAG, answers
+from .repository import AS_IT_WAS, CARD, OUR_TAG, answers
 from .run_folder import RunFolder
 
 _FIGURES = ("figures/forces.png", "figures/distance.png", "figures/kinds.png")  # that write_card draws
@@ -39,6 +40,8 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
             f"--dataset {folder}: no such folder; what is on the Hub already needs no upload: leave --dataset out"
         )
     folder = Path(folder).expanduser().absolute()
+    if names := members(folder):
+        return _stage_members(folder, names, target, repository)
     splits = parquet_splits(folder)
     paths = sum(splits.values(), [])
     for path in paths:
@@ -57,9 +60,31 @@ def stage_dataset(folder: str | Path, target: Path, repository: str) -> dict[str
     return files | figures | {"README.md": target / "README.md"}
 
 
+def _stage_members(folder: Path, names: list[str], target: Path, repository: str) -> dict[str, Path]:
+    """As [`stage_dataset`], of a repository with a data set in each of several folders."""
+    files: dict[str, Path] = {}
+    for name in names:
+        inside = folder / name
+        if not (inside / CARD).is_file():
+            raise InputError(f"{inside} is no data set with a card; build {folder} anew")
+        if (license := read_card(inside / CARD).data.to_dict().get("license")) not in OPEN_LICENSES:
+            raise InputError(f"{inside} is under '{license}', by which not everybody may pass it on; leave it out")
+        named = f'{repository}", "{name}'  # the two arguments of `load_dataset` in its card
+        files |= {f"{name}/{file}": path for file, path in stage_dataset(inside, target / name, named).items()}
+    rows = [path for path in files.values() if path.suffix == ".parquet"]
+    (target / CARD).write_text(_card(folder / CARD, rows, repository), encoding="utf-8")
+    return files | {CARD: target / CARD}
+
+
 def is_of_dataset(name: str) -> bool:
     """Whether a file in a data set repository is one that an upload writes, and may take away again."""
     return name in _FIGURES or re.fullmatch(r"data/[^/]+\.parquet", name) is not None
+
+
+def is_of_several(name: str) -> bool:
+    """As [`is_of_dataset`], where the repository has a data set in each of several folders."""
+    _, _, inside = name.partition("/")
+    return is_of_dataset(name) or inside == CARD or is_of_dataset(inside)
 
 
 def trained_on(
@@ -104,7 +129,12 @@ def _require_own(path: Path, folder: Path) -> None:
 def _card(path: Path, files: list[Path], repository: str) -> str:
     card = read_card(path)
     described = card.data.to_dict().get("dataset_info") or {}
-    size = described.get("download_size") if isinstance(described, dict) else -1
+    if isinstance(described, dict):
+        size = described.get("download_size")
+    else:  # one for each of several data sets
+        parts = described if isinstance(described, list) else []
+        sizes = [part["download_size"] for part in parts if isinstance(part, dict) and "download_size" in part]
+        size = sum(sizes) if len(sizes) == len(parts) > 0 else -1
     if size is not None and size != sum(file.stat().st_size for file in files):
         raise InputError(
             f"{path} is of other files; write it anew with data_scripts/describe_dataset.py {path.parent}"

@@ -14,7 +14,7 @@ from ..errors import InputError
 from .repository import AS_IT_WAS, CARD, answers, files_there, is_same, require_accepted, require_apart, require_ours
 
 _HUB = "https://huggingface.co"
-_MESSAGES = {"model": "Upload ADAPT model", "dataset": "Upload data set", "space": "Upload Space"}
+_MESSAGES = {"model": "Upload ADAPT model", "dataset": "Upload data set", "space": "Upload Space"}  # of commits
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ def connect() -> HfApi:
     return HfApi(token=token)
 
 
-def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterator[State]:
+def publish(api: HfApi, model: Publication, rows: Publication | None = None) -> Iterator[State]:
     """
-    Brings the repository of a model, or of a Space, up to date, and that of a model's data set. What can be refused is
-    asked of both before anything goes up; then the data set is first, so that no card names one that is not there.
+    Brings the repository of a model up to date, and that of its data set; or one of any kind alone. What can be
+    refused is asked of both before anything goes up; then the data set is first, so that no card names one that is not
+    there.
 
     Args:
         rows ([`Publication`], *optional*): The data set; it becomes as private as the model, where it is new.
@@ -110,13 +111,13 @@ def publish(api: HfApi, model: Publication, rows: Publication | None) -> Iterato
     Raises:
         [`InputError`]: As [`look`], [`make`] and [`send`].
     """
-    wanted = [(model, look(api, model), _MESSAGES[model.kind])]
+    wanted = [(model, look(api, model))]
     if rows is not None:
         rows = replace(rows, private_if_new=wanted[0][1].private)
-        wanted.append((rows, look(api, rows), _MESSAGES[rows.kind]))
-    wanted = [(one, make(api, one, state), message) for one, state, message in wanted]
-    for one, state, message in reversed(wanted):
-        yield send(api, one, state, message)
+        wanted.append((rows, look(api, rows)))
+    wanted = [(one, make(api, one, state)) for one, state in wanted]
+    for one, state in reversed(wanted):
+        yield send(api, one, state, _MESSAGES[one.kind])
 
 
 def look(api: HfApi, what: Publication) -> State:

@@ -94,8 +94,8 @@ class ForceFigures:
         return True
 
 
-def draw_kinds(summary: DatasetSummary, path: Path) -> None:
-    """Number of structures of every config type, by split."""
+def draw_kinds(summary: DatasetSummary, path: Path) -> bool:
+    """Number of structures of every config type, by split; True, as there are always some to draw."""
     totals = {kind: tally.structures for kind, tally in summary.by("config_type").items()}
     kinds = sorted(totals, key=lambda kind: totals[kind])
     counts = {label: tally.structures for label, tally in summary.by("split", "config_type").items()}
@@ -112,6 +112,7 @@ def draw_kinds(summary: DatasetSummary, path: Path) -> None:
         axes.set_xlabel("number of structures")
         caption(figure, f"n = {left.sum():,.0f} structures")
         legend_below(figure)
+    return True
 
 
 def _quartiles(distances: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

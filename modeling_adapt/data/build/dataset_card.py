@@ -19,7 +19,12 @@ from .card_figures import ForceFigures, draw_kinds
 from .summary import DatasetSummary
 
 _NOTES = "<!-- Your own notes: what is below this line stays when the card is written again. -->"
-_TAGS = ("chemistry", "physics", "materials-science", "force-field", "interatomic-potential")
+FIGURES = {
+    "forces.png": "Distribution of the sizes of the forces",
+    "distance.png": "Sizes of forces against the distance to the nearest defect site",
+    "kinds.png": "Structures by config type",
+}
+TAGS = ("chemistry", "physics", "materials-science", "force-field", "interatomic-potential")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -72,9 +77,9 @@ def write_card(
     metadata = metadata | {
         "license": license or metadata.get("license") or _common_license(provenance or {}),
         "pretty_name": name or metadata.get("pretty_name") or folder.absolute().name,
-        "tags": metadata.get("tags") or [*_TAGS, *contents.summary.total.symbols],
+        "tags": metadata.get("tags") or [*TAGS, *contents.summary.total.symbols],
         "task_categories": metadata.get("task_categories") or ["other"],
-        "size_categories": [_size_category(contents.summary.total.structures)],
+        "size_categories": [size_category(contents.summary.total.structures)],
         # No "configs": with them `datasets` would know its cached copy by the header alone, and take that of another
         # folder of the same name, or of earlier files, for this one.
         "dataset_info": _dataset_info(contents),
@@ -149,7 +154,7 @@ def _body(contents: _Contents, metadata: Mapping[str, Any], figures: Mapping[str
         defect_kinds=summary.defect_kinds.most_common(),
         elements=summary.elements,
         figures=figures,
-        columns={name: _type(feature) for name, feature in contents.features.items()},
+        columns={name: column_type(feature) for name, feature in contents.features.items()},
         sources=_sources(summary, metadata),
         provenance=metadata.get("provenance"),
     )
@@ -172,7 +177,7 @@ def _common_license(provenance: Mapping[str, Any]) -> str:
     return name if re.fullmatch(r"[a-z0-9.+-]+", name := licenses.pop()) else "other"
 
 
-def _type(feature: Any) -> str:
+def column_type(feature: Any) -> str:
     """Such as `float32 [n, 3]`."""
     lengths = []
     while isinstance(feature, List):
@@ -181,7 +186,7 @@ def _type(feature: Any) -> str:
     return f"{feature.dtype} [{', '.join(lengths)}]" if lengths else feature.dtype
 
 
-def _size_category(structures: int) -> str:
+def size_category(structures: int) -> str:
     return next((name for limit, name in _SIZES if structures < limit), "1M<n<10M")
 
 
@@ -190,10 +195,9 @@ def _draw(contents: _Contents, folder: Path) -> dict[str, str]:
     if any(split not in path.name for split, paths in contents.files.items() for path in paths):
         return {}  # where names tell no split, `datasets` counts every file as data, and pictures would be the most
     folder.mkdir(exist_ok=True)
-    figures = {}
-    if contents.forces.draw_distribution(folder / "forces.png"):
-        figures["forces.png"] = "Distribution of the sizes of the forces"
-    if contents.forces.draw_distance(folder / "distance.png"):
-        figures["distance.png"] = "Sizes of forces against the distance to the nearest defect site"
-    draw_kinds(contents.summary, folder / "kinds.png")
-    return figures | {"kinds.png": "Structures by config type"}
+    drawn = {
+        "forces.png": contents.forces.draw_distribution(folder / "forces.png"),
+        "distance.png": contents.forces.draw_distance(folder / "distance.png"),
+        "kinds.png": draw_kinds(contents.summary, folder / "kinds.png"),
+    }
+    return {name: told for name, told in FIGURES.items() if drawn[name]}

@@ -23,7 +23,7 @@ from ..split.splitting import SPLITS, Division, RowKey, assign_rows, train_subse
 from .building import Notes
 
 Change = Callable[[pa.Table], pa.Table]
-_GEOMETRY = ["atomic_numbers", "positions", "cell", "pbc", "source_name"]
+_GEOMETRY = ["atomic_numbers", "positions", "cell", "pbc", "charge", "source_name"]
 
 
 def source_files(sources: Sequence[Source], root: Path) -> list[StructureFile]:
@@ -87,7 +87,8 @@ class Mixture:
         of_source = [owner_of(key.trajectory) for key in keys]
         for source in self.listed.sources:
             rows = [row for row, name in enumerate(of_source) if name == source.name]
-            for split, members in assign_rows([keys[row] for row in rows], source.split, self.listed.seed).items():
+            found = assign_rows([keys[row] for row in rows], source.split, self.listed.seed, by=source.split_by)
+            for split, members in found.items():
                 splits.setdefault(split, []).extend(rows[member] for member in members)
         splits = {split: sorted(splits[split]) for split in sorted(splits, key=_rank)}
         return splits, train_subsets(keys, splits, self.listed.seed)
@@ -117,8 +118,8 @@ class Mixture:
         order = sorted(self.listed.sources, key=lambda source: source.level != self.level)
         members = {source.name: np.flatnonzero(names == source.name) for source in order}
         left = np.ones(len(rows), dtype=bool)
-        for pair in near_duplicates({name: rows.select(own) for name, own in members.items() if len(own)}):
-            left[members[pair.splits[1]][pair.rows[1]]] = False
+        for _, second in _duplicates(rows, {name: own for name, own in members.items() if len(own)}):
+            left[second] = False
         self.duplicates = int((~left).sum())
         return left
 
@@ -126,8 +127,7 @@ class Mixture:
     def _leaking(rows: datasets.Dataset, splits: Mapping[str, Sequence[int]]) -> set[int]:
         """Those of which a later split has nearly the same: what is measured on stays whole."""
         ordered = {split: splits[split] for split in sorted(splits, key=_rank) if splits[split]}
-        pairs = near_duplicates({split: rows.select(members) for split, members in ordered.items()})
-        return {ordered[pair.splits[0]][pair.rows[0]] for pair in pairs}
+        return {first for first, _ in _duplicates(rows, ordered)}
 
     def _of_one_level(self, table: pa.Table) -> pa.Table:
         """A table without the energies of other levels."""
@@ -136,6 +136,15 @@ class Mixture:
         place = table.column_names.index("energy")
         energies = pc.if_else(keeps, table["energy"], pa.scalar(None, pa.float64()))
         return table.set_column(place, table.schema.field("energy"), energies)
+
+    def left_out(self) -> list[str]:
+        """A sentence for each reason why structures are not there."""
+        told = {
+            "beyond the limits of the source": self.filtered.total(),
+            "which another source has": self.duplicates,
+            "of which another split has nearly the same": self.leaks,
+        }
+        return [f"Left out: {count} structures {reason}" for reason, count in told.items() if count]
 
     def provenance(self) -> dict[str, Any]:
         """For the card; each of the `sources` with what it is, and under which licence."""
@@ -152,6 +161,15 @@ class Mixture:
             "left out, as another split has nearly the same": self.leaks,
             "sources": sources,
         }
+
+
+def _duplicates(rows: datasets.Dataset, parts: Mapping[str, Sequence[int] | np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Rows of different parts that are nearly the same, in the same charge: in another one the labels are others."""
+    charges = [charge or 0.0 for charge in rows["charge"]]
+    for pair in near_duplicates({name: rows.select(members) for name, members in parts.items()}):
+        first, second = (int(parts[part][row]) for part, row in zip(pair.splits, pair.rows, strict=True))
+        if charges[first] == charges[second]:
+            yield first, second
 
 
 def _rank(split: str) -> tuple[int, str]:

@@ -35,7 +35,8 @@ def read_split(dataset: str | Path, split: str, target: Target | None = None, re
     Args:
         dataset (`str` or `Path`):
             A folder, or a Hub id `organisation/name`. What exists or looks like a path never goes to the Hub;
-            `hf://datasets/organisation/name` always does.
+            `hf://datasets/organisation/name` always does, and `hf://datasets/organisation/name/source` is one data set
+            of a repository that has several.
         split (`str`): Such as `"train"`.
         target (`Target`, *optional*):
             Keep only the rows that carry this label, and no isolated atoms, whose energies are references:
@@ -186,7 +187,8 @@ def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | N
         [`InputError`]: As [`read_split`].
     """
     folder = _folder_of(str(dataset), revision)
-    return None if is_local(dataset) else folder.name
+    inside = _repository_and_folder(str(dataset))[1]
+    return None if is_local(dataset) else folder.parts[-1 - len(Path(inside).parts)]
 
 
 def load_splits(dataset: str | Path, revision: str | None = None, cache_dir: str | None = None) -> DatasetDict:
@@ -196,6 +198,7 @@ def load_splits(dataset: str | Path, revision: str | None = None, cache_dir: str
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{dataset} holds no parquet files; build a data set with a command in data_scripts/")
     _require_inside(folder)
+    _require_one(folder, dataset if is_local(dataset) else HUB_DATASETS + dataset.removeprefix(HUB_DATASETS))
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it logs about damaged files is in the error below
@@ -241,16 +244,39 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
         if revision is not None:
             raise InputError(f"{dataset} is a folder, which has no revision {revision}: leave that out")
         return folder
-    repository, _, also = dataset.removeprefix(HUB_DATASETS).partition("@")
+    name, _, also = dataset.removeprefix(HUB_DATASETS).partition("@")
     if also:
-        raise InputError(f"{dataset}: name the data set as {repository}, and {also} as its revision")
+        raise InputError(f"{dataset}: name the data set as {name}, and {also} as its revision")
+    repository, inside = _repository_and_folder(dataset)
     try:
         # Not by `load_dataset`, which without the Hub takes what it loaded last, whatever revision that was.
-        patterns = ["*.parquet", "README.md"]
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        patterns = [f"{inside}/*.parquet", f"{inside}/README.md"] if inside else ["*.parquet", "README.md"]
+        snapshot = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
     except Exception as error:  # no network, no such repository, a bad name
         problem = hub_problem(error, repository, "dataset", revision)
         raise InputError(problem or f"{dataset} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not (folder := Path(snapshot) / inside).is_dir():
+        raise InputError(f"{repository} has no data set {inside}; look at its page for those that it has")
+    return folder
+
+
+def _repository_and_folder(dataset: str) -> tuple[str, str]:
+    """Of `hf://datasets/organisation/name/source` the repository and the folder in it, or nothing."""
+    parts = dataset.removeprefix(HUB_DATASETS).split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def members(folder: str | Path) -> list[str]:
+    """The data sets of a repository that has several, each in a folder of its own; empty where there is one."""
+    configs = _configs(Path(folder))
+    names = [one.get("config_name") for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    return [str(name) for name in names if name] if len(names) > 1 else []
+
+
+def _require_one(folder: Path, name: str) -> None:
+    """Raises [`InputError`] for a repository of several data sets."""
+    if found := members(folder):
+        raise InputError(f"{name} has several data sets ({', '.join(found)}): name one, such as {name}/{found[0]}")
 
 
 def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
@@ -266,6 +292,7 @@ def parquet_splits(folder: str | Path) -> dict[str, list[Path]]:
     if not any(folder.rglob("*.parquet")):
         raise InputError(f"{folder} holds no parquet files; build a data set with a command in data_scripts/")
     _require_inside(folder)
+    _require_one(folder, str(folder))
     try:
         with TemporaryDirectory() as cache:  # it keeps nothing, and the home of a cluster may be read-only
             found = load_dataset_builder(str(folder), cache_dir=cache).config.data_files
@@ -285,15 +312,20 @@ def _require_inside(folder: Path) -> None:
     published, as part of it, and those of another machine fetched.
     """
     card = folder / "README.md"
-    if not card.is_file():
-        return
-    try:
-        configs = DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("configs")
-    except Exception:  # the YAML library raises many types; `datasets` says what is wrong
-        return
-    for name in _texts(configs):
+    for name in _texts(_configs(folder)):
         if "://" in name or re.match(r"[\\/~]|[A-Za-z]:", name) or ".." in re.split(r"[\\/]", name):
             raise InputError(f"{card} names files outside of its folder ({name}): take that out of its header")
+
+
+def _configs(folder: Path) -> Any:
+    """What the header of a card says of the files of the data set; None without."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        return DatasetCard.load(card, ignore_metadata_errors=False).data.to_dict().get("configs")
+    except Exception:  # the YAML library raises many types; `datasets` says what is wrong
+        return None
 
 
 def _texts(value: Any) -> Iterator[str]:

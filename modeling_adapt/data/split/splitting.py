@@ -20,7 +20,7 @@ from ...tables import csv_text, plain_cell
 from ..options import ISOLATED
 from ..read.charges import named_charge, names_a_defect
 
-Unit = Literal["trajectory", "config_type"]  # what is never divided
+Unit = Literal["trajectory", "charge_state", "config_type"]  # what is never divided
 SPLITS = ("train", "validation", "test")
 HELD_OUT = "held_out"  # the split of the kinds that training must not see
 Division = tuple[Mapping[str, Sequence[int]], np.ndarray]  # row numbers by split, and the subset of every row
@@ -59,16 +59,16 @@ def groups(keys: Sequence[RowKey], rows: Iterable[int], by: Unit = "trajectory")
 
     A trajectory whose structures are of several config types counts as the one of most of them. A row without the name
     of a trajectory is one of its own, called by its number. The trajectories of one defect in several charge states
-    count as one: these are nearly the same structures, and far apart in energy alone.
+    count as one: these are nearly the same structures, and far apart in energy alone. By `"charge_state"` they do not.
     """
     rows = list(rows)
-    defects = _charged_defects([keys[row] for row in rows])
+    defects = {} if by == "charge_state" else _charged_defects([keys[row] for row in rows])
     trajectories: dict[str, list[int]] = {}
     for row in rows:
         name = keys[row].trajectory or f"row {row}"
         trajectories.setdefault(defects.get(name, name), []).append(row)
     found = [_group(name, members, keys) for name, members in trajectories.items()]
-    if by == "trajectory":
+    if by != "config_type":
         return found
     return [
         Group(kind, kind, any(part.has_forces for part in parts), [row for part in parts for row in part.rows])
@@ -139,7 +139,8 @@ def assign_rows(
         split (`str`, defaults to `"0.8,0.1,0.1"`):
             Three fractions for train, validation and test, or the name of one split for all rows.
         by (`Unit`, defaults to `"trajectory"`):
-            `"config_type"` never divides a config type either: each goes to one split as a whole.
+            `"config_type"` never divides a config type either: each goes to one split as a whole. `"charge_state"`
+            divides the charge states of a defect, which `"trajectory"` keeps together.
         hold_out (`Sequence[str]`, defaults to `()`):
             Config types whose trajectories go to the split `held_out` instead, to measure how a model does on kinds
             that it has never seen; validation and test then stay what they are, kinds that it knows.
@@ -163,8 +164,8 @@ def assign_rows(
     rest = [row for row, (single, away) in enumerate(zip(is_alone, is_held, strict=True)) if not (single or away)]
     if fractions is None:
         splits = {split: rest} if rest else {}
-    elif by == "trajectory":
-        splits = _by_split(_stratified(groups(keys, rest), np.array(fractions), seed))
+    elif by != "config_type":
+        splits = _by_split(_stratified(groups(keys, rest, by), np.array(fractions), seed))
     else:
         splits = _by_split(_divide(groups(keys, rest, by), np.array(fractions) * len(rest), seed, fill_all=True))
         if empty := [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0 and name not in splits]:
