@@ -53,10 +53,10 @@ class Charges(Experiment):
             if len(own) < 2:
                 continue
             names = {ENERGY: "labels", SAID: TOLD, SAID_NEVER: NEVER}
-            panels[f"{data} {defect}: energy (eV)"] = {
+            panels[f"{data}\n{defect}: energy (eV)"] = {
                 name: ([row[CHARGE] for row in own], [row[heading] for row in own]) for heading, name in names.items()
             }
-        curves(panels, path, "charge", log_scale=False, floor=None)
+        curves(panels, path, "charge (e)", log_scale=False, floor=None)
 
     def reading(self, rows: Sequence[Row]) -> str:
         parts = []
