@@ -45,7 +45,7 @@ class TestOverHttp:
 
         def publish(*arguments, token=hub.token) -> int:
             monkeypatch.setenv("HF_TOKEN", token)
-            license = [] if "--license" in arguments else ["--license", "mit"]
+            license = [] if {"--license", "--space"} & set(arguments) else ["--license", "mit"]
             return run_command(lambda: hub_upload.main([str(one) for one in (*arguments, *license)]))
 
         return publish
@@ -67,7 +67,9 @@ class TestOverHttp:
         assert "datasets:\n- org/adapt-si-data" in model.files["README.md"].decode()
         assert b'"command"' not in model.files["run.json"]
         parquet = {name for name in data.files if name.endswith(".parquet")}
-        assert parquet and set(data.files) - parquet == {"README.md"} and len(data.commits) == 2 and data.private
+        figures = {f"figures/{name}.png" for name in ("forces", "distance", "kinds")}
+        assert parquet and set(data.files) - parquet == {"README.md", *figures}
+        assert len(data.commits) == 2 and data.private
         assert model.tags == {"v1": model.branches["main"]} and data.tags == {"v1": data.branches["main"]}
         require_clean(dict(model.files))
         require_clean({"README.md": data.files["README.md"]})
