@@ -67,8 +67,8 @@ class TestOverHttp:
         assert "datasets:\n- org/adapt-si-data" in model.files["README.md"].decode()
         assert b'"command"' not in model.files["run.json"]
         parquet = {name for name in data.files if name.endswith(".parquet")}
-        figures = {f"figures/{name}.png" for name in ("kinds", "forces", "distance")}
-        assert parquet and set(data.files) - parquet == {"README.md"} | figures
+        figures = {f"figures/{name}.png" for name in ("forces", "distance", "kinds")}
+        assert parquet and set(data.files) - parquet == {"README.md", *figures}
         assert len(data.commits) == 2 and data.private
         assert model.tags == {"v1": model.branches["main"]} and data.tags == {"v1": data.branches["main"]}
         require_clean(dict(model.files))
