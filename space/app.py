@@ -207,6 +207,8 @@ def relaxation(job: Job, output: Path) -> Iterator[Shown]:
     model, began, pictured = copy.deepcopy(calculator()), time.monotonic(), 0.0
     atoms, scene = model.as_read(job.atoms), Scene.of(job.atoms)
     require_predictable(atoms, model)
+    record = {"model": [MODEL], "fmax": FMAX, "finish": FINISHED, "steps": MOST_STEPS, "structures": 1}
+    results.write_record(output, record)
     watch = RelaxationWatch(atoms, FMAX, model.domain, output / f"{job.name}.traj.extxyz", None, MOST_STEPS, FINISHED)
     fmax, energies, late = [], [], False
     for frame in relaxing(watch, model):
@@ -238,8 +240,6 @@ def _picture(
 def _written(job: Job, result: RelaxationResult, model: ADAPTCalculator, output: Path) -> tuple[Candidate | None, str]:
     """Writes what relax.py writes; the candidate with its formation energy, or why there is none."""
     host, why_not = _host(job, model)
-    record = {"model": [MODEL], "fmax": FMAX, "finish": FINISHED, "steps": MOST_STEPS, "structures": 1}
-    results.write_record(output, record)
     summary = results.SummaryFile(output / "summary.csv")
     summary.start()
     results.write_result(job.name, result, output, job.atoms)
