@@ -156,6 +156,8 @@ def _send(pipe: Any, *arguments: Any) -> None:
         atoms.calc = None
         atoms.info = {name: atoms.info[name] for name in ("charge",) if name in atoms.info}
         pipe.send(atoms)
+    except MemoryError:
+        return  # the pipe is closed, which tells it
     except InputError as error:
         if "MemoryError" not in str(error):
             pipe.send(InputError(one_line(error)[:300]))
