@@ -47,7 +47,7 @@ class OppositeCharges(Experiment):
         curves({"force along x (eV/Å)": series}, path, DISTANCE, log_scale=False, floor=None)
 
     def reading(self, rows: Sequence[Row]) -> str:
-        far = [row for row in rows if 5 < row[DISTANCE] < FARTHEST + 1]
+        far = _far(rows)
         ranges = {name: np.ptp([row[heading] for row in far]) for name, heading in _LINES.items()}
         errors = {name: _error(far, name) for name in (LOCAL, GLOBAL)}
         return (
@@ -58,16 +58,21 @@ class OppositeCharges(Experiment):
         )
 
     def verdict(self, rows: Sequence[Row]) -> tuple[Verdict, str]:
-        far = [row for row in rows if 5 < row[DISTANCE] < FARTHEST + 1]
+        far = _far(rows)
         local, everything = _error(far, LOCAL), _error(far, GLOBAL)
         word = "follows" if everything < 0.2 * np.ptp([row[LABEL] for row in far]) else "does not follow"
         return "new here", (
-            f"with far fields the force {word} the labels from 5 to 12 Å: an error of {everything:.3f} eV/Å, where it "
-            f"is {local:.3f} without"
+            f"with far fields the force {word} the labels from {far[0][DISTANCE]:.1f} to {far[-1][DISTANCE]:.1f} Å: "
+            f"an error of {everything:.3f} eV/Å, where it is {local:.3f} without"
         )
 
 
 _LINES = {"labels": LABEL, LOCAL: LOCAL, GLOBAL: GLOBAL}
+
+
+def _far(rows: Sequence[Row]) -> list[Row]:
+    """Beyond the cutoff of the local model, as far as the verdict looks."""
+    return [row for row in rows if 5 < row[DISTANCE] < FARTHEST + 1]
 
 
 def _error(rows: Sequence[Row], name: str) -> float:

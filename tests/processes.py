@@ -29,6 +29,10 @@ def launched(forks: Runner, command: str, *arguments: str) -> Ended:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
     both = [forks.start(_COMMAND, command, *arguments, **meeting, **rank) for rank in ranks]
-    printed = [process.communicate(timeout=300) for process in both]
+    try:
+        printed = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:  # one that waits for another which has died
+            process.kill()
     status = next((process.returncode for process in both if process.returncode), 0)
     return Ended(status, "".join(out for out, _ in printed), "".join(error for _, error in printed))

@@ -1,8 +1,10 @@
 """The files of `examples/` are short, and do what they say."""
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modeling_adapt import ADAPTForEnergy
@@ -47,15 +49,15 @@ def test_many_defects(capsys):
 def test_barrier(capsys):
     import barrier
 
-    barrier.main(images=1, fmax=2.0, steps=1)
-    assert "image 1: " in capsys.readouterr().out
+    value = barrier.main(images=1, fmax=2.0, steps=1)
+    assert value > 0 and f"barrier {value:.3f} ± " in capsys.readouterr().out
 
 
 def test_molecular_dynamics(capsys):
     import molecular_dynamics
 
-    molecular_dynamics.main(warm_up=2, steps=10)
-    assert "10 fs at" in capsys.readouterr().out
+    drift = molecular_dynamics.main(warm_up=2, steps=10)
+    assert np.isfinite(drift) and "10 fs at" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -108,3 +110,6 @@ def test_what_the_examples_say_at_their_full_size():
     errors = finetune_on_vasp.main()
     assert errors["after"] < 0.5 * errors["before"]
     active_learning.main()
+    rounds = [json.loads(Path(f"runs/active/round_{turn}/model/training_metrics.json").read_text()) for turn in (1, 3)]
+    first, last = (found["eval_force_mae_mev_per_ang"] for found in rounds)
+    assert last < first

@@ -17,12 +17,14 @@ import experiments
 import experiments.__main__ as command
 from experiments import lab as lab_module
 from experiments import loss as loss_experiment
+from experiments.attention_radius import ALL, LARGE, RADIUS
 from experiments.descriptors import SAME
 from experiments.experiment import DEFECTS, IONIC, REAL, Experiment, Training, all_experiments
 from experiments.lab import Lab, end_all, run_python
+from experiments.opposite_charges import DISTANCE, GLOBAL, LABEL, LOCAL
 from experiments.outcome import NOT_RUN, draw_again, is_made_of, page_text, read_table, to_csv, write_outcome
 from experiments.relaxation import _ranking
-from experiments.shared import CHANCE, ERRORS, MAE, change, exponent, force_cells
+from experiments.shared import CHANCE, ERRORS, FAR, MAE, NEAR, change, exponent, force_cells
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.errors import InputError
 
@@ -407,6 +409,32 @@ def test_radii_are_judged_on_each_data_set():
     assert verdict(rows("generated", 3.0, 1.0, 1.0))[0] == "not reproduced", "a radius does as well"
     found, why = verdict(rows("ionic", 3.0, 2.0, 1.0) + rows("generated", 3.0, 1.0, 1.0))
     assert found == "new here" and "+100% on the ionic data, +0% on the generated data" in why
+
+
+def test_radii_are_read_with_what_is_known():
+    row = {"data": "ionic", MAE: 4.0, NEAR: 8.0, FAR: 2.0, LARGE: 6.0}
+    rows = [
+        row | {RADIUS: "3 Å"},
+        row | {RADIUS: "5 Å", MAE: 2.0},
+        row | {RADIUS: ALL, MAE: 1.0, FAR: None, LARGE: 3.0},
+    ]
+    said = EXPERIMENTS["attention-radius"].reading(rows)
+    assert "the best radius, 5 Å, gives 2.0 meV/Å, and 1.0 where all atoms meet by waves too (-50 %;" in said
+    assert "far from it ?; in cells never trained on 6.0 and 3.0)" in said
+
+
+def test_opposite_charges_are_followed_or_not():
+    def rows(local, everything):
+        return [
+            {DISTANCE: d, LABEL: 4 / d, LOCAL: local(4 / d), GLOBAL: everything(4 / d)}
+            for d in (4.2, 6.3, 8.4, 12.6, 16.8)
+        ]
+
+    followed = rows(lambda force: 0.4, lambda force: force + 0.01)
+    experiment = EXPERIMENTS["opposite-charges"]
+    assert "follows the labels from 6.3 to 12.6 Å: an error of 0.010 eV/Å" in experiment.verdict(followed)[1]
+    assert "changes by 0.317 eV/Å, that of the model that sees 5 Å by 0.000" in experiment.reading(followed)
+    assert "does not follow" in experiment.verdict(rows(lambda force: 0.4, lambda force: 0.4))[1]
 
 
 def test_radii_have_two_seeds_where_there_is_time(tmp_path):
