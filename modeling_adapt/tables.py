@@ -22,6 +22,13 @@ def _markdown_rule(widths: Sequence[int], alignments: Sequence[str]) -> str:
 _MARKDOWN = TableFormat(None, _markdown_rule, None, None, _CELLS, _CELLS, padding=0, with_header_hide=None)
 
 
+def plus_minus(deviation: float | None) -> str:
+    """ " ± 0.24" behind a value in eV, a small one to three decimals, as an uncertainty is never 0; or nothing."""
+    if not deviation:
+        return ""
+    return f" ± {deviation:.2f}" if deviation >= 0.005 else f" ± {max(deviation, 0.001):.3f}"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with a rule below its header; the first column is aligned to the left, the others to the right."""
     sides = ["left", *["right"] * (len(header) - 1)]

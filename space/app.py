@@ -46,6 +46,7 @@ from modeling_adapt.simulation.relaxation import (
 )
 from modeling_adapt.simulation.report import write_report
 from modeling_adapt.simulation.report_drawings import TEMPLATES, Scene, charts_html, progress_charts, views_html
+from modeling_adapt.tables import plus_minus
 
 MODEL = os.environ.get("ADAPT_MODEL", DEFAULT_MODEL)  # a folder, or organisation/name on the Hub
 FMAX = 0.05  # eV/Å, as in relax.py
@@ -241,7 +242,7 @@ def _picture(
 
 def _written(job: Job, result: RelaxationResult, model: ADAPTCalculator, output: Path) -> tuple[Candidate | None, str]:
     """Writes what relax.py writes; the candidate with its formation energy, or why there is none."""
-    host, why_not = _host(job, model)
+    host, why_not = _host(job, model) if result.status == "converged" else (None, "")
     summary = results.SummaryFile(output / "summary.csv")
     summary.start()
     results.write_result(job.name, result, output, job.atoms)
@@ -260,9 +261,9 @@ def _host(job: Job, model: ADAPTCalculator) -> tuple[Host | None, str]:
     if "energy" not in model.implemented_properties:
         return None, "the model has forces and no energy"
     try:
+        Host.by(model, job.host, 0.0, {}).require_fits(job.atoms)  # which takes no time
         perfect = relax(job.host, model, FINISHED, MOST_STEPS).atoms
         host = Host.by(model, perfect, perfect.get_potential_energy(), {})
-        host.require_fits(job.atoms)
     except InputError as error:
         return None, str(error)
     return host, ""
@@ -290,7 +291,7 @@ def _conclusion(result: RelaxationResult, best: Candidate | None, why_not: str) 
     text += f"the furthest by {result.largest_displacement:.2f} Å."
     if best is not None and best.formation_energy is not None:
         doubt = best.formation_energy_uncertainty
-        value = f"{best.formation_energy:.2f}" + (f" ± {doubt:.2f}" if doubt else "")
+        value = f"{best.formation_energy:.2f}" + plus_minus(doubt)
         return _headline("Formation energy", value, text)
     if why_not:
         text += f" No formation energy: {why_not}."

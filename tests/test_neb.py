@@ -83,6 +83,10 @@ class TestEnds:
         start = _vacancy(0)
         with pytest.raises(InputError, match="the start is Cu31 and the end Cu32; a path is between the same atoms"):
             matched_end(start, PERFECT)
+        charged = _vacancy(1)
+        charged.info["charge"] = 1
+        with pytest.raises(InputError, match=r"start has a charge of \+0 and the end one of \+1; a path is in one"):
+            matched_end(start, charged)
         strained = _vacancy(1)
         strained.set_cell(1.01 * strained.cell, scale_atoms=True)
         with pytest.raises(InputError, match="different cells"):

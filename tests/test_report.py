@@ -19,6 +19,7 @@ import modeling_adapt.cli.relax as command
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
 from modeling_adapt.simulation.report import write_report
+from modeling_adapt.simulation.report_drawings import embedded
 from modeling_adapt.simulation.results import SummaryFile
 
 NASTY = "<img src=x onerror=alert(1)> & \"'$title"
@@ -288,3 +289,8 @@ def test_without_a_record(output):
     (output / "relax.json").write_text("{")
     with pytest.raises(InputError, match=r"relax\.json cannot be read"):
         write_report(output)
+
+
+def test_data_cannot_end_the_script_that_holds_them():
+    text = embedded({"name": "</script><b>"})
+    assert "<" not in text and json.loads(text) == {"name": "</script><b>"}

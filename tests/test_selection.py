@@ -63,7 +63,7 @@ def test_command_with_the_model_in_the_box(tmp_path, capsys):
     main([*files, "--number", "2", "--output", str(tmp_path / "next")])
     with open(tmp_path / "next" / "selected.csv", newline="") as file:
         chosen = list(csv.DictReader(file))
-    assert chosen[0]["structure"] == "c3" and len(chosen) == 2
+    assert chosen[0]["structure"] == "c3" and len(chosen) == 2 and chosen[0]["charge"] == "+0"
     assert float(chosen[0]["gain (nats)"]) > 2 * float(chosen[1]["gain (nats)"])
     assert float(chosen[0]["largest doubt"]) > float(chosen[1]["largest doubt"])
     same = read(tmp_path / "next" / "001-c3" / "POSCAR")

@@ -167,6 +167,7 @@ def test_the_card_tells_of_the_sources(tmp_path, capsys):
         ({"weight": 0}, "source 1 (a): weight: 0 is not a positive number"),
         ({"max_force": "much"}, "source 1 (a): max_force: 'much' is not a number"),
         ({"split": [0.5, 0.1, 0.1]}, "source 1 (a): split 0.5,0.1,0.1: give one name, or three fractions"),
+        ({"split_by": "charge_state"}, "source 1 (a): split_by divides rows, and all of these are in the split train"),
         ({"group_pattern": "x"}, "source 1 (a): group_pattern goes with group_key"),
         ({"group_key": "config_type", "group_pattern": "("}, "source 1 (a): group_pattern: "),
         ({"group_key": "config_type", "group_pattern": "^x"}, "has nothing that the pattern '^x' matches"),

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from modeling_adapt.tables import csv_rows, csv_text, format_table, markdown_table
+from modeling_adapt.tables import csv_rows, csv_text, format_table, markdown_table, plus_minus
 
 
 def test_numbers_stand_below_each_other_as_they_were_written():
@@ -40,3 +40,7 @@ def test_no_cell_is_a_formula_and_each_comes_back(name):
     assert all(not cell.startswith("-") or float(cell) for cell in cells)
     assert [row["name"] for row in csv_rows(text)] == [name, f"{name}2"]
     assert "-3.5" in text and "'-3.5" not in text
+
+
+def test_an_uncertainty_is_never_0():
+    assert [plus_minus(one) for one in (None, 0.237, 0.003, 1e-5)] == ["", " ± 0.24", " ± 0.003", " ± 0.001"]

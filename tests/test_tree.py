@@ -90,6 +90,8 @@ def test_entries_of_doped_come_back_relaxed(ranked, tmp_path):
     name = f"{DEFECT}/Bond_Distortion_-30.0%"
     host = Host(bulk("Cu", cubic=True) * 2, -11.0, {})
     write_tree(tmp_path / "tree", ranked, entries={name: was}, host=host)
+    write_tree(tmp_path / "without", ranked, entries={name: was})
+    assert not (tmp_path / "without" / "defect_entries.json").exists()  # its bulk would be of DFT
     (entry,) = json.loads((tmp_path / "tree" / "defect_entries.json").read_text()).values()
     assert entry["sc_entry"]["energy"] == -10.0 and entry["bulk_entry"]["energy"] == -11.0
     assert entry["wyckoff"] == "8a" and entry["corrections"] == {} and entry["_sc_entry_energy"] is None

@@ -6,7 +6,8 @@ sources have, or two splits nearly, one is left out. A build that was interrupte
 given again.
 
 With `apart: true` each source becomes a data set of its own, and all of them a repository to publish, whose card tells
-`datasets.load_dataset(repository, SOURCE)` where they are. It takes open licences alone.
+`datasets.load_dataset(repository, SOURCE)` where they are. It takes open licences alone, and begins anew after an
+interruption.
 """
 
 import sys

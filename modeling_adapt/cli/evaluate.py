@@ -332,6 +332,13 @@ def _which(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def _charge(text: str) -> str | None:
+    try:
+        return read_charge(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("Errors of a force or energy model on a data set, beside trivial baselines.", EXAMPLE)
     models = parser.add_argument_group("model")
@@ -358,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--split", default="test", help="split to evaluate (default: test)")
     data.add_argument(
         "--charge",
-        type=read_charge,
+        type=_charge,
         help="structures of this charge alone, such as 0 or -1; any: all, by a model that does not read it",
     )
 

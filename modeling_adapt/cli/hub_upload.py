@@ -152,7 +152,7 @@ def _publish_dataset(arguments: argparse.Namespace) -> int:
 
     if arguments.dataset is None:
         raise InputError("name a model before ORG/NAME, or a data set with --dataset")
-    of_models = {"--energy": arguments.energy, "--evaluation": arguments.evaluation, "--save": arguments.save}
+    of_models = {"--energy": arguments.energy, "--evaluation": arguments.evaluation}
     of_models["--license (the card of a data set has its own)"] = arguments.license
     if any(of_models.values()):
         raise InputError(f"without a model leave out {', '.join(filter(of_models.get, of_models))}")

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from ..device import available_device, on_device
     from ..evaluation.selection import choose
+    from ..feature_extraction_adapt import charge_of
     from ..files import finished_folder, require_empty_folder
     from ..loading import load_model
     from ..simulation.doubt import load_doubt
@@ -52,8 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     candidates = read_inputs(arguments.input, arguments.index, arguments.split, model.config.reads_charge)
     model = on_device(model, available_device(arguments.device))
     chosen = choose(candidates, arguments.number, model, feature_extractor, doubt)
-    lines = [[one.name, str(len(candidates[one.name])), f"{one.gain:.3g}", f"{one.doubt:.2f}"] for one in chosen]
-    header = ["structure", "atoms", "gain (nats)", "largest doubt"]
+    lines = [
+        [one.name, str(len(atoms)), f"{charge_of(atoms) or 0:+g}", f"{one.gain:.3g}", f"{one.doubt:.2f}"]
+        for one, atoms in ((one, candidates[one.name]) for one in chosen)
+    ]
+    header = ["structure", "atoms", "charge", "gain (nats)", "largest doubt"]
     with finished_folder(output) as unfinished:
         for rank, one in enumerate(chosen, start=1):
             folder = unfinished / f"{rank:03d}-{one.name.replace('/', '-')[-200:]}"

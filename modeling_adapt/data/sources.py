@@ -162,7 +162,8 @@ def _source(content: Any, where: str) -> Source:
     if source.group_pattern is not None and source.group_key is None:
         raise InputError(f"{where}: group_pattern goes with group_key, and there is none")
     try:
-        split_fractions(source.split)
+        if split_fractions(source.split) is None and "split_by" in values:
+            raise InputError(f"split_by divides rows, and all of these are in the split {source.split}; leave it out")
         re.compile(source.group_pattern or "")
     except InputError as error:
         raise InputError(f"{where}: {str(error).replace('--split', 'split')}") from error

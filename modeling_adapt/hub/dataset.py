@@ -12,11 +12,11 @@ from huggingface_hub import DatasetCardData, HfApi
 
 from ..configuration_adapt import ADAPTConfig
 from ..data.build.dataset_card import read_card
-from ..data.load.reading import members, parquet_splits, read_split, select_subset
+from ..data.load.reading import members, parquet_splits, read_split, repository_and_folder, select_subset
 from ..data.load.survey import content_hash
 from ..data.sources import OPEN_LICENSES
 from ..errors import InputError
-from ..hub_access import HUB_DATASETS, is_local
+from ..hub_access import is_local
 from ..training.tasks import target_of
 from .privacy import copy_png, publishable, publishable_text, require_publishable_rows
 from .repository import AS_IT_WAS, CARD, OUR_TAG, answers
@@ -155,7 +155,7 @@ def _hub_dataset(run: RunFolder) -> str | None:
     was_a_folder = run.recipe.get("dataset_revision", "") is None  # of a repository, it is the commit
     if recorded is None or was_a_folder or is_local(recorded):
         return None
-    return str(recorded).removeprefix(HUB_DATASETS)
+    return repository_and_folder(str(recorded))[0]
 
 
 def _published_dataset(run: RunFolder, api: HfApi) -> str | None:

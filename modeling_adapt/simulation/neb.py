@@ -22,11 +22,12 @@ from ..crystal.minimum_image import displacements, largest_displacement
 from ..crystal.structure_match import match_atoms
 from ..crystal.trained_region import TrainingDomain
 from ..errors import InputError
+from ..feature_extraction_adapt import charge_of
 from ..figures import COLUMN, GREY, MODEL, drawn
 from ..figures import caption as captioned
 from ..files import whole_file, write_whole
 from ..modeling_adapt import forces_of
-from ..tables import csv_text, format_table
+from ..tables import csv_text, format_table, plus_minus
 from .doubt import DifferenceDoubt
 from .prediction import input_dtype
 from .relaxation import Status
@@ -54,7 +55,7 @@ class Energy:
     uncertainty: float | None
 
     def __str__(self) -> str:
-        return f"{round(self.value, 3) + 0.0:.3f}" + ("" if self.uncertainty is None else f" ± {self.uncertainty:.2f}")
+        return f"{round(self.value, 3) + 0.0:.3f}" + plus_minus(self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def matched_end(start: Atoms, end: Atoms, keep_order: bool = False) -> tuple[Ato
         keep_order (`bool`, defaults to `False`): Each atom is the one of the same number, however far it moves.
 
     Raises:
-        [`InputError`]: There is no path between them: other atoms, another cell, or the same structure.
+        [`InputError`]: There is no path between them: other atoms, another cell or charge, or the same structure.
     """
     ours, theirs = start.get_chemical_formula(), end.get_chemical_formula()
     if ours != theirs:
@@ -103,6 +104,9 @@ def matched_end(start: Atoms, end: Atoms, keep_order: bool = False) -> tuple[Ato
     same_cell = np.allclose(start.cell.array, end.cell.array, atol=_CELL_TOLERANCE)
     if not (same_cell and np.array_equal(start.pbc, end.pbc)):
         raise InputError("start and end are in different cells; a path is in one cell")
+    first, last = (charge_of(one) or 0.0 for one in (start, end))
+    if first != last:
+        raise InputError(f"the start has a charge of {first:+g} and the end one of {last:+g}; a path is in one charge")
     if keep_order and not np.array_equal(start.numbers, end.numbers):
         raise InputError("the order of the atoms is not kept: elements are in another order; do without --keep-order")
     found = end if keep_order else match_atoms(start, end)

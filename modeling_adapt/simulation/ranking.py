@@ -17,7 +17,7 @@ from ..data.read.frames import read_frames
 from ..errors import InputError
 from ..feature_extraction_adapt import charge_of
 from ..files import write_whole
-from ..tables import csv_text, format_table
+from ..tables import csv_text, format_table, plus_minus
 from .doubt import DifferenceDoubt
 from .results import Line, result_file
 
@@ -257,10 +257,6 @@ def _matched_delta_q(lowest: Atoms, atoms: Atoms) -> float | None:
     return delta_q(lowest, match_atoms(lowest, atoms))
 
 
-def _plus_minus(deviation: float | None) -> str:
-    return f" ± {deviation:.2f}" if deviation else ""
-
-
 def write_ranking(path: Path, ranked: Sequence[Candidate]) -> None:
     """Writes a CSV file with `RANKING_COLUMNS`; what is not known stays empty."""
     rows = [[getattr(one, name) for name in RANKING_COLUMNS.values()] for one in ranked]
@@ -279,8 +275,8 @@ def ranking_table(ranked: Sequence[Candidate]) -> str:
             str(one.rank or "-"),
             one.name,
             one.formula,
-            number(one.energy_above_lowest) + _plus_minus(one.energy_above_lowest_uncertainty),
-            number(one.formation_energy) + _plus_minus(one.formation_energy_uncertainty),
+            number(one.energy_above_lowest) + plus_minus(one.energy_above_lowest_uncertainty),
+            number(one.formation_energy) + plus_minus(one.formation_energy_uncertainty),
             "" if one.same_as == one.name else one.same_as,
             number(one.delta_q_to_lowest),
         ]

@@ -17,7 +17,7 @@ from ..crystal.minimum_image import displacements
 from ..data.read.frames import read_frames
 from ..errors import InputError, one_line
 from ..files import write_whole
-from ..tables import csv_rows
+from ..tables import csv_rows, plus_minus
 from .neb import path_file
 from .relaxation import DISPLACED
 from .report_drawings import FRAME, NEAR, PAGES, Scene, chart, embedded, progress_charts
@@ -284,12 +284,7 @@ def _cell(text: str, uncertainty: str = "") -> tuple[str, float | None]:
         return text, None
     shown = text if text.lstrip("-").isdigit() else f"{round(value, 3) + 0.0:.3f}"
     deviation = _number(uncertainty)
-    return shown.replace("-", "−") + (f" ± {_rounded_up(deviation)}" if deviation else ""), value
-
-
-def _rounded_up(deviation: float) -> str:
-    """To two decimals, and a small one to three: an uncertainty is never 0."""
-    return f"{deviation:.2f}" if deviation >= 0.005 else f"{max(deviation, 0.001):.3f}"
+    return shown.replace("-", "−") + plus_minus(deviation), value
 
 
 def _number(text: str) -> float | None:

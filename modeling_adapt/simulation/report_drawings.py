@@ -276,4 +276,4 @@ def _rounded(vectors: np.ndarray) -> list[list[float]]:
 
 def embedded(data: Mapping[str, Any]) -> str:
     """JSON that cannot end the script element that it is in."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\u003c")
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -67,8 +67,8 @@ def write_tree(
     Writes, for each defect, `DEFECT_CHARGE/RANK/POSCAR` of each minimum, the lowest first, its atoms in the order of
     the input. Of structures that were distortions of ShakeNBreak also `DEFECT_CHARGE/DISTORTION/CONTCAR`, the energies
     as `DEFECT_CHARGE/DEFECT_CHARGE.yaml`, and a plot. Where pymatgen is installed, `relaxed.json` has for each defect
-    the `ComputedStructureEntry` of each minimum, and `defect_entries.json` the `DefectEntry` of doped of each
-    structure that was one, with its relaxed structure and energy.
+    the `ComputedStructureEntry` of each minimum, and with a host `defect_entries.json` the `DefectEntry`
+    of doped of each defect that was one, with its relaxed structure and energy; the lowest of each.
 
     Args:
         folder (`Path`): A new one; it appears as a whole.
@@ -94,7 +94,7 @@ def write_tree(
                 _write_distortions(unfinished / defect, distorted, caption)
         if importlib.util.find_spec("pymatgen") is not None:
             _write_entries(unfinished / ENTRIES, minima)
-            if entries:
+            if entries and host is not None:  # energies of DFT and of a model have no difference
                 _write_defect_entries(unfinished / DEFECT_ENTRIES, ranked, entries, host)
 
 
@@ -186,21 +186,17 @@ def _entry(atoms: Atoms, energy: float | None, name: str) -> dict[str, Any]:
 
 
 def _write_defect_entries(
-    path: Path, ranked: Sequence[Candidate], entries: Mapping[str, Mapping[str, Any]], host: Host | None
+    path: Path, ranked: Sequence[Candidate], entries: Mapping[str, Mapping[str, Any]], host: Host
 ) -> None:
     """What was in the file of doped with other energies and structures, to which its corrections do not belong."""
-    bulk = {} if host is None else {"bulk_entry": _entry(host.atoms, host.energy, "host"), "_bulk_entry_energy": None}
-    written = {
-        defect_of(one.name, one.formula, charge_of(one.atoms)): {
-            **entries[one.name],
-            **bulk,
-            "sc_entry": _computed(one),
-            "_sc_entry_energy": None,
-            "corrections": {},
-        }
-        for one in ranked
-        if one.name in entries
-    }
+    bulk = {"bulk_entry": _entry(host.atoms, host.energy, "host"), "_bulk_entry_energy": None}
+    written: dict[str, Any] = {}
+    for one in (one for one in ranked if one.name in entries):
+        of_model = {"sc_entry": _computed(one), "_sc_entry_energy": None, "corrections": {}}
+        # Where one defect was given twice, the first, which is the lower one.
+        written.setdefault(
+            defect_of(one.name, one.formula, charge_of(one.atoms)), {**entries[one.name], **bulk, **of_model}
+        )
     path.write_text(json.dumps(written), encoding="utf-8")
 
 

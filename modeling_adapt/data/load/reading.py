@@ -187,7 +187,7 @@ def pinned_revision(dataset: str | Path, revision: str | None = None) -> str | N
         [`InputError`]: As [`read_split`].
     """
     folder = _folder_of(str(dataset), revision)
-    inside = _repository_and_folder(str(dataset))[1]
+    inside = repository_and_folder(str(dataset))[1]
     return None if is_local(dataset) else folder.parts[-1 - len(Path(inside).parts)]
 
 
@@ -247,7 +247,7 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
     name, _, also = dataset.removeprefix(HUB_DATASETS).partition("@")
     if also:
         raise InputError(f"{dataset}: name the data set as {name}, and {also} as its revision")
-    repository, inside = _repository_and_folder(dataset)
+    repository, inside = repository_and_folder(dataset)
     try:
         # Not by `load_dataset`, which without the Hub takes what it loaded last, whatever revision that was.
         patterns = [f"{inside}/*.parquet", f"{inside}/README.md"] if inside else ["*.parquet", "README.md"]
@@ -260,7 +260,7 @@ def _folder_of(dataset: str, revision: str | None) -> Path:
     return folder
 
 
-def _repository_and_folder(dataset: str) -> tuple[str, str]:
+def repository_and_folder(dataset: str) -> tuple[str, str]:
     """Of `hf://datasets/organisation/name/source` the repository and the folder in it, or nothing."""
     parts = dataset.removeprefix(HUB_DATASETS).split("/")
     return "/".join(parts[:2]), "/".join(parts[2:])
