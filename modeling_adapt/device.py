@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # commands offer the dtypes in their --help, which does not w
 DTYPES = ("float32", "bfloat16", "float64", "mixed", "auto")
 _FASTER, _LARGEST_CHANGE, _TURNS = 1.1, 0.01, 4  # what mixed precision must bring, and may cost, as `auto` measures it
 _LEAST_SIZE = 0.1  # eV/Å, of forces by which their change is told: those of a perfect crystal vanish
+_LARGEST_CHANGE_OF_ENERGIES = 0.1  # meV/atom: minima are told apart by 10 meV
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 Model = TypeVar("Model", bound="torch.nn.Module")
 
@@ -111,8 +112,6 @@ class MixedPrecision:
 
         seconds: dict[bool, list[float]] = {False: [], True: []}
         answers = {}
-        if getattr(model.forward(*args, **kwargs), "forces", None) is None:
-            return False  # energies are compared, and differences of them are small
         for _ in range(_TURNS):
             for mixed, times in seconds.items():
                 began = time.perf_counter()
@@ -120,21 +119,30 @@ class MixedPrecision:
                     answers[mixed] = _answer(model.forward(*args, **kwargs), kwargs.get("attention_mask"))
                 times.append(time.perf_counter() - began)
         slow, fast = (1000 * min(times[1:]) for times in seconds.values())
-        size = max(float(answers[False].abs().mean()), _LEAST_SIZE)
-        change = float((answers[True] - answers[False]).abs().mean()) / size
-        pays = slow > _FASTER * fast and change < _LARGEST_CHANGE
+        (forces, energies), (mixed_forces, mixed_energies) = answers[False], answers[True]
+        of_energies = 1000 * float((mixed_energies - energies).abs().max())
+        of_forces = float((mixed_forces - forces).abs().mean()) / max(float(forces.abs().mean()), _LEAST_SIZE)
+        pays = slow > _FASTER * fast and of_forces < _LARGEST_CHANGE and of_energies < _LARGEST_CHANGE_OF_ENERGIES
         print(
             f"dtype auto: {type(model).__name__} runs in {'mixed precision' if pays else 'float32'}; a call took "
-            f"{slow:.1f} ms in float32 and {fast:.1f} ms in mixed precision, which changes it by {change:.2%}",
+            f"{slow:.1f} ms in float32 and {fast:.1f} ms in mixed precision, which changes forces by {of_forces:.2%} "
+            f"and energies by {of_energies:.2f} meV/atom",
             file=sys.stderr,
         )
         return pays
 
 
-def _answer(output: Any, attention_mask: Any) -> "torch.Tensor":
-    """Forces on atoms, on the host: so whatever makes them has finished."""
-    forces = output.forces
-    return (forces if attention_mask is None else forces[attention_mask.bool()]).double().cpu()
+def _answer(output: Any, attention_mask: Any) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Forces, and energies of an atom, on the host, so whatever makes them has finished; zero where there are none."""
+    import torch
+
+    nothing = torch.zeros(1, dtype=torch.float64)
+    forces, energy = getattr(output, "forces", None), getattr(output, "energy", None)
+    if forces is not None:
+        forces = (forces if attention_mask is None else forces[attention_mask.bool()]).double().cpu()
+    if energy is not None:
+        energy = energy.double().cpu() / (1 if attention_mask is None else attention_mask.sum(dim=1).cpu())
+    return nothing if forces is None else forces, nothing if energy is None else energy
 
 
 def keep_freed_memory() -> None:

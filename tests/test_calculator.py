@@ -300,6 +300,7 @@ class TestPrecision:
         monkeypatch.setattr(device.MixedPrecision, "_measured", {})
         monkeypatch.setattr(device, "_FASTER", faster)
         monkeypatch.setattr(device, "_LARGEST_CHANGE", change)
+        monkeypatch.setattr(device, "_LARGEST_CHANGE_OF_ENERGIES", 1e9)
         forces = {
             name: ADAPTCalculator(model, dtype=name).get_forces(_atoms()) for name in ("auto", "mixed", "float32")
         }
@@ -310,19 +311,15 @@ class TestPrecision:
         ADAPTCalculator(model, dtype="auto").get_forces(_atoms())  # as was found before
         assert capsys.readouterr().err == ""
 
-    def test_auto_is_not_misled_by_a_crystal_and_leaves_energies_alone(self, make_energy_model, monkeypatch, capsys):
-        """Forces that vanish by symmetry have no size by which a change could be told; of energies all is small."""
-        model = make_energy_model(architecture="pairwise")
-        monkeypatch.setattr(device.MixedPrecision, "_measured", {})
+    def test_auto_looks_at_energies_and_is_not_misled_by_a_crystal(self, make_energy_model, monkeypatch, capsys):
+        """Forces that vanish by symmetry have no size by which a change could be told; minima are told by energies."""
+        model, crystal = make_energy_model(architecture="pairwise"), bulk("Si", cubic=True)
         monkeypatch.setattr(device, "_FASTER", 0)
-        ADAPTCalculator(model, dtype="auto").get_forces(bulk("Si", cubic=True))
-        assert "runs in mixed precision" in capsys.readouterr().err
-        monkeypatch.setattr(device.MixedPrecision, "_measured", {})
-        mixed, batch = device.MixedPrecision(), dict(ADAPTFeatureExtractor.for_model(model.config)(_atoms()))
-        with torch.no_grad():
-            mixed._begin(model, (), batch)
-        mixed._end(model, (), None)
-        assert mixed.wanted is False
+        for largest, taken in ((1e9, "mixed precision"), (1e-9, "float32")):
+            monkeypatch.setattr(device.MixedPrecision, "_measured", {})
+            monkeypatch.setattr(device, "_LARGEST_CHANGE_OF_ENERGIES", largest)
+            ADAPTCalculator(model, dtype="auto").get_forces(crystal)
+            assert f"runs in {taken}" in capsys.readouterr().err
 
     def test_float64_forces_are_the_gradient_of_the_energy(self, make_energy_model):
         atoms = _atoms()

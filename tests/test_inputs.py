@@ -249,3 +249,13 @@ def test_what_a_format_cannot_hold_is_said(shared_cases):
     slanted = vacancy()
     slanted.set_constraint(FixedPlane([0], (1, 1, 0)))  # which ASE refuses to write as POSCAR
     assert "constraints" in not_held({"a": slanted}, "vasp")[0]
+
+
+@pytest.mark.parametrize("told", ["two", np.nan, np.inf])
+def test_a_charge_that_is_no_number_is_the_fault_of_its_structure(tmp_path, told):
+    wrong = vacancy()
+    wrong.info["charge"] = told
+    ase.io.write(tmp_path / "wrong.traj", wrong)
+    ase.io.write(tmp_path / "right.extxyz", vacancy(1))
+    found = find_inputs([str(tmp_path / "wrong.traj"), str(tmp_path / "right.extxyz")])
+    assert list(found.structures) == ["right"] and "a charge must be a number" in found.skipped["wrong"]

@@ -58,6 +58,14 @@ def number_not_negative(text: str) -> float:
     return value
 
 
+def finite_number(text: str) -> float:
+    """The type of an option: a finite number."""
+    value = _finite(text)
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
 def _finite(text: str) -> float:
     """The number that `text` says; NaN, which no comparison accepts, where it says none or an infinite one."""
     try:

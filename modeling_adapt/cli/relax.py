@@ -13,7 +13,7 @@ from ..device import DTYPES, keep_freed_memory
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError, about
 from ..pretrained_adapt import DEFAULT_MODEL
-from .command_line import CommandParser, positive_number, whole_number
+from .command_line import CommandParser, finite_number, positive_number, whole_number
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -309,7 +309,7 @@ def _conclude(
     if arguments.write_tree is not None:
         entries = found.defect_entries({one.name for one in ranked})
         write_tree(Path(arguments.write_tree), ranked, model_names(arguments.model), entries, host)
-        print(f"structures for DFT saved to: {arguments.write_tree}")
+        print(f"structures for DFT saved to: {arguments.write_tree}" if ranked else "no minimum to write for DFT")
     if arguments.report:
         print(f"report saved to: {write_report(output)}")
     print(f"structures saved to: {output}")
@@ -342,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     structures.add_argument("--split", default="test", help="which split of a data set (default: test)")
     structures.add_argument(
         "--charge",
-        type=float,
+        type=finite_number,
         help="of every structure, for models that read it (default: what the inputs say, or 0); 0 relaxes charged "
         "structures as neutral ones, by any model",
     )

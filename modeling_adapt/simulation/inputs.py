@@ -20,6 +20,7 @@ from ..data.read.frames import read_frames, run_charge, run_kind
 from ..data.read.structure_files import distinct_names
 from ..data.structures import atoms_from_row
 from ..errors import InputError
+from ..feature_extraction_adapt import charge_of
 from ..files import readable_name
 from .exchange import NoStructureError, holds_objects, read_entries, read_objects
 from .results import RECORD
@@ -413,6 +414,11 @@ def _atoms_fault(atoms: Atoms) -> str | None:
 
 def _charge_fault(atoms: Atoms, path: Path, inside: str, any_charge: bool) -> str | None:
     """One that nobody knows, or that models do not read. What is found stays in `info["charge"]`."""
+    if run_kind(path) is None:
+        try:
+            charge_of(atoms)
+        except ValueError as error:
+            return str(error).removeprefix("structure 0: ")
     charge, told = _charge(atoms, path, inside)
     if isnan(charge):
         return "INCAR sets NELECT, and no POTCAR tells of which charge that is (relax.py --charge says it)"
