@@ -154,7 +154,7 @@ class TestInformation:
         information, _ = rigidity._information(model, extractor(model), rows, 2, False)
         *_, last = model.energy_head.layers
         expected = torch.zeros(16, 16).double()
-        for batch, inputs in rigidity._batches(model, extractor(model), rows, 1, False):
+        for batch, inputs in rigidity.batches(model, extractor(model), rows, 1, False):
             labels = {
                 name: batch[name] for name in batch if name in ("labels", "reference_forces", "structure_weights")
             }

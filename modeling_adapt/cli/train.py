@@ -43,6 +43,7 @@ def train(argv: list[str]) -> None:
     from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
     from ..training.checkpoints import checkpoint_to_resume, require_same_run
     from ..training.preparation import build_trainer, unseen_elements
+    from ..training.read_out import refit_read_out, require_read_out
     from ..training.record import write_metrics, write_recipe, write_surroundings
     from ..training.tasks import target_of
 
@@ -53,6 +54,8 @@ def train(argv: list[str]) -> None:
     data.dataset_revision = pinned_revision(data.dataset, data.dataset_revision)
     rows = read_rows(data, target_of(config), getattr(config, "reads_charge", False))
     unseen = [] if data.initial_model is None else unseen_elements(config, rows["train"])
+    if data.refit_read_out:
+        require_read_out(config, rows, training)
     if "validation" not in rows:
         training.eval_strategy = "no"
     trainer = build_trainer(config, data, training, rows)
@@ -76,6 +79,13 @@ def train(argv: list[str]) -> None:
             write_surroundings(trainer, rows, checkpoint, told_sources(data.dataset, data.dataset_revision))
             write_recipe(output, config, data, training)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if data.refit_read_out:
+            extract = trainer.processing_class
+            refit = refit_read_out(
+                trainer.model, extract, rows["train"], rows["validation"], training.per_device_eval_batch_size
+            )
+            if trainer.is_world_process_zero():
+                print(refit)
         trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after
         metrics = trainer.evaluate() if "validation" in rows else {}
         if "test" in rows:

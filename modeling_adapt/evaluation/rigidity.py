@@ -237,7 +237,7 @@ def observe(
     """Features and errors of the energies, and of the forces where all have them; changes along so many directions."""
     features, errors, atoms, force_errors, changes, change_errors = [], [], [], [], [], []
     random = torch.Generator().manual_seed(1)
-    for batch, inputs in _batches(model, feature_extractor, rows, batch_size, progress):
+    for batch, inputs in batches(model, feature_extractor, rows, batch_size, progress):
         is_atom = inputs["attention_mask"].bool()
         with features_seen(model) as seen:
             output = forces_of(model, **inputs)
@@ -275,8 +275,13 @@ def directional_derivative(
         moved = inputs | {"input_features": inputs["input_features"] + sign * step}
         with torch.no_grad(), features_seen(model) as seen:
             model(**moved)
-        sides.append(_masked(seen, inputs).sum(dim=1))
+        sides.append(of_structures(seen, inputs))
     return (sides[0] - sides[1]) / (2 * STEP)
+
+
+def of_structures(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The features (B, D) of structures, from those of their atoms as [`features_seen`] has them."""
+    return _masked(seen, batch).sum(dim=1)
 
 
 def _masked(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -299,14 +304,12 @@ def _information(
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """C (D, D) of the whole training, and the features (A, D) of atoms in those structures that were looked at."""
-    chosen = train
-    if len(train) > MOST_STRUCTURES:
-        chosen = train.select(np.linspace(0, len(train) - 1, MOST_STRUCTURES).round().astype(int))
+    chosen = evenly_chosen(train)
     config, random = model.config, torch.Generator().manual_seed(0)
     scale = float(model.energy_normalizer.scale(torch.float64))
     force_scale = 1.0 if config.force_std is None else sum(config.force_std) / 3
     total, atoms = torch.zeros(()), []
-    for batch, inputs in _batches(model, feature_extractor, chosen, batch_size, progress):
+    for batch, inputs in batches(model, feature_extractor, chosen, batch_size, progress):
         is_atom = batch["attention_mask"].bool()
         counts = is_atom.sum(dim=1).double()[:, None]
         with torch.no_grad(), features_seen(model) as seen:
@@ -326,12 +329,20 @@ def _information(
     return total.numpy() * (len(train) / len(chosen)), torch.cat(atoms).double().numpy()
 
 
-def _batches(
+def evenly_chosen(rows: datasets.Dataset) -> datasets.Dataset:
+    """Of many structures so many as take minutes to look at."""
+    if len(rows) <= MOST_STRUCTURES:
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, MOST_STRUCTURES).round().astype(int))
+
+
+def batches(
     model: PreTrainedModel,
     feature_extractor: ADAPTFeatureExtractor,
     rows: datasets.Dataset,
     batch_size: int,
     progress: bool,
+    doing: str = "doubting",
 ) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
     """Batches with labels, of forces where all have them, and what of them the model reads, on its device."""
     structures = StructureDataset(rows)
@@ -339,9 +350,7 @@ def _batches(
         False: StructureCollator(feature_extractor, "energy"),
         True: StructureCollator(feature_extractor, "energy_and_forces"),
     }
-    with tqdm(
-        total=len(rows), unit=" structures", desc="doubting", disable=None if progress else True, leave=False
-    ) as bar:
+    with tqdm(total=len(rows), unit=" structures", desc=doing, disable=None if progress else True, leave=False) as bar:
         for start in range(0, len(rows), batch_size):
             items = structures.__getitems__(range(start, min(start + batch_size, len(rows))))
             batch = collators[all(item["forces"] is not None for item in items)](items)
@@ -369,4 +378,14 @@ def _ranked(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-__all__ = ["DoubtCheck", "check_doubt", "directional_derivative", "fit_doubt", "random_direction", "write_doubt"]
+__all__ = [
+    "DoubtCheck",
+    "batches",
+    "check_doubt",
+    "directional_derivative",
+    "evenly_chosen",
+    "fit_doubt",
+    "of_structures",
+    "random_direction",
+    "write_doubt",
+]

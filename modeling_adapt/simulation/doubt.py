@@ -159,16 +159,21 @@ def features_seen(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     (B, N, D), padding too.
     """
     seen: list[torch.Tensor] = []
-    *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
 
     def look(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         seen.append(nn.functional.pad(inputs[0].detach(), (0, 1), value=1.0))
 
-    handle = last.register_forward_pre_hook(look)
+    handle = last_layer(model).register_forward_pre_hook(look)
     try:
         yield seen
     finally:
         handle.remove()
 
 
-__all__ = ["DifferenceDoubt", "Doubt", "features_seen", "load_doubt"]
+def last_layer(model: PreTrainedModel) -> nn.Linear:
+    """The layer of an energy model in whose weights its energies are linear."""
+    *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
+    return last
+
+
+__all__ = ["DifferenceDoubt", "Doubt", "features_seen", "last_layer", "load_doubt"]

@@ -73,6 +73,9 @@ class RunArguments:
         "average of the weights that is evaluated and saved: share kept per step, as 0.999; 0: none",
         None,
     )
+    refit_read_out: bool = _field(
+        "at the end solve the last layer of an energy model for energies and forces, in closed form", False
+    )
     answers: str | None = _field(
         "host whose quick answers an energy model is asked at the end, as silicon or a YAML file", None
     )

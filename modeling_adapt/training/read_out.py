@@ -1,0 +1,168 @@
+"""
+The last layer of a trained energy model, solved anew.
+
+While a model trains, forces have so much more to say that energies come to be a little wrong for all structures of a
+kind, by some meV/atom, and formation energies are differences between kinds. An energy is linear in the weights of the
+last layer, and so are its forces, so these weights can be fitted to both by least squares, in closed form and with as
+much weight of the energies as they can have before forces suffer (of forces, random directions are looked at; see
+`evaluation/rigidity.py`).
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..configuration_adapt import ADAPTConfig
+from ..errors import InputError
+from ..evaluation.rigidity import (
+    batches,
+    directional_derivative,
+    evenly_chosen,
+    of_structures,
+    random_direction,
+)
+from ..feature_extraction_adapt import ADAPTFeatureExtractor
+from ..modeling_adapt import forces_of
+from ..simulation.doubt import features_seen, last_layer
+
+DIRECTIONS = 10  # of each structure
+ENERGY_ERRORS = (8e-3, 4e-3, 2e-3, 1e-3, 5e-4, 3e-4)  # eV/atom: what is tried as the noise of energies
+WORSE_FORCES = 1.02  # so much the error of the forces of a validation may grow
+_RIDGE = 1e-6  # in units of the mean eigenvalue
+
+
+class Equations(NamedTuple):
+    """
+    What labels ask of a change of the last layer, in eV: `wanted` of its product with `features`. The rows of energies
+    (S, D) are divided by the number of atoms, those of forces along random directions (C, D) by their length.
+    """
+
+    features: np.ndarray
+    wanted: np.ndarray
+    force_features: np.ndarray
+    force_wanted: np.ndarray
+
+    def errors(self, change: np.ndarray) -> tuple[float, float]:
+        """Root mean squares that are left after a change (D,): of energies, in eV/atom, and of forces, in eV/Å."""
+        return _rms(self.wanted - self.features @ change), _rms(self.force_wanted - self.force_features @ change)
+
+
+class ReadOut(NamedTuple):
+    """Errors on the validation before and after: of energies in eV/atom, and of components of forces in eV/Å."""
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+    def __str__(self) -> str:
+        energies, forces = (
+            f"{1000 * before:.{digits}f} -> {1000 * after:.{digits}f} {unit}"
+            for before, after, digits, unit in zip(self.before, self.after, (2, 1), ("meV/atom", "meV/Å"), strict=True)
+        )
+        return f"last layer solved anew: root mean square error of energies {energies}, of forces {forces}"
+
+
+def require_read_out(config: ADAPTConfig, splits: Collection[str], training: TrainingArguments) -> None:
+    """
+    Before a training, that its last layer can be solved anew after it.
+
+    Raises:
+        [`InputError`]: It cannot.
+    """
+    if not (config.predicts == "energy" and config.traits.has_gradient):
+        raise InputError("refit_read_out is for energy models that have a gradient")
+    if "validation" not in splits:
+        raise InputError("refit_read_out needs a validation split, by whose energies the fit is chosen")
+    if training.fsdp:
+        raise InputError("refit_read_out needs the whole model in each process, and fsdp divides it")
+
+
+def refit_read_out(
+    model: PreTrainedModel,
+    feature_extractor: ADAPTFeatureExtractor,
+    train: datasets.Dataset,
+    validation: datasets.Dataset,
+    batch_size: int = 8,
+) -> ReadOut:
+    """
+    Fits the last layer of `model`, in place, to energies and forces of `train`; how much energies count is what does
+    best for those of `validation`, as long as its forces get no worse than by 2 %. Where nothing does better, the
+    layer stays as it is.
+
+    Raises:
+        [`InputError`]: One of the splits has no energies.
+    """
+    training = model.training
+    model.eval()
+    seen, unseen = (
+        _equations(model, feature_extractor, rows, batch_size) for rows in map(evenly_chosen, (train, validation))
+    )
+    for split, equations in (("training", seen), ("validation", unseen)):
+        if not len(equations.wanted):
+            raise InputError(f"refit_read_out: no structure of the {split} split has an energy")
+    nothing = np.zeros(seen.features.shape[1])
+    before = unseen.errors(nothing)
+    changes = [nothing, *(_solved(seen, noise) for noise in ENERGY_ERRORS)]
+    allowed = [change for change in changes if unseen.errors(change)[1] <= WORSE_FORCES * before[1]]
+    best = min(allowed, key=lambda change: unseen.errors(change)[0])
+    _add(model, best)
+    model.train(training)
+    return ReadOut(before, unseen.errors(best))
+
+
+def _equations(
+    model: PreTrainedModel, feature_extractor: ADAPTFeatureExtractor, rows: datasets.Dataset, batch_size: int
+) -> Equations:
+    random = torch.Generator().manual_seed(0)
+    energies: list[torch.Tensor] = []
+    forces: list[torch.Tensor] = []
+    for batch, inputs in batches(model, feature_extractor, rows, batch_size, progress=True, doing="solving"):
+        with features_seen(model) as seen:
+            output = forces_of(model, **inputs)
+        features = of_structures(seen, batch)
+        atoms = batch["attention_mask"].sum(dim=1, keepdim=True).double()
+        weights = batch.get("structure_weights", torch.ones(len(atoms))).double().sqrt()[:, None]
+        missing = (batch["labels"] - output.energy.cpu().double())[:, None]
+        known = missing.isfinite()[:, 0]
+        energies.append((weights * torch.cat([features, missing], dim=1) / atoms)[known])
+        if "reference_forces" in batch:
+            error = output.forces - batch["reference_forces"].to(output.forces)
+            for _ in range(DIRECTIONS):
+                direction = random_direction(inputs, random)
+                change = directional_derivative(model, inputs, direction)
+                # An energy rises against its force.
+                wanted = (error * direction).sum(dim=(1, 2)).cpu().double()[:, None]
+                forces.append(weights * torch.cat([change, wanted], dim=1) / (3 * atoms).sqrt())
+    of_energies = torch.cat(energies).numpy()
+    of_forces = torch.cat(forces).numpy() if forces else np.zeros((0, of_energies.shape[1]))
+    return Equations(of_energies[:, :-1], of_energies[:, -1], of_forces[:, :-1], of_forces[:, -1])
+
+
+def _solved(seen: Equations, noise: float) -> np.ndarray:
+    """The change (D,) of least squares: errors of energies are in units of `noise`, those of forces of their own."""
+    force_noise = _rms(seen.force_wanted) or 1.0
+    rows = np.concatenate([seen.features / noise, seen.force_features / force_noise])
+    wanted = np.concatenate([seen.wanted / noise, seen.force_wanted / force_noise])
+    squares = rows.T @ rows
+    ridge = _RIDGE * np.trace(squares) / len(squares) * np.eye(len(squares))
+    return np.linalg.solve(squares + ridge, rows.T @ wanted)
+
+
+@torch.no_grad()
+def _add(model: PreTrainedModel, change: np.ndarray) -> None:
+    """To the weights of the last layer and its bias, which are in units of the scale of the energies."""
+    last: nn.Linear = last_layer(model)
+    step = torch.from_numpy(change / float(model.energy_normalizer.scale(torch.float64))).to(last.weight)
+    last.weight.add_(step[None, :-1])
+    last.bias.add_(step[-1:])
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else 0.0
+
+
+__all__ = ["ReadOut", "refit_read_out", "require_read_out"]
