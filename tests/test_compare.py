@@ -153,6 +153,19 @@ def test_command_writes_the_table(dataset, make_force_model, saved, tmp_path, ca
         assert heading in printed
 
 
+def test_charges_that_the_model_tells_apart(tmp_path, make_energy_model, saved, capsys):
+    atoms, rows = bulk("Si", a=5.429, cubic=True), []
+    for charge in (0, 1):
+        atoms.info["charge"] = charge
+        rows.append(structure_row(atoms, np.zeros((8, 3)), -40.0, charge=charge))
+    write_dataset({"test": rows}, tmp_path / "charged")
+    told = saved(make_energy_model(**PAIRWISE, reads_charge=True), "told")
+    blind = saved(make_energy_model(**PAIRWISE), "blind")
+    assert run(told, tmp_path / "charged", "--compare", blind) == 0
+    assert run(blind, tmp_path / "charged", "--compare", told) != 0
+    assert "--charge" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line_and_writes_nothing(
     dataset, make_force_model, make_energy_model, saved, tmp_path, capsys, monkeypatch
 ):

@@ -79,7 +79,8 @@ def test_splits_by_trajectory_group_and_name(tmp_path, capsys):
     assert [len(names) for names in sets] == [16, 2, 2] and len(set(sum(sets, []))) == 10
     run(capsys, tmp_path / "a.extxyz", tmp_path / "grouped", "--group-key", "run", "--split", "0.6,0.2,0.2")
     assert len(set(read_split(tmp_path / "grouped", "test")["trajectory"])) == 1
-    run(capsys, f"train={tmp_path / 'a.extxyz'}", f"held_out={tmp_path / 'a.extxyz'}", tmp_path / "named")
+    (tmp_path / "b.extxyz").write_bytes((tmp_path / "a.extxyz").read_bytes())
+    run(capsys, f"train={tmp_path / 'a.extxyz'}", f"held_out={tmp_path / 'b.extxyz'}", tmp_path / "named")
     assert len(read_split(tmp_path / "named", "held_out")) == 20
     run(capsys, tmp_path / "a.extxyz", tmp_path / "whole", "--split", "test")
     assert len(read_split(tmp_path / "whole", "test")) == 20
@@ -424,3 +425,17 @@ def test_elements_that_a_first_model_has_not_seen(tmp_path):
     assert unseen_elements(config, train) == []
     config.training_domain = {"elements": ["Si"]}
     assert unseen_elements(config, train) == ["C"]
+
+
+def test_a_file_is_of_one_split(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "a.extxyz", bulk("Si"))
+    monkeypatch.chdir(tmp_path)
+    status, said = run(capsys, "train=a.extxyz", "validation=./a.extxyz", "out")
+    assert status and "a.extxyz is named twice; a model cannot be tested on what it was trained on" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_element_that_is_none(tmp_path, capsys):
+    (tmp_path / "a.xyz").write_text("1\n\nQq 0 0 0\n")
+    status, said = run(capsys, tmp_path / "a.xyz", tmp_path / "out")
+    assert status and "a.xyz: ASE cannot read frame 0: there is no element Qq" in said

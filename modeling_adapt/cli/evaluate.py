@@ -215,12 +215,12 @@ def _assess_forces(
 def _compare(arguments: argparse.Namespace, folder: Path | None) -> str:
     from ..evaluation.compare import compare, comparison_table, load_contender, write_comparison, zero_forces
 
-    rows = _rows(arguments, arguments.split, "forces")
     subfolders = [arguments.subfolder, *[""] * len(arguments.compare)]
     contenders = [
         load_contender(name, arguments.device, arguments.revision, subfolder)
         for name, subfolder in zip((arguments.model, *arguments.compare), subfolders, strict=True)
     ]
+    rows = _rows(arguments, arguments.split, "forces", contenders[0].reads_charge)
     found = compare([*contenders, zero_forces()], rows)
     print(comparison_table(found))
     print(

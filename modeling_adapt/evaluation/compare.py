@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ class Contender:
             From a structure of N atoms to its forces (N, 3) in eV/Å, and its energy in eV or None.
         check (`Callable[[datasets.Dataset], None]`, *optional*):
             Raises [`InputError`] for rows that the model cannot know.
+        reads_charge (`bool`, defaults to `False`): Whether it tells structures of other charges apart.
     """
 
     name: str
     predict: Callable[[Atoms], tuple[np.ndarray, float | None]]
     check: Callable[[datasets.Dataset], None] = lambda rows: None
+    reads_charge: bool = False
 
 
 def load_contender(name: str, device: torch.device, revision: str | None = None, subfolder: str = "") -> Contender:
@@ -71,7 +74,8 @@ def load_contender(name: str, device: torch.device, revision: str | None = None,
         found = predict([model], feature_extractor, atoms, aligner=aligner)
         return found.forces, found.energy
 
-    return Contender(name, forces_and_energy, lambda rows: require_known_elements(model, rows, name))
+    check = partial(require_known_elements, model, name=name)
+    return Contender(name, forces_and_energy, check, model.config.reads_charge)
 
 
 def is_of_others(name: str) -> bool:
