@@ -37,11 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     inputs = [_split_and_path(argument) for argument in arguments.inputs]
     if any(split for split, _ in inputs) and not all(split for split, _ in inputs):
         raise InputError("name a split for every input (SPLIT=FILE) or for none")
-    whole = [path.resolve() for _, path in inputs]
-    if twice := [path for _, path in inputs if whole.count(path.resolve()) > 1]:
-        raise InputError(
-            f"{twice[0]} is named twice; a model cannot be tested on what it was trained on"
-        )
+    split_of: dict[Path, str] = {}
+    for split, path in inputs:
+        if split_of.setdefault(path.resolve(), split) != split:
+            raise InputError(f"{path} is of two splits; a model cannot be tested on what it was trained on")
     if inputs[0][0] and arguments.split != _parser().get_default("split"):
         raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
 
