@@ -438,8 +438,6 @@ class ADAPTForForces(ADAPTPreTrainedModel):
         Returns:
             [`ADAPTForcesOutput`]: `forces` (B, N, 3) in eV/Å.
         """
-        if self.repulsion is not None and (neighbours is None or neighbour_shifts is None):
-            neighbours, neighbour_shifts = self.adapt.trunk.search(input_features[..., :3], attention_mask, cell)
         of_lattice = (neighbours, neighbour_shifts, wave_numbers)
         inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         outputs = self.adapt(*inputs, **kwargs)
@@ -647,7 +645,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
     ) -> EnergyParts:
         """Energies in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
         if self.repulsion is not None and (neighbours is None or neighbour_shifts is None):
-            neighbours, neighbour_shifts = self.adapt.trunk.search(input_features[..., :3], attention_mask, cell)
+            trunk: Any = self.adapt.trunk
+            neighbours, neighbour_shifts = trunk.search(input_features[..., :3], attention_mask, cell)
         of_lattice = (neighbours, neighbour_shifts, wave_numbers)
         inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         outputs = self.adapt(*inputs, **kwargs)
