@@ -25,6 +25,7 @@ _OF_FORCES = ("force_loss", "remove_net_force", "force_mean", "force_std")
 _OF_ENERGIES = ("energy_loss", "energy_mean", "energy_std", "element_energies")
 _OF_GRADIENTS = ("force_loss", "force_weight", "force_std")
 _OF_STRESS = ("stress_weight",)
+_OF_PAIRS = ("short_range_repulsion",)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Architecture:
         if predicts == "forces":
             return frozenset((*self.reads, *_OF_FORCES))
         of_gradients = (*_OF_GRADIENTS, *(_OF_STRESS if self.has_stress else ())) if self.has_gradient else ()
-        return frozenset((*self.reads, *_OF_ENERGIES, *of_gradients))
+        of_pairs = _OF_PAIRS if self.cutoff_field is not None else ()
+        return frozenset((*self.reads, *_OF_ENERGIES, *of_gradients, *of_pairs))
 
 
 ARCHITECTURES = {

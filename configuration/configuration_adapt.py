@@ -426,6 +426,9 @@ class ADAPTEnergyConfig(ADAPTConfig):
             Weight of the stress in the loss where there is a `reference_stress`: the mean over the nine components of
             (Δσ V / N)², the error in eV per atom, in units of the normalised energy squared. So a vacuum beside a slab
             changes nothing. 0: no stress is learned, and none is computed for it.
+        short_range_repulsion (`float`, defaults to `0.0`):
+            Of `"pairwise"`: nuclei repel each other (Ziegler, Biersack and Littmark) where they are nearer than this
+            share of the sum of their covalent radii; see `repulsion_adapt.py`. 0.8 leaves bonds alone. 0: they do not.
     """
 
     model_type = "adapt_energy"
@@ -443,6 +446,7 @@ class ADAPTEnergyConfig(ADAPTConfig):
     element_energies: dict | None = None
     force_weight: float | int = 1.0
     stress_weight: float | int = 0.0
+    short_range_repulsion: float | int = 0.0
 
     def _weights(self) -> int:
         if self.architecture != "mlp":
@@ -465,6 +469,8 @@ class ADAPTEnergyConfig(ADAPTConfig):
         for field in ("force_weight", "stress_weight"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field} must not be negative, not {getattr(self, field)}")
+        if not 0 <= self.short_range_repulsion <= 1:
+            raise ValueError(f"short_range_repulsion must be 0 to 1, not {self.short_range_repulsion}")
 
 
 def _require_plain(config_dict: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ from .neighbours_adapt import find_neighbours  # noqa: F401  transformers 5.4 co
 from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
 from .pretrained_adapt import in_the_box
 from .reciprocal_adapt import ADAPTReciprocalLayer  # noqa: F401  likewise
+from .repulsion_adapt import ADAPTRepulsion
 from .versions_adapt import FORMAT_VERSION, upgraded_weights
 
 logger = logging.get_logger(__name__)
@@ -475,6 +476,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         self.references: ADAPTConstant | None = None
         if known := config.element_energies:
             self.references = ADAPTConstant([0.0, *(known.get(symbol, math.nan) for symbol in SYMBOLS[1:])])
+        self.repulsion = ADAPTRepulsion(config) if config.short_range_repulsion else None
         self.post_init()
 
     @_keeps_columns
@@ -642,6 +644,9 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         **kwargs: Any,
     ) -> EnergyParts:
         """Energies in eV, in float64 where the device has it: of thousands of eV, float32 keeps three digits."""
+        if self.repulsion is not None and (neighbours is None or neighbour_shifts is None):
+            trunk: Any = self.adapt.trunk
+            neighbours, neighbour_shifts = trunk.search(input_features[..., :3], attention_mask, cell)
         of_lattice = (neighbours, neighbour_shifts, wave_numbers)
         inputs = (input_features, attention_mask, cell, atomic_numbers, *of_lattice, charge)
         outputs = self.adapt(*inputs, **kwargs)
@@ -655,6 +660,11 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         if self.references is not None:
             references = self._reference_energies(atomic_numbers, self.references(energy.dtype))
             energy, energies = energy + references.sum(dim=1), None if energies is None else energies + references
+        if self.repulsion is not None:
+            if atomic_numbers is None:
+                raise ValueError("this model has a short_range_repulsion of nuclei: it needs atomic_numbers")
+            repulsion = self.repulsion(input_features[..., :3], cell, atomic_numbers, neighbours, neighbour_shifts)
+            energy, energies = energy + repulsion.sum(dim=1), energies + repulsion
         return EnergyParts(energy, energies, outputs)
 
     def _reference_energies(self, atomic_numbers: torch.Tensor | None, known: torch.Tensor) -> torch.Tensor:

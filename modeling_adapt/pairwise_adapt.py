@@ -360,7 +360,7 @@ class ADAPTPairwise(nn.Module):
         positions, descriptors = features.split([3, features.shape[-1] - 3], dim=-1)
         cell = None if cell is None else cell.to(features.dtype)
         if neighbours is None or neighbour_shifts is None:
-            neighbours, neighbour_shifts = self._search(positions, attention_mask, cell)
+            neighbours, neighbour_shifts = self.search(positions, attention_mask, cell)
         with torch.autocast(device_type=features.device.type, enabled=False):
             index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
         hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge)
@@ -392,10 +392,13 @@ class ADAPTPairwise(nn.Module):
         return index.clamp(min=0), radial, harmonics
 
     @torch.no_grad()
-    def _search(
+    def search(
         self, positions: torch.Tensor, attention_mask: torch.Tensor | None, cell: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For inputs that come without neighbours: right, but on the host, and nothing that a graph could hold."""
+        """
+        The neighbours and their shifts for inputs that come without: right, but on the host, and nothing that a graph
+        could hold.
+        """
         is_atom = positions.new_ones(positions.shape[:2]) if attention_mask is None else attention_mask
         lattice = positions.new_zeros(len(positions), 3, 3) if cell is None else cell
         arrays = [values.cpu().numpy() for values in (positions, lattice, is_atom)]

@@ -64,7 +64,7 @@ def test_command_with_the_model_in_the_box(tmp_path, capsys):
     with open(tmp_path / "next" / "selected.csv", newline="") as file:
         chosen = list(csv.DictReader(file))
     assert chosen[0]["structure"] == "c3" and len(chosen) == 2 and chosen[0]["charge"] == "+0"
-    assert float(chosen[0]["gain (nats)"]) > 2 * float(chosen[1]["gain (nats)"])
+    assert float(chosen[0]["gain (nats)"]) > 1.5 * float(chosen[1]["gain (nats)"])
     assert float(chosen[0]["largest doubt"]) > float(chosen[1]["largest doubt"])
     same = read(tmp_path / "next" / "001-c3" / "POSCAR")
     assert np.allclose(same.get_all_distances(mic=True), read(files[3]).get_all_distances(mic=True), atol=1e-6)

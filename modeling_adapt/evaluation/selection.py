@@ -3,7 +3,8 @@ Of many candidates those whose DFT labels would teach a model most: the next ste
 
 What forces say of the weights of the last layer is known before they are computed (see `rigidity.py`). With labels of
 a candidate the covariance S of these weights shrinks, and with it their entropy, by ln det(1 + R S Rᵀ / σ²) / 2, where
-R are the derivatives of the features along random directions and σ is how well the model fits a force. Candidates are
+R are the derivatives of the features along random directions and σ is how well the model fits its forces, which is
+proportional to the doubt of its atoms (with one σ for all the hottest cells are taken and little else). Candidates are
 taken one after the other, each for what those before it leave to be learned. So two that are alike are not both taken
 (D-optimal design; the entropy is submodular, and this greedy choice is within 1 - 1/e of the best one).
 """
@@ -24,6 +25,7 @@ from ..simulation.prediction import input_dtype, structure_of
 from .rigidity import directional_derivative, random_direction
 
 DIRECTIONS = 8  # of each candidate
+LEAST_DOUBT = 0.2  # that of a calm crystal is less, but its labels are no more exact
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def choose(
             rows[name], features = _looked_at(atoms, model, feature_extractor, random)
         except ValueError as error:  # an element without a reference energy, a cell that is none
             raise InputError(f"{name}: {error}") from error
-        most[name] = float(doubt.of_atoms(features).max())
+        doubts = doubt.of_atoms(features)
+        rows[name] /= max(float(np.sqrt(np.mean(doubts**2))), LEAST_DOUBT)
+        most[name] = float(doubts.max())
     found = most_instructive(rows, number, doubt.covariance, doubt.of_differences, doubt.of_forces)
     return [Choice(name, gain, most[name]) for name, gain in found]
 
@@ -96,9 +100,11 @@ def most_instructive(
     Names and gains, in the order in which they are chosen.
 
     Args:
-        rows (`Mapping[str, np.ndarray]` of shape `(K, D)`): What each candidate's labels would say of the weights.
+        rows (`Mapping[str, np.ndarray]` of shape `(K, D)`):
+            What each candidate's labels would say of the weights, in units of how badly the model fits it.
         covariance (`np.ndarray` of shape `(D, D)`): Of the weights, as long as nothing is chosen.
-        of_differences, noise (`float`): See [`Doubt`]; forces are differences of energies.
+        of_differences (`float`): See [`Doubt`]; forces are differences of energies.
+        noise (`float`): How badly the model fits what has a unit of 1.
     """
     covariance = covariance * of_differences**2 / noise**2
     gains = {name: np.inf for name in rows}

@@ -68,6 +68,7 @@ _ONLY_WITH = {
     "stress_weight": "stress_weight",
     **dict.fromkeys(("long_range", "long_range_cutoff", "long_range_channels"), "long_range"),
     "reads_charge": "reads_charge",
+    "short_range_repulsion": "short_range_repulsion",
 }
 
 

@@ -155,6 +155,7 @@ MODEL_OPTIONS = {
     "long_range": Option("of pairwise: all atoms and their images meet, by waves of the lattice"),
     "long_range_cutoff": Option("of long_range: its shortest waves in 1/Å"),
     "long_range_channels": Option("of long_range: latent charges of each atom"),
+    "short_range_repulsion": Option("of pairwise energies: nuclei repel below this share of a bond; 0.8, or 0: none"),
     "attention_radius": Option("atoms attend to atoms within this distance in Å; null: to all"),
     "remove_net_force": Option("subtract the mean force"),
     "rescale_factor": Option("of the normalisation"),
