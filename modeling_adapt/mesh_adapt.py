@@ -42,7 +42,7 @@ def through_mesh(
             Gradients of the fractional coordinates, as rows; `None` where nobody reads the field.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, C)` or `(B, N, 4 C)`: The potential and, if asked for, x, y and z of the field.
+        `torch.Tensor` of shape `(B, N, C or 4 C)`: The potential and, if asked for, x, y and z of the field.
     """
     sizes = mesh_sizes(numbers)
     mesh = _filtered(_spread(charges, fractions, sizes), numbers, weights)

@@ -10,8 +10,8 @@ neutral.
 
 The waves are those of the lattice, not of one of its cells, and their weights end smoothly at the cutoff, so the
 result is exact under rotation, reflection, translation, permutation, wrapping, another choice of the cell and its
-doubling, and smooth under strain. The sum is direct, so that its time grows with the square of the number of atoms,
-or through a mesh (`mesh_adapt.py`) where that takes less.
+doubling, and smooth under strain. The time of this sum grows with the square of the number of atoms; where a mesh
+takes less (`mesh_adapt.py`), all of it goes through that and holds to 1e-4.
 """
 
 import math
