@@ -112,7 +112,8 @@ def _read(
     read = mesh.index_select(0, points.flatten()).view(len(points), ORDER, -1)
     read = along[:, 0] @ read
     read = along[:, None, 1] @ read.unflatten(2, (ORDER, -1))
-    read = along[:, None, 2] @ read.flatten(1, 2).unflatten(2, (ORDER, -1))
+    read = along[:, None, 2] @ read.unflatten(3, (ORDER, -1)).flatten(1, 2)
+    # Of the values and slopes along each axis: values along all, and slopes along the first, second or third alone.
     return read.flatten(1, 2)[:, [0, 4, 2, 1] if with_slopes else [0]]
 
 
