@@ -37,8 +37,9 @@ from .encoder_adapt import (
     ADAPTFourierEncoder,
     ADAPTLayer,
 )
+from .mesh_adapt import through_mesh  # noqa: F401  transformers 5.4 copies only what this file names
 from .mlp_adapt import ADAPTResidualBlock, ADAPTResidualMLP, ADAPTTotalEnergy
-from .neighbours_adapt import find_neighbours  # noqa: F401  transformers 5.4 copies only what this file names
+from .neighbours_adapt import find_neighbours  # noqa: F401  likewise
 from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
 from .pretrained_adapt import in_the_box
 from .reciprocal_adapt import ADAPTReciprocalLayer  # noqa: F401  likewise

@@ -10,7 +10,8 @@ neutral.
 
 The waves are those of the lattice, not of one of its cells, and their weights end smoothly at the cutoff, so the
 result is exact under rotation, reflection, translation, permutation, wrapping, another choice of the cell and its
-doubling, and smooth under strain. The sum is direct: time grows with the square of the number of atoms.
+doubling, and smooth under strain. The time of this sum grows with the square of the number of atoms; where a mesh
+takes less (`mesh_adapt.py`), all of it goes through that and holds to 1e-4.
 """
 
 import math
@@ -23,11 +24,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_adapt import ADAPTConfig
 from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear
+from .mesh_adapt import mesh_sizes, through_mesh
 from .neighbours_adapt import find_wave_numbers
 
 WIDTHS = (1.0, 2.0, 4.0, 8.0)  # of the Gaussian charges, in units of 1 / cutoff
 PHASES_AT_ONCE = 2**20  # of all atoms; in the cache of a processor
 PHASES_AT_ONCE_ON_A_GPU = 2**25
+# What an atom and a point of a mesh take of a processor, in phases of the direct sum.
+PHASES_OF_AN_ATOM = 1200
+PHASES_OF_A_POINT = 14
 
 
 class Waves(NamedTuple):
@@ -39,6 +44,7 @@ class Waves(NamedTuple):
         is_atom (`torch.Tensor` of shape `(B, N, 1)`): 0 on padding.
         numbers (`torch.Tensor` of shape `(B, K, 3)`): Waves per lattice vector.
         vectors (`torch.Tensor` of shape `(B, K, 3)`): G in 1/Å.
+        reciprocal (`torch.Tensor` of shape `(B, 3, 3)`): Gradients of the fractional coordinates, as rows.
         weights (`torch.Tensor` of shape `(B, K, 4)`): Of the four Gaussians; 0 in empty slots.
         turned (`torch.Tensor` of shape `(B, N, 2 K)`, *optional*):
             Their cosines and sines at the atoms, for all layers; `None` where there is no room for all at once.
@@ -48,6 +54,7 @@ class Waves(NamedTuple):
     is_atom: torch.Tensor
     numbers: torch.Tensor
     vectors: torch.Tensor
+    reciprocal: torch.Tensor
     weights: torch.Tensor
     turned: torch.Tensor | None
 
@@ -81,7 +88,7 @@ class ADAPTWaveMeasure(nn.Module):
             fits = torch.compiler.is_compiling() or numbers.shape[1] <= _at_once(fractions)
             turned = _turned(fractions, numbers) if fits else None
         is_atom = positions.new_ones(positions.shape[:2]) if attention_mask is None else attention_mask
-        return Waves(fractions, is_atom.to(positions.dtype)[..., None], numbers, vectors, weights, turned)
+        return Waves(fractions, is_atom.to(positions.dtype)[..., None], numbers, vectors, reciprocal, weights, turned)
 
     def _weights(self, squares: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
         """8π / (V G²) (waves count twice) times Gaussians and an envelope, from G² (B, K): (B, K, 4)."""
@@ -163,21 +170,38 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
         """The potential (M, channels) of charges (M, channels) at the atoms, and its field (3, M, channels)."""
         with torch.autocast(device_type=charges.device.type, enabled=False):
             of_atoms = charges.to(waves.fractions.dtype).unflatten(0, waves.fractions.shape[:2]) * waves.is_atom
-            parts = [self._of_some(of_atoms, *some) for some in _in_parts(waves)]
-            arrived = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+            arrived = self._by_mesh(of_atoms, waves) if _mesh_pays(waves) else self._direct(of_atoms, waves)
         potential, *field = arrived.flatten(0, 1).chunk(4 if self.field_mixing is not None else 1, dim=-1)
         return potential, torch.stack(field) if field else potential
+
+    def _direct(self, charges: torch.Tensor, waves: Waves) -> torch.Tensor:
+        """(B, N, channels) of the potential and, where it is read, three times of the field."""
+        parts = [self._of_some(charges, *some) for some in _in_parts(waves)]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def _by_mesh(self, charges: torch.Tensor, waves: Waves) -> torch.Tensor:
+        """The same, to 1e-4 of the largest."""
+        reciprocal = waves.reciprocal if self.field_mixing is not None else None
+        return through_mesh(charges, waves.fractions, waves.numbers, self.kernel(waves.weights), reciprocal)
 
     def _of_some(
         self, charges: torch.Tensor, waves: torch.Tensor, vectors: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """What some waves bring: (B, N, channels) of the potential and, where it is read, three times of the field."""
+        """What some waves bring."""
         cosines, sines = ((waves.mT @ charges) * self.kernel(weights).repeat(1, 2, 1)).chunk(2, dim=1)
         read = [torch.cat([cosines, sines], dim=1)]
         if self.field_mixing is not None:
             along_axes = (axis[..., None] for axis in vectors.unbind(-1))
             read += [torch.cat([-axis * sines, axis * cosines], dim=1) for axis in along_axes]
         return waves @ torch.cat(read, dim=-1)
+
+
+def _mesh_pays(waves: Waves) -> bool:
+    """Whether it takes less time: measured on processors only, and never in a graph, where all waves are turned."""
+    if waves.turned is not None or waves.fractions.device.type != "cpu":
+        return False
+    atoms, of_an_atom = waves.fractions.shape[1], waves.numbers.shape[1]
+    return atoms * (of_an_atom - PHASES_OF_AN_ATOM) > PHASES_OF_A_POINT * math.prod(mesh_sizes(waves.numbers))
 
 
 def _in_parts(waves: Waves) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -74,8 +74,7 @@ EXPECTED = {
     ),
     *("architectures_adapt.py", "elements_adapt.py", "embeddings_adapt.py", "encoder_adapt.py", "mlp_adapt.py"),
     *("feature_extraction_adapt.py", "modeling_adapt.py", "neighbours_adapt.py", "pairwise_adapt.py"),
-    "reciprocal_adapt.py",
-    "repulsion_adapt.py",
+    *("mesh_adapt.py", "reciprocal_adapt.py", "repulsion_adapt.py"),
     *("pipeline_adapt.py", "pretrained_adapt.py", "versions_adapt.py"),
 }
 OF_ENERGY = {f"energy/{name}" for name in ("config.json", "preprocessor_config.json", "model.safetensors")}

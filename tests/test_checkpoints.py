@@ -81,7 +81,7 @@ def test_heads_never_load_as_each_other(saved):
 
 
 ROOT = Path(modeling_adapt.__file__).parents[1]
-NAMES = ("modeling", "embeddings", "encoder", "mlp", "pairwise", "reciprocal", "repulsion", "neighbours")
+NAMES = ("modeling", "embeddings", "encoder", "mesh", "mlp", "pairwise", "reciprocal", "repulsion", "neighbours")
 NAMES += ("elements", "feature_extraction", "pipeline", "pretrained")
 REMOTE_CODE = {f"{name}_adapt": ROOT / "modeling_adapt" / f"{name}_adapt.py" for name in NAMES}
 REMOTE_CODE |= {

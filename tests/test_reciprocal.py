@@ -73,6 +73,27 @@ def test_the_same_crystal_has_the_same_forces(model):
             assert np.abs(forces_of(model, other) - expected).max() < 1e-5 * np.abs(forces).max()
 
 
+def test_the_same_crystal_has_the_same_energy(make_energy_model):
+    """Likewise, with forces and stress, which turn along."""
+    energy = make_energy_model(**FAR, message_degree=1, energy_mean=0.0)
+    for seed, atoms in enumerate(crystals()):
+        turn = -Rotation.random(random_state=seed).as_matrix()
+        relabelled, wrapped = atoms.copy(), atoms.copy()
+        relabelled.set_cell(np.array([[1, 0, 0], [1, 1, 0], [-2, 1, 1]]) @ atoms.cell.array)
+        wrapped.positions += [2, -3, 1] @ atoms.cell.array + [0.3, -7.1, 2.2]
+        same = [atoms, deformed(atoms, turn), relabelled, wrapped, atoms[::-1], atoms.repeat((1, 2, 1))]
+        first, *others = (outputs_of(energy, one, compute_forces=True, compute_stress=True) for one in same)
+        forces, stress, size = first.forces[0], first.stress[0], len(atoms)
+        for number, found in enumerate(others):
+            rotation = torch.from_numpy(turn).float() if number == 0 else torch.eye(3)
+            expected = forces @ rotation
+            ours = found.forces[0, :size].flip(0) if number == 3 else found.forces[0, :size]
+            per_atom = found.energy[0] / found.forces.shape[1]
+            assert per_atom.item() == pytest.approx(first.energy.item() / size, rel=1e-5)
+            assert (ours - expected).abs().max() < 1e-5 * forces.abs().max()
+            assert (found.stress[0] - rotation.T @ stress @ rotation).abs().max() < 1e-5 * stress.abs().max()
+
+
 def test_atoms_meet_far_beyond_the_cutoff(make_force_model, model):
     local = make_force_model(**FAR | {"long_range": False, "long_range_channels": 16})
     for one, meets in ((model, True), (local, False)):

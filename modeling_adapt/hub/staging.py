@@ -44,8 +44,8 @@ from .schema import published_fields
 SUBFOLDERS = ["", ENERGY]  # of the first model and of the second
 MAY_BE_IMPORTED = {"numpy", "torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names  # by published code
 _CODE = (
-    *("architectures", "configuration", "elements", "embeddings", "encoder", "feature_extraction", "mlp", "modeling"),
-    *("neighbours", "pairwise", "pipeline", "pretrained", "reciprocal", "repulsion", "versions"),
+    *("architectures", "configuration", "elements", "embeddings", "encoder", "feature_extraction", "mesh", "mlp"),
+    *("modeling", "neighbours", "pairwise", "pipeline", "pretrained", "reciprocal", "repulsion", "versions"),
 )
 _OF_EVALUATION = ("parity", "energy_parity", "stress_parity", "error_by_distance", "error_by_force")  # its figures
 _OF_A_MODEL = (
