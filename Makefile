@@ -67,7 +67,7 @@ results: $(READY)
 	HF_HUB_OFFLINE=1 $(PYTHON) -m experiments all --output results --page docs/results.md \
 		$(if $(DFT),--dft $(DFT))
 
-# The model in the box, from the DFT data in the folder DATA to its card: 20 minutes of one core.
+# The model in the box, from the DFT data in the folder DATA to its card: 35 minutes of one core.
 BOX := pretrained/adapt-si
 pretrained: $(READY)
 	$(PYTHON) data_scripts/build_dataset.py configuration/datasets/silicon-dft.yaml datasets/silicon-dft --root $(DATA)
