@@ -148,7 +148,13 @@ def _parser() -> CommandParser:
         "--scale", type=positive_number, default=1.0, help="times as many structures and steps (default: 1, for a CPU)"
     )
     parser.add_argument("--dataset", help="data set of your own instead of the generated one of 216-atom cells")
-    parser.add_argument("--dft", metavar="DATASET", help="data set of DFT structures with splits train and validation")
+    parser.add_argument(
+        "--dft",
+        metavar="DATASET",
+        nargs="+",
+        default=[],
+        help="data sets of DFT structures, with a split of unseen ones",
+    )
     parser.add_argument(
         "--charged",
         nargs="+",

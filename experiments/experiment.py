@@ -99,8 +99,9 @@ def source_hash(*files: str) -> str:
 
 def training_on(data: str, model: str, options: Mapping[str, Any] | None = None, cost: float = 1.0) -> Training:
     """On ions or one of [`DataSets.kinds`]; of the DFT data, of which there are few, steps take fewer structures."""
-    if data == DFT:
-        return Training(model, {**(options or {}), "per_device_train_batch_size": 2}, REAL, cost=cost)
+    if data.startswith(DFT):
+        dataset = REAL + data.removeprefix(DFT)
+        return Training(model, {**(options or {}), "per_device_train_batch_size": 2}, dataset, cost=cost)
     return Training(model, options or {}, IONIC if data == IONIC else DEFECTS, cost=cost)
 
 

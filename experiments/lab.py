@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
+import torch
 from ase import Atoms
 from ase.io import iread, write
 from tqdm import tqdm
@@ -79,7 +80,7 @@ class Lab:
     Args:
         folder (`str` or `Path`): Where everything is kept; what is there and finished is used again.
         scale (`float`, defaults to `1.0`): 1 is the size for a CPU; structures and steps of training grow with it.
-        dataset, real (`str`, *optional*): Of the user; see [`DataSets`].
+        dataset (`str`, *optional*), real (`str` or `Sequence[str]`, defaults to `()`): Of the user; see [`DataSets`].
         charged (`Sequence[str]`, defaults to `()`): Likewise.
         jobs (`int`, defaults to `2`): Trainings at a time; each has its share of the processors.
     """
@@ -89,12 +90,14 @@ class Lab:
         folder: str | Path,
         scale: float = 1.0,
         dataset: str | None = None,
-        real: str | None = None,
+        real: str | Sequence[str] = (),
         jobs: int = 2,
         charged: Sequence[str] = (),
     ) -> None:
         self.folder, self.scale, self.jobs = Path(folder), scale, jobs
-        self.data = DataSets(self.folder / "data", scale, dataset, real, jobs, charged)
+        self.data = DataSets(
+            self.folder / "data", scale, dataset, [real] if isinstance(real, str) else real, jobs, charged
+        )
 
     def model(self, training: Training) -> tuple[PreTrainedModel, ADAPTFeatureExtractor]:
         """The trained model, on the GPU where there is one; it must have been [`prepare`]d."""
@@ -194,7 +197,7 @@ class Lab:
         words = [text for name, value in training.arguments(self.scale).items() for text in _option(name, value)]
         dataset, began = self.data.path(training.dataset), time.monotonic()
         with finished_folder(folder) as unfinished:
-            threads = max(1, (os.cpu_count() or 1) // self.jobs)
+            threads = max(1, torch.get_num_threads() // self.jobs)  # of those that this process may use
             output = str(unfinished / "model")
             run_python("train.py", *words, "--dataset", dataset, "--output_dir", output, threads=threads)
             record = training.arguments(self.scale) | {"seconds": time.monotonic() - began}
@@ -241,8 +244,9 @@ class DataSets:
         folder (`Path`): Where generated ones are kept.
         scale (`float`): How many times as many structures as at the size for a CPU.
         dataset (`str`, *optional*): A data set of the user's in place of the generated one of 216 atoms.
-        real (`str`, *optional*):
-            A data set of real DFT structures with splits train and validation, where there is one.
+        real (`Sequence[str]`):
+            Data sets of real DFT structures with splits train and validation. The first is called `"dft"`, others
+            `"dft"` and the name of the folder.
         jobs (`int`): Processes that generate.
         charged (`Sequence[str]`, defaults to `()`):
             Files of labelled structures of several total charges, which are divided by frames: each is a data set that
@@ -255,21 +259,25 @@ class DataSets:
         folder: Path,
         scale: float,
         dataset: str | None,
-        real: str | None,
+        real: Sequence[str],
         jobs: int,
         charged: Sequence[str] = (),
     ) -> None:
         self.folder, self.scale, self.jobs = folder, scale, jobs
         self.charged = {f"{CHARGED} {Path(file).stem}": file for file in charged}
         self.frames = cache(lambda name: _frames(self.charged[name]))
-        self.given = {name: given for name, given in ((DEFECTS, dataset), (REAL, real)) if given is not None}
+        names = [REAL, *(f"{REAL} {Path(folder).name}" for folder in real[1:])]
+        self.given = dict(zip(names, real, strict=False)) | ({} if dataset is None else {DEFECTS: dataset})
         self._splits = cache(lambda name: read_splits(self.path(name)))
         self.hashes = cache(self._hashes)
 
     @property
     def kinds(self) -> list[str]:
         """What an experiment that is about any data is done on, as its table calls it."""
-        return [GIVEN if DEFECTS in self.given else GENERATED, *([DFT] if REAL in self.given else [])]
+        return [
+            GIVEN if DEFECTS in self.given else GENERATED,
+            *(DFT + name.removeprefix(REAL) for name in self.given if name != DEFECTS),
+        ]
 
     def path(self, name: str) -> str:
         """Folder of a data set, which is generated or divided where that has not been done."""
@@ -352,7 +360,8 @@ class DataSets:
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Number of structures in each split of those that are there, parts of others left out."""
-        made = [name for name in (*RECIPES, REAL, *self.charged) if self.is_made(name)]
+        names = dict.fromkeys([*RECIPES, *self.given, *self.charged])
+        made = [name for name in names if self.is_made(name)]
         return {name: {split: len(rows) for split, rows in self._splits(name).items()} for name in made}
 
     def _generation(self, name: str) -> list[str]:

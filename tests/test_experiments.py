@@ -19,12 +19,12 @@ from experiments import lab as lab_module
 from experiments import loss as loss_experiment
 from experiments.attention_radius import ALL, LARGE, RADIUS
 from experiments.descriptors import SAME
-from experiments.experiment import DEFECTS, IONIC, REAL, Experiment, Training, all_experiments
+from experiments.experiment import DEFECTS, IONIC, REAL, Experiment, Training, all_experiments, training_on
 from experiments.lab import Lab, end_all, run_python
 from experiments.opposite_charges import DISTANCE, GLOBAL, LABEL, LOCAL
 from experiments.outcome import NOT_RUN, draw_again, is_made_of, page_text, read_table, to_csv, write_outcome
 from experiments.relaxation import _ranking
-from experiments.shared import CHANCE, ERRORS, FAR, MAE, NEAR, change, exponent, force_cells
+from experiments.shared import CHANCE, ERRORS, FAR, MAE, NEAR, SHARE, change, exponent, force_cells
 from modeling_adapt.cli.command_line import run_command
 from modeling_adapt.errors import InputError
 
@@ -392,6 +392,9 @@ def test_real_data_are_trained_on_where_they_are_given(springs, tmp_path):
     without, beside = Lab(tmp_path), Lab(tmp_path, real=str(springs))
     assert (without.data.kinds, beside.data.kinds) == (["generated"], ["generated", "DFT"])
     assert Lab(tmp_path, dataset=str(springs)).data.kinds == ["given"], "what the user gives is not called generated"
+    several = Lab(tmp_path, real=[str(springs), "there/inp"])
+    assert several.data.kinds == ["generated", "DFT", "DFT inp"] and several.data.path("dft inp") == "there/inp"
+    assert training_on("DFT inp", "pairwise-small").dataset == "dft inp"
     for name in ("attention-radius", "loss", "data-scaling", "model-size", "geometry"):
         few, more = (list(EXPERIMENTS[name].trainings(lab)) for lab in (without, beside))
         generated = {DEFECTS, IONIC} if name == "attention-radius" else {DEFECTS}
@@ -401,14 +404,18 @@ def test_real_data_are_trained_on_where_they_are_given(springs, tmp_path):
 
 
 def test_radii_are_judged_on_each_data_set():
-    def rows(data, *errors):
-        return [{"data": data, MAE: mae, "increase": mae / errors[-1] - 1} for mae in errors]
+    def rows(data, *errors, zero=10.0):
+        return [{"data": data, MAE: mae, SHARE: mae / zero, "increase": mae / errors[-1] - 1} for mae in errors]
 
     verdict = EXPERIMENTS["attention-radius"].verdict
     assert verdict(rows("ionic", 3.0, 2.0, 1.0))[0] == "reproduced"
     assert verdict(rows("generated", 3.0, 1.0, 1.0))[0] == "not reproduced", "a radius does as well"
     found, why = verdict(rows("ionic", 3.0, 2.0, 1.0) + rows("generated", 3.0, 1.0, 1.0))
     assert found == "new here" and "+100% on the ionic data, +0% on the generated data" in why
+    hopeless = rows("DFT", 10.0, 9.9, 9.8)
+    assert verdict(hopeless)[0] == "not comparable", "no training is better than no forces"
+    found, why = verdict(rows("ionic", 3.0, 2.0, 1.0) + hopeless)
+    assert found == "reproduced" and why.endswith("; nothing was learned on the DFT data, which tell nothing of it")
 
 
 def test_radii_are_read_with_what_is_known():
@@ -437,10 +444,9 @@ def test_opposite_charges_are_followed_or_not():
     assert "does not follow" in experiment.verdict(rows(lambda force: 0.4, lambda force: 0.4))[1]
 
 
-def test_radii_have_two_seeds_where_there_is_time(tmp_path):
-    large, small = (list(EXPERIMENTS["attention-radius"].trainings(Lab(tmp_path, scale))) for scale in (1, 0.5))
-    assert len(large) == 2 * len(small) == 20
-    assert [one for one in large if "seed" not in one.options] == small
+def test_radii_have_two_seeds(tmp_path):
+    trainings = list(EXPERIMENTS["attention-radius"].trainings(Lab(tmp_path, 0.4)))
+    assert [one.options.get("seed", 0) for one in trainings] == 10 * [0, 1]
 
 
 @pytest.fixture
