@@ -80,7 +80,8 @@ class Lab:
     Args:
         folder (`str` or `Path`): Where everything is kept; what is there and finished is used again.
         scale (`float`, defaults to `1.0`): 1 is the size for a CPU; structures and steps of training grow with it.
-        dataset (`str`, *optional*), real (`str` or `Sequence[str]`, defaults to `()`): Of the user; see [`DataSets`].
+        dataset (`str`, *optional*): Of the user; see [`DataSets`].
+        real (`str` or `Sequence[str]`, defaults to `()`): Likewise.
         charged (`Sequence[str]`, defaults to `()`): Likewise.
         jobs (`int`, defaults to `2`): Trainings at a time; each has its share of the processors.
     """
