@@ -57,7 +57,7 @@ def train(argv: list[str]) -> None:
         training.eval_strategy = "no"
     trainer = build_trainer(config, data, training, rows)
     notes = [] if checkpoint is None else require_same_run(checkpoint, trainer.checkpoints.run, config)
-    if unseen:
+    if unseen and not data.carry_over:
         notes.append(
             f"{data.initial_model} was not trained on {', '.join(unseen)}: of these it knows only what descriptors of "
             "elements tell; look at their errors apart"

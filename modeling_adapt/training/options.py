@@ -54,6 +54,9 @@ class RunArguments:
         "branch, tag or commit of an initial_model on the Hub; a run keeps the commit", None
     )
     refit_statistics: bool = _field("with initial_model: fit the normalisation statistics on the new data", False)
+    carry_over: bool = _field(
+        "with refit_statistics: begin with lengths and energies of initial_model that fit the new data", False
+    )
     weight_amplitude: float = _field("importance weights: amplitude", 2.54)
     weight_offset: float = _field("importance weights: offset of the distance in Å", 0.21)
     weight_inner_exponent: float = _field("importance weights: exponent of a distance", 1.04)
@@ -88,6 +91,8 @@ class RunArguments:
             raise ValueError("initial_revision goes with initial_model, and there is none")
         if self.refit_statistics and self.initial_model is None:
             raise ValueError("refit_statistics goes with initial_model; a new model is always fitted")
+        if self.carry_over and not self.refit_statistics:
+            raise ValueError("carry_over goes with refit_statistics; statistics that are kept fit the old lengths")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and less than 1, not {self.ema_decay}")
         if self.atoms_per_batch is not None and self.atoms_per_batch < 1:

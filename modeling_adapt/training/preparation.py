@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 
 from ..configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from ..crystal.trained_region import fit_domain
@@ -24,6 +24,7 @@ from ..loading import HEADS, load_model
 from ..reference_energies import CompositionBaseline
 from .arguments import HEADLINE, ADAPTTrainingArguments
 from .callbacks import EarlyStopping, EpochToDataset, FiniteGradients, RunProgress
+from .carry_over import carry_over, fit_carried_over, require_carried_over
 from .checkpoints import Checkpoints
 from .diagnosis import Diagnosis
 from .ema import ExponentialMovingAverage
@@ -59,8 +60,7 @@ def build_trainer(
         torch.manual_seed(training.seed)
         model, feature_extractor = HEADS[config.model_type](config), ADAPTFeatureExtractor.for_model(config)
     else:
-        head, revision = HEADS[config.model_type], run.initial_revision
-        model, feature_extractor = load_model(run.initial_model, head, revision=revision, config=config)
+        model, feature_extractor = _initial(config, run, train_rows, say=training.process_index == 0)
     task = _task(config, train_rows)
     _choose_metric(training, task, validation_rows)
     weighting = ImportanceWeighting(
@@ -98,6 +98,28 @@ def build_trainer(
     for printer in (ProgressCallback, PrinterCallback):  # they print raw dictionaries
         trainer.remove_callback(printer)
     return trainer
+
+
+def _initial(
+    config: ADAPTConfig, run: RunArguments, train_rows: datasets.Dataset, say: bool = True
+) -> tuple[PreTrainedModel, ADAPTFeatureExtractor]:
+    """The initial model with the statistics of `config`, whose cutoff is stretched where it is carried over."""
+    assert run.initial_model is not None
+    known = (run.initial_model, HEADS[config.model_type], "", run.initial_revision)
+    if not run.carry_over:
+        return load_model(*known, config=config)
+    require_carried_over(config)
+    initial, extractor = load_model(*known)
+    fitted = fit_carried_over(initial, extractor, train_rows)
+    stretched = round(fitted.stretch * initial.config.pairwise_cutoff, 4)
+    if config.pairwise_cutoff not in (initial.config.pairwise_cutoff, stretched):
+        raise InputError(f"carry_over stretches the cutoff to {stretched:g} Å; leave pairwise_cutoff out")
+    config.pairwise_cutoff = stretched
+    model, feature_extractor = load_model(*known, config=config)
+    carry_over(model, initial, fitted, feature_extractor, train_rows)
+    if say:
+        print(fitted.text(run.initial_model))
+    return model, feature_extractor
 
 
 def _require_consistent(
