@@ -160,7 +160,7 @@ def _not_replaced(recipe: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
     if "initial_model" in given:
         replaced = {"model"}
     elif "model" in given:
-        replaced = {"initial_model", "initial_revision", "refit_statistics"}
+        replaced = {"initial_model", "initial_revision", "refit_statistics", "carry_over"}
     return {name: value for name, value in recipe.items() if name not in replaced}
 
 
