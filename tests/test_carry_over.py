@@ -39,7 +39,13 @@ def other_host(tmp_path_factory) -> str:
 
 def run(other_host, folder, **fields):
     """A training that ends where it begins."""
-    given = {"learning_rate": 0, "weight_decay": 0, "num_train_epochs": 1, "ema_decay": 0} | fields
+    given = {
+        "carry_over": "true",
+        "learning_rate": 0,
+        "weight_decay": 0,
+        "num_train_epochs": 1,
+        "ema_decay": 0,
+    } | fields
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     recipe = "configuration/recipes/transfer.yaml"
     train.main([recipe, "--dataset", other_host, "--output_dir", str(folder), *options])
