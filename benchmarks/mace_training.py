@@ -1,6 +1,6 @@
 """
-Trains a MACE of about 50,000 parameters for a given processor time and predicts forces. Runs in an environment of its
-own that has mace-torch; `compare_mace.py` calls it.
+Trains a MACE of about 50,000 parameters for a given processor time and predicts energies and forces. Runs in an
+environment of its own that has mace-torch; `compare_mace.py` calls it.
 
 Settings are those of `mace_run_train` (AMSGrad, rate 0.01, average of the weights 0.99, forces weighted 100 times),
 with a cosine over the given time in place of its plateau schedule, which would not come to an end in it.
@@ -112,11 +112,9 @@ def main(train_file: str, test_file: str, output: str, seconds: float, threads: 
         for mean, weight in zip(average, model.parameters(), strict=True):
             weight.copy_(mean)
     print(f"structures {seen}", flush=True)
-    found = []
-    for start in range(0, len(test), 10):
-        batch = graphs(test[start : start + 10], table)
-        found.append(model(batch, compute_force=True)["forces"].detach().numpy())
-    np.save(output, np.concatenate(found))
+    found = [model(graphs(test[start : start + 10], table), compute_force=True) for start in range(0, len(test), 10)]
+    energies, forces = (torch.cat([one[name] for one in found]).detach().numpy() for name in ("energy", "forces"))
+    np.savez(output, energy=energies, forces=forces)
 
 
 if __name__ == "__main__":
