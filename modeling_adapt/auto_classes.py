@@ -57,7 +57,14 @@ _waiting = [
     ),
     _Registration("transformers.pipelines", f"{__package__}.pipeline_adapt", _register_pipeline),
 ]
+# What ours need of theirs, and what imports theirs before it is whole itself.
+_LAYERS = "transformers.modeling_layers"
+_begun: set[str] = set()
 _executed: set[str] = set()
+
+
+def _is_watched(name: str) -> bool:
+    return name == _LAYERS or name.startswith(f"{__package__}.") or any(name == one.theirs for one in _waiting)
 
 
 class _Watcher(MetaPathFinder):
@@ -66,7 +73,7 @@ class _Watcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not any(fullname in (one.theirs, one.ours) for one in _waiting):
+        if not _is_watched(fullname):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next((found for finder in others if (found := finder.find_spec(fullname, path, target))), None)
@@ -80,9 +87,14 @@ def _tell_when_executed(loader: Any, name: str) -> None:
     execute = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
-        execute(module)
-        if module.__name__ == name:  # a loader may serve several modules
-            _register_after(name)
+        if module.__name__ != name:  # a loader may serve several modules
+            return execute(module)
+        _begun.add(name)
+        try:
+            execute(module)
+        finally:
+            _begun.discard(name)
+        _register_after(name)
 
     loader.exec_module = exec_module
 
@@ -90,8 +102,9 @@ def _tell_when_executed(loader: Any, name: str) -> None:
 def _register_after(name: str) -> None:
     """Registers what has waited for the module called `name`, which has been executed."""
     _executed.add(name)
-    for one in [one for one in _waiting if name == one.theirs]:
-        import_module(one.ours)  # unless it is being imported and asked for theirs: then all goes on at its own end
+    for one in [one for one in _waiting if one.theirs in _executed]:
+        if not _begun:  # else one of them would be imported by another that it asks for itself: at its end all goes on
+            import_module(one.ours)
     for one in [one for one in _waiting if {one.theirs, one.ours} <= _executed]:
         _waiting.remove(one)
         one.register(sys.modules[one.theirs], sys.modules[one.ours])

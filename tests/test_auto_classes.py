@@ -68,6 +68,8 @@ def run(tmp_path_factory):
         "import modeling_adapt\nfrom transformers import AutoProcessor",
         "from transformers import AutoConfig\nfrom modeling_adapt import ADAPTForForces",
         "from modeling_adapt.pipeline_adapt import AtomForcesPipeline",
+        "import modeling_adapt\nfrom transformers import BertModel",
+        "import modeling_adapt.pairwise_adapt",
     ],
 )
 def test_any_order_of_imports(make_force_model, tmp_path, run, first):
