@@ -102,9 +102,10 @@ def _tell_when_executed(loader: Any, name: str) -> None:
 def _register_after(name: str) -> None:
     """Registers what has waited for the module called `name`, which has been executed."""
     _executed.add(name)
+    if _begun:  # what is half imported can be asked for nothing: all goes on at the end of that
+        return
     for one in [one for one in _waiting if one.theirs in _executed]:
-        if not _begun:  # else one of them would be imported by another that it asks for itself: at its end all goes on
-            import_module(one.ours)
+        import_module(one.ours)
     for one in [one for one in _waiting if {one.theirs, one.ours} <= _executed]:
         _waiting.remove(one)
         one.register(sys.modules[one.theirs], sys.modules[one.ours])

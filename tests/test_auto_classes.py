@@ -70,6 +70,8 @@ def run(tmp_path_factory):
         "from modeling_adapt.pipeline_adapt import AtomForcesPipeline",
         "import modeling_adapt\nfrom transformers import BertModel",
         "import modeling_adapt.pairwise_adapt",
+        "import transformers.pipelines\nfrom modeling_adapt import ADAPTFeatureExtractor",
+        "from transformers import Trainer\nfrom modeling_adapt.configuration import ADAPTConfig",
     ],
 )
 def test_any_order_of_imports(make_force_model, tmp_path, run, first):
