@@ -431,7 +431,7 @@ def test_a_file_is_of_one_split(tmp_path, monkeypatch, capsys):
     write(tmp_path / "a.extxyz", bulk("Si"))
     monkeypatch.chdir(tmp_path)
     status, said = run(capsys, "train=a.extxyz", "validation=./a.extxyz", "out")
-    assert status and "a.extxyz is of two splits; a model cannot be tested on what it was trained on" in said
+    assert status and "a.extxyz is of two splits, and what is trained on cannot be tested on; name it once" in said
     assert not (tmp_path / "out").exists()
 
 

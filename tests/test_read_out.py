@@ -14,6 +14,7 @@ from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import load_model
 from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.simulation.doubt import last_layer
+from modeling_adapt.training import read_out
 from modeling_adapt.training.read_out import WORSE_FORCES, refit_read_out
 
 POOLED = {"architecture": "pairwise", "pairwise_cutoff": 4.0, "num_vector_channels": 8, "force_weight": 10.0}
@@ -74,15 +75,6 @@ def test_forces_get_no_worse(model, springs):
     assert found.after[1] <= WORSE_FORCES * found.before[1]
 
 
-def test_without_energies(model, own_labels, tmp_path):
-    rows = []
-    for row in read_split(own_labels, "train"):
-        rows.append(structure_row(atoms_from_row(row), np.array(row["forces"]), trajectory="t"))
-    write_dataset({"train": rows, "validation": rows}, tmp_path / "forces")
-    with pytest.raises(InputError, match="the training or the validation split has no energies"):
-        refit(model, str(tmp_path / "forces"))
-
-
 class TestTraining:
     OPTIONS = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none")
 
@@ -102,13 +94,22 @@ class TestTraining:
         assert (tmp_path / "run" / "recipe.yaml").read_text().count("refit_read_out: true") == 1
 
     def test_a_force_model_is_refused_before_it_is_trained(self, springs, tmp_path):
-        with pytest.raises(InputError, match="refit_read_out is for energy models that have a gradient"):
+        with pytest.raises(InputError, match="refit_read_out: it is for energy models that have a gradient"):
             self.train(springs, tmp_path / "run", "--refit_read_out", "true", recipe="pairwise-small")
         assert not (tmp_path / "run").exists()
 
     def test_without_a_validation(self, springs, tmp_path):
-        with pytest.raises(InputError, match="refit_read_out needs a validation split"):
+        with pytest.raises(InputError, match="and there is none; leave it out with --refit_read_out false"):
             self.train(springs, tmp_path / "run", "--refit_read_out", "true", "--validation_split", "null")
+
+    def test_what_was_trained_is_saved_before(self, springs, tmp_path, monkeypatch):
+        def broken(*_: object) -> None:
+            raise RuntimeError("the machine is switched off")
+
+        monkeypatch.setattr(read_out, "refit_read_out", broken)
+        with pytest.raises(RuntimeError, match="switched off"):
+            self.train(springs, tmp_path / "run", "--refit_read_out", "true")
+        load_model(tmp_path / "run")
 
 
 def test_saved_model_is_the_one_that_was_solved(model, own_labels, tmp_path):

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     split_of: dict[Path, str] = {}
     for split, path in inputs:
         if split_of.setdefault(path.resolve(), split) != split:
-            raise InputError(f"{path} is of two splits; a model cannot be tested on what it was trained on")
+            raise InputError(f"{path} is of two splits, and what is trained on cannot be tested on; name it once")
     if inputs[0][0] and arguments.split != _parser().get_default("split"):
         raise InputError("--split divides files whose split is not named; leave it out or write INPUT for SPLIT=INPUT")
 

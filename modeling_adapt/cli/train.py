@@ -43,7 +43,7 @@ def train(argv: list[str]) -> None:
     from ..training.arguments import describe_processes, parse_arguments, warn_of_one_process
     from ..training.checkpoints import checkpoint_to_resume, require_same_run
     from ..training.preparation import build_trainer, unseen_elements
-    from ..training.read_out import refit_read_out, require_read_out
+    from ..training.read_out import require_read_out
     from ..training.record import write_metrics, write_recipe, write_surroundings
     from ..training.tasks import target_of
 
@@ -79,14 +79,9 @@ def train(argv: list[str]) -> None:
             write_surroundings(trainer, rows, checkpoint, told_sources(data.dataset, data.dataset_revision))
             write_recipe(output, config, data, training)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model()  # before all else: hours of work do not hang on what comes after
         if data.refit_read_out:
-            extract = trainer.processing_class
-            refit = refit_read_out(
-                trainer.model, extract, rows["train"], rows["validation"], training.per_device_eval_batch_size
-            )
-            if trainer.is_world_process_zero():
-                print(refit)
-        trainer.save_model()  # before it is evaluated: hours of work do not hang on what comes after
+            _refit_read_out(trainer, rows, training)
         metrics = trainer.evaluate() if "validation" in rows else {}
         if "test" in rows:
             metrics |= trainer.test(rows["test"])
@@ -99,6 +94,17 @@ def train(argv: list[str]) -> None:
             print(f"model saved to: {output}")
             if questions is not None:
                 _answer(questions, output, data, trainer.args.device)
+
+
+def _refit_read_out(trainer: Any, rows: "dict[str, datasets.Dataset]", training: "TrainingArguments") -> None:
+    """Solves the last layer of the model that is left, in each process alike, and saves it so."""
+    from ..training.read_out import refit_read_out
+
+    batch_size = training.per_device_eval_batch_size
+    refit = refit_read_out(trainer.model, trainer.processing_class, rows["train"], rows["validation"], batch_size)
+    if trainer.is_world_process_zero():
+        print(refit)
+    trainer.save_model()
 
 
 def _quick_questions(host: str, config: "ADAPTConfig") -> "Questions":

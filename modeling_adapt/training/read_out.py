@@ -8,8 +8,7 @@ much weight of the energies as they can have before forces suffer (of forces, ra
 `evaluation/rigidity.py`).
 """
 
-import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -66,17 +65,21 @@ class ReadOut(NamedTuple):
 
 def require_read_out(config: ADAPTConfig, splits: Collection[str], training: TrainingArguments) -> None:
     """
-    Before a training, that its last layer can be solved anew after it.
+    Before a training, that its last layer can be solved anew after it. Both splits have energies, as they were read
+    for such a model.
 
     Raises:
         [`InputError`]: It cannot.
     """
     if not (config.predicts == "energy" and config.traits.has_gradient):
-        raise InputError("refit_read_out is for energy models that have a gradient")
-    if "validation" not in splits:
-        raise InputError("refit_read_out needs a validation split, by whose energies the fit is chosen")
-    if training.fsdp:
-        raise InputError("refit_read_out needs the whole model in each process, and fsdp divides it")
+        reason = "it is for energy models that have a gradient"
+    elif "validation" not in splits:
+        reason = "the energies of a validation split choose the fit, and there is none"
+    elif training.fsdp:
+        reason = "it takes the whole model in each process, and fsdp divides it"
+    else:
+        return
+    raise InputError(f"refit_read_out: {reason}; leave it out with --refit_read_out false")
 
 
 def refit_read_out(
@@ -90,28 +93,31 @@ def refit_read_out(
     Fits the last layer of `model`, in place, to energies and forces of `train`; how much energies count is what does
     best for those of `validation`, as long as its forces get no worse than by 0.5 %. Where nothing does better, the
     layer stays as it is.
-
-    Raises:
-        [`InputError`]: One of the splits has no energies.
     """
     training = model.training
     model.eval()
     validation = evenly_chosen(validation)
     seen = _equations(model, feature_extractor, evenly_chosen(train), batch_size)
+    last = last_layer(model)
     best = before = _mean_errors(model, feature_extractor, validation, batch_size)
-    if not len(seen.wanted) or not math.isfinite(before[0]):
-        raise InputError("refit_read_out: the training or the validation split has no energies")
-    taken = np.zeros(seen.features.shape[1])
+    kept = taken = [last.weight.detach().clone(), last.bias.detach().clone()]
+    scale = float(model.energy_normalizer.scale(torch.float64))  # the layer speaks in units of it
     for prior in product(ENERGY_ERRORS, RIDGES):
-        change = _solved(seen, *prior)
-        _add(model, change)
+        change = torch.from_numpy(_solved(seen, *prior) / scale).to(last.weight)
+        tried = [kept[0] + change[None, :-1], kept[1] + change[-1:]]
+        _put(last, tried)
         found = _mean_errors(model, feature_extractor, validation, batch_size)
-        _add(model, -change)
         if found[0] < best[0] and not found[1] > WORSE_FORCES * before[1]:
-            best, taken = found, change
-    _add(model, taken)
+            best, taken = found, tried
+    _put(last, taken)
     model.train(training)
     return ReadOut(before, best)
+
+
+@torch.no_grad()
+def _put(layer: nn.Linear, weights: Sequence[torch.Tensor]) -> None:
+    layer.weight.copy_(weights[0])
+    layer.bias.copy_(weights[1])
 
 
 def _mean_errors(
@@ -164,15 +170,6 @@ def _solved(seen: Equations, noise: float, ridge: float) -> np.ndarray:
     squares = rows.T @ rows
     held = ridge * np.trace(squares) / len(squares) * np.eye(len(squares))
     return np.linalg.solve(squares + held, rows.T @ wanted)
-
-
-@torch.no_grad()
-def _add(model: PreTrainedModel, change: np.ndarray) -> None:
-    """To the weights of the last layer and its bias, which are in units of the scale of the energies."""
-    last: nn.Linear = last_layer(model)
-    step = torch.from_numpy(change / float(model.energy_normalizer.scale(torch.float64))).to(last.weight)
-    last.weight.add_(step[None, :-1])
-    last.bias.add_(step[-1:])
 
 
 __all__ = ["ReadOut", "refit_read_out", "require_read_out"]

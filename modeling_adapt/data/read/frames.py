@@ -65,7 +65,7 @@ def read_frames(path: Path, index: str = ":", kind: str | None = None, text: Run
         raise InputError(f"{path}: ASE does not know this kind of file") from error
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if isinstance(error, KeyError) and str(error.args[0]).isalpha() and len(str(error.args[0])) < 3:
+        if isinstance(error, KeyError) and re.fullmatch("[A-Z][a-z]?", str(error.args[0])):
             message = f"there is no element {error.args[0]}"
         raise InputError(f"{path}: ASE cannot read frame {count}: {message}") from error
 
