@@ -1,6 +1,5 @@
 """The last layer, solved anew: what was planted is found, forces are kept, and what cannot be is said first."""
 
-import numpy as np
 import pytest
 import torch
 from hub_uploads import save
