@@ -94,6 +94,18 @@ def test_two_processes_learn_what_one_learns(recipe, ragged, tmp_path, forks, mo
             torch.testing.assert_close(weights(tmp_path / name)[key], weight, rtol=0, atol=1e-5)
 
 
+def test_two_processes_solve_the_same_last_layer(recipe, ragged, tmp_path, forks):
+    """Each for itself, from the same weights; one of them tells, and what it tells is what all of them evaluate."""
+    fields = {"model": "pairwise-energy", "num_vector_channels": 8, "force_weight": 10.0, "refit_read_out": True}
+    path = recipe(max_steps=4, per_device_train_batch_size=2, **fields)
+    run = launched(forks, "train", path, "--dataset", ragged, "--output_dir", str(tmp_path / "run"))
+    assert run.status == 0, run.stderr[-2000:]
+    (told,) = (line for line in run.stdout.splitlines() if line.startswith("last layer solved anew"))
+    found = metrics(tmp_path / "run")
+    assert f"-> {found['eval_energy_mae_mev_per_atom']:.2f} meV/atom" in told
+    assert f"-> {found['eval_force_mae_mev_per_ang']:.1f} meV/Å" in told
+
+
 def test_two_processes_resume(recipe, ragged, tmp_path, forks):
     """The run before the fault by the launcher itself."""
     path = recipe(save_strategy="steps", save_steps=3, max_steps=7, hidden_dropout_prob=0.1, ema_decay=0.9)
