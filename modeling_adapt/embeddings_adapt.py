@@ -16,12 +16,32 @@ def float32_or_better(values: torch.Tensor) -> torch.Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+class ADAPTLinear(nn.Linear):
+    """
+    A linear layer of rows: of an input of more dimensions PyTorch's fixes the sizes of a graph that is differentiated
+    within itself, as graphs of conservative forces are.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.flatten(0, -2)).unflatten(0, input.shape[:-1])
+
+
 class ADAPTExactLinear(nn.Linear):
-    """A linear layer that computes in the precision of its input, whatever the weights were rounded to."""
+    """Of rows too, and in the precision of its input, whatever the weights were rounded to."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return nn.functional.linear(input, self.weight.to(input.dtype), bias)
+        rows = nn.functional.linear(input.flatten(0, -2), self.weight.to(input.dtype), bias)
+        return rows.unflatten(0, input.shape[:-1])
+
+
+class ADAPTDropout(nn.Dropout):
+    """Dropout, also in a graph whose sizes are open and that is differentiated within itself."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.compiler.is_compiling():
+            return torch.native_dropout(input, self.p, True)[0]
+        return super().forward(input)
 
 
 class ADAPTConstant(nn.Module):
@@ -130,7 +150,7 @@ class ADAPTEmbeddings(nn.Module):
         # Electrons that are missing and electrons too many are different things; without either nothing is added.
         self.charge = ADAPTExactLinear(2, config.hidden_size, bias=False) if config.reads_charge else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ADAPTDropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -150,4 +170,12 @@ class ADAPTEmbeddings(nn.Module):
         return self.dropout(self.norm(embeddings.to(self.norm.weight.dtype)))
 
 
-__all__ = ["ADAPTConstant", "ADAPTEmbeddings", "ADAPTExactLinear", "ADAPTNormalizer", "float32_or_better"]
+__all__ = [
+    "ADAPTConstant",
+    "ADAPTDropout",
+    "ADAPTEmbeddings",
+    "ADAPTExactLinear",
+    "ADAPTLinear",
+    "ADAPTNormalizer",
+    "float32_or_better",
+]

@@ -20,8 +20,10 @@ from transformers.utils import TransformersKwargs
 from .configuration_adapt import ADAPTConfig
 from .embeddings_adapt import (
     ADAPTConstant,
+    ADAPTDropout,
     ADAPTEmbeddings,
     ADAPTExactLinear,
+    ADAPTLinear,
     ADAPTNormalizer,
     float32_or_better,
 )
@@ -56,10 +58,10 @@ class ADAPTAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = ADAPTLinear(config.hidden_size, config.hidden_size)
+        self.k_proj = ADAPTLinear(config.hidden_size, config.hidden_size)
+        self.v_proj = ADAPTLinear(config.hidden_size, config.hidden_size)
+        self.o_proj = ADAPTLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -93,9 +95,9 @@ class ADAPTMLP(nn.Module):
     def __init__(self, config: ADAPTConfig):
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.fc1 = ADAPTLinear(config.hidden_size, config.intermediate_size)
+        self.fc2 = ADAPTLinear(config.intermediate_size, config.hidden_size)
+        self.dropout = ADAPTDropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
@@ -110,7 +112,7 @@ class ADAPTLayer(GradientCheckpointingLayer):
         self.mlp = ADAPTMLP(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ADAPTDropout(config.hidden_dropout_prob)
         self.pre_norm = config.norm_position == "pre"
 
     def forward(

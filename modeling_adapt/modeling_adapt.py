@@ -607,9 +607,10 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             return self._energy(features, mask, lattice, *others, **kwargs)
 
         deformation = positions.new_zeros(len(positions), 3, 3) if strain else None
-        if (
-            torch.compiler.is_compiling()
-        ):  # a graph cannot hold autograd.grad, and this cannot hold checkpoints of layers
+        differentiable = torch.is_grad_enabled()
+        # The fused kernels of attention have no second derivative; their plain form has.
+        plain = sdpa_kernel(SDPBackend.MATH) if differentiable and self.config.traits.attends else nullcontext()
+        if torch.compiler.is_compiling():  # a graph cannot hold autograd.grad, and this no checkpoints of layers
 
             def total(*variables: torch.Tensor) -> tuple[torch.Tensor, EnergyParts]:
                 found = energy_at(variables[0], variables[1] if strain else None)
@@ -617,11 +618,9 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
 
             variables = (positions,) if deformation is None else (positions, deformation)
             derivatives = torch.func.grad(total, argnums=tuple(range(len(variables))), has_aux=True)
-            (gradient, *of_strain), found = derivatives(*variables)
+            with plain:
+                (gradient, *of_strain), found = derivatives(*variables)
             return found, -gradient, of_strain[0] if strain else None
-        differentiable = torch.is_grad_enabled()
-        # The fused kernels of attention have no second derivative; their plain form has.
-        plain = sdpa_kernel(SDPBackend.MATH) if differentiable and self.config.traits.attends else nullcontext()
         with torch.enable_grad(), plain:
             if not positions.requires_grad:
                 positions = positions.detach().requires_grad_()

@@ -24,7 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_adapt import ADAPTConfig
-from .embeddings_adapt import ADAPTConstant, ADAPTEmbeddings, ADAPTExactLinear, float32_or_better
+from .embeddings_adapt import ADAPTConstant, ADAPTDropout, ADAPTEmbeddings, ADAPTExactLinear, float32_or_better
 from .neighbours_adapt import SAME_PLACE, find_neighbours
 from .reciprocal_adapt import ADAPTReciprocalLayer, ADAPTWaveMeasure
 
@@ -169,7 +169,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size + 8 * channels, config.intermediate_size),
             nn.SiLU(),
-            nn.Dropout(config.hidden_dropout_prob),
+            ADAPTDropout(config.hidden_dropout_prob),
             nn.Linear(config.intermediate_size, hidden_size + 2 * updates * channels),
         )
         self.vector_mixing = nn.Linear(channels, channels, bias=False) if updates > 0 else None
@@ -286,7 +286,10 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
 def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Rows of a table (M, channels) by an index (m, S); the gradient of `embedding` takes five times as long here."""
-    return table.index_select(0, index.flatten()).view(*index.shape, -1)
+    rows = index.flatten()
+    if torch.compiler.is_compiling():
+        return table.gather(0, rows[:, None].expand(-1, table.shape[1])).view(*index.shape, -1)
+    return table.index_select(0, rows).view(*index.shape, -1)
 
 
 def _linear_in_front(matrix: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_adapt import ADAPTConfig
-from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear
+from .embeddings_adapt import ADAPTConstant, ADAPTDropout, ADAPTExactLinear
 from .mesh_adapt import mesh_sizes, through_mesh
 from .neighbours_adapt import find_wave_numbers
 
@@ -137,7 +137,7 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size + charges, config.intermediate_size),
             nn.SiLU(),
-            nn.Dropout(config.hidden_dropout_prob),
+            ADAPTDropout(config.hidden_dropout_prob),
             nn.Linear(config.intermediate_size, hidden_size + (channels if updates_vectors else 0)),
         )
         self.field_mixing = nn.Linear(charges, channels, bias=False) if updates_vectors else None

@@ -8,6 +8,7 @@ import torch
 from accelerate import cpu_offload
 from datasets import load_dataset
 from huggingface_hub.errors import StrictDataclassError
+from torch._dynamo.testing import CompileCounter
 from transformers import Trainer, TrainingArguments
 
 from modeling_adapt import (
@@ -101,14 +102,26 @@ def test_every_weight_learns(model, structures):
     assert idle == []
 
 
+def batches_of(structures):
+    """Of several sizes. The first is no batch of three: a graph takes sizes that are equal then for one and the same."""
+    return [*structures, *structures[:2]], structures[:2], structures[1:]
+
+
 class TestGraphs:
     """One graph without a break, for any number of structures, atoms and pairs."""
 
     fields = {"num_hidden_layers": 1}  # each takes seconds
 
     @staticmethod
+    def _graph(model):
+        """`model` as a graph, and what counts how often one is made."""
+        torch._dynamo.reset()
+        made = CompileCounter()
+        return torch.compile(model, fullgraph=True, dynamic=True, backend=made), made
+
+    @staticmethod
     def _agree(model, graph, structures, **options):
-        for chosen in (structures, structures[:2]):
+        for chosen in batches_of(structures):
             inputs = inputs_of(model, chosen)
             atoms = inputs["attention_mask"].bool()
             expected = answer(model, inputs, **options)
@@ -118,15 +131,23 @@ class TestGraphs:
             assert (got - expected).abs().max() < 1e-5
 
     def test_compiled(self, model, structures):
-        torch._dynamo.reset()
-        graph = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+        graph, made = self._graph(model)
         self._agree(model, graph, structures)
+        assert made.frame_count == 1
 
     @pytest.mark.parametrize("conservative", [name for _, name in WITH_GRADIENT], indirect=True)
     def test_gradients_compiled(self, conservative, structures):
-        torch._dynamo.reset()
-        graph = torch.compile(conservative, fullgraph=True, dynamic=True, backend="eager")
+        graph, made = self._graph(conservative)
         self._agree(conservative, graph, structures, compute_forces=True)
+        assert made.frame_count == 1
+
+    def test_training_compiled(self, model, structures):
+        """With dropout, of which the graph that is differentiated in itself must not ask its sizes."""
+        graph, made = self._graph(model.train())
+        for chosen in batches_of(structures):
+            inputs = inputs_of(model, chosen)
+            graph(**inputs, **labels_of(model, inputs)).loss.backward()
+        assert made.frame_count == 1
 
     def test_exported(self, model, structures):
         inputs = inputs_of(model, structures)

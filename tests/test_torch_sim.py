@@ -174,10 +174,13 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     free, slab, fixed = _shaken(0), _shaken(1), _shaken(2)
     slab.pbc = (True, True, False)
     fixed.set_constraint(FixAtoms([0]))
-    alone = {"models": ["m"], "num_images": 1, "energy_model": None, "domain": None}
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    alone = {"models": ["m"], "num_images": 1, "energy_model": None, "domain": None, "compiled": False, "device": cpu}
     assert can_batch(free, SimpleNamespace(**alone))
     assert not can_batch(slab, SimpleNamespace(**alone))
     assert not can_batch(fixed, SimpleNamespace(**alone))
     aligned = SimpleNamespace(alignment=object())  # structures are mapped one by one
-    for several in ({"models": ["m", "n"]}, {"num_images": 2}, {"energy_model": "e"}, {"domain": aligned}):
-        assert not can_batch(free, SimpleNamespace(**alone | several))
+    several = [{"models": ["m", "n"]}, {"num_images": 2}, {"energy_model": "e"}, {"domain": aligned}]
+    for other in (*several, {"compiled": True}):
+        assert not can_batch(free, SimpleNamespace(**alone | other))
+    assert can_batch(free, SimpleNamespace(**alone | {"compiled": True, "device": gpu}))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from modeling_adapt.training.checkpoints import Checkpoints, newest_checkpoint
 from modeling_adapt.training.options import AUGMENTATIONS, LOSS_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RunArguments
 from modeling_adapt.training.trainer import HOOKS, ADAPTTrainer, require_hooks
 
+LOGGING = os.environ | {"TORCH_LOGS": "recompiles"}
 RECIPES = sorted(Path("configuration/recipes").glob("*.yaml"))
 
 
@@ -373,6 +375,20 @@ class TestRuns:
         train.main([str(tmp_path / "run" / "recipe.yaml"), *more])
         first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "on"))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_a_compiled_run_learns_the_same_by_one_graph(self, recipe, springs, tmp_path):
+        """Batches of other sizes, and the last of an epoch, would cost minutes each if they were compiled for anew."""
+        fields = {"model": "pairwise-energy", "pairwise_cutoff": 4.0, "hidden_dropout_prob": 0.0}
+        argv = [recipe(**fields, per_device_train_batch_size=5), "--dataset", springs, "--output_dir"]
+        train.main([*argv, str(tmp_path / "plain")])
+        script = f"from modeling_adapt.cli import train; train.main({[*argv, str(tmp_path / 'compiled')]} + "
+        script += "['--torch_compile', 'true', '--torch_compile_backend', 'eager'])"  # kernels take minutes
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=LOGGING)
+        assert done.returncode == 0, done.stderr
+        assert "Recompiling" not in done.stderr
+        plain, compiled = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
+        for name, weight in plain.items():
+            torch.testing.assert_close(compiled[name], weight, rtol=1e-3, atol=1e-5)
 
     def test_energy_run_has_the_composition_baseline_beside_it(self, recipe, springs, tmp_path):
         path = recipe(model="published-energy", max_atoms=16, energy_hidden_sizes=[32, 16])

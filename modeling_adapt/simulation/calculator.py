@@ -122,7 +122,7 @@ class ADAPTCalculator(Calculator):
         if energy_model is not None and not isinstance(energy_model, ADAPTForEnergy):
             raise InputError(f"a {type(energy_model).__name__} gives no energies; energy_model is an ADAPTForEnergy")
         self.models = [on_device(one, self.device, dtype, compiled) for one in models]
-        self.outside_domain, self.num_images, self._compiled = outside_domain, num_images, compiled
+        self.outside_domain, self.num_images, self.compiled = outside_domain, num_images, compiled
         # Of which structure, what it is called, and what was said of it.
         self._warned: dict[int, tuple[weakref.ref[Atoms], str, set[str]]] = {}
         self._unnamed = 0  # that were warned of
@@ -335,7 +335,7 @@ class ADAPTCalculator(Calculator):
     def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
         """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""
         model = self.models[0] if self.energy_model is None else self.energy_model
-        if self.doubt is None or not gives_energy or self._compiled:
+        if self.doubt is None or not gives_energy or self.compiled:
             return nullcontext([])
         return features_seen(model)
 

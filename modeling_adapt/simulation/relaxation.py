@@ -239,6 +239,9 @@ def can_batch(atoms: Atoms, calculator: ADAPTCalculator) -> bool:
         return False
     if calculator.domain is not None and calculator.domain.alignment is not None:
         return False
+    # A graph of many structures would be made beside that of the last one that is left, for nothing on a processor.
+    if calculator.compiled and calculator.device.type == "cpu":
+        return False
     return len(calculator.models) == 1 and calculator.num_images == 1 and calculator.energy_model is None
 
 

@@ -69,6 +69,8 @@ class ADAPTTrainer(Trainer):
         own = [callback for callback in (checkpoints, ema, diagnosis, *callbacks) if callback is not None]
         require_hooks(own)
         super().__init__(*args, callbacks=own, **kwargs)
+        if self.args.torch_compile:  # one graph for all sizes of structures, which takes minutes to compile
+            self.accelerator.state.dynamo_plugin.dynamic = True
         self._validation_loader: DataLoader | None = None
 
     def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -134,12 +136,14 @@ class ADAPTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         processes, batch_size = self.args.world_size, self._train_batch_size if self.atoms_per_batch is None else 1
         at_once = batch_size * processes
+        # A graph takes any number of structures but one alone, which would be compiled for again.
+        fills_up = (processes > 1 or self.args.torch_compile) and not self.args.dataloader_drop_last
         sampler = EpochSampler(
             self.train_dataset,
             self.args.train_sampling_strategy,
             data_seed(self.args),
             group_size=at_once * self.args.gradient_accumulation_steps,
-            multiple=at_once if processes > 1 and not self.args.dataloader_drop_last else 1,
+            multiple=at_once if fills_up else 1,
             atoms_per_batch=self.atoms_per_batch,
         )
         return self._loader(sampler, batch_size)
