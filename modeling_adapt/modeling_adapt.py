@@ -80,6 +80,10 @@ class ADAPTAtomicEnergies(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.layers(hidden_states)
 
+    def features(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the last layer reads of each atom, and a 1 for its bias (B, N, D): energies are linear in them."""
+        return nn.functional.pad(self.layers[:-1](hidden_states), (0, 1), value=1.0)
+
 
 class Network(NamedTuple):
     """What an architecture is made of: its trunk, and its read-outs of forces and of energies."""
@@ -162,7 +166,9 @@ def strained(vectors: torch.Tensor, strain: torch.Tensor) -> torch.Tensor:
     return vectors + (vectors[:, :, None, :] * symmetric[:, None]).sum(dim=-1)
 
 
-def _read_out(head: nn.Module, hidden_states: torch.Tensor, *vectors: torch.Tensor | None) -> torch.Tensor:
+def _read_out(
+    head: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *vectors: torch.Tensor | None
+) -> torch.Tensor:
     """What `head` makes of states and vectors, in float32 or better also under autocast."""
     with torch.autocast(device_type=hidden_states.device.type, enabled=False):
         return head(float32_or_better(hidden_states), *(v if v is None else float32_or_better(v) for v in vectors))
@@ -235,6 +241,9 @@ class ADAPTEnergyOutput(ModelOutput):
             not periodic in all three directions.
         energies (`torch.DoubleTensor` of shape `(B, N)`, *optional*):
             Of the atoms, whose sum is the energy, in eV; 0 on padding. `None` of `"mlp"`.
+        features (`torch.FloatTensor` of shape `(B, N, D)`, *optional*):
+            What the last layer reads of each atom, and a 1 for its bias, where it was asked for: the energies are
+            linear in them.
         hidden_states, attentions: As everywhere in transformers.
     """
 
@@ -243,6 +252,7 @@ class ADAPTEnergyOutput(ModelOutput):
     forces: torch.Tensor | None = None
     stress: torch.Tensor | None = None
     energies: torch.Tensor | None = None
+    features: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -499,6 +509,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         compute_forces: bool | None = None,
         reference_stress: torch.Tensor | None = None,
         compute_stress: bool | None = None,
+        compute_features: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ADAPTEnergyOutput:
@@ -525,6 +536,8 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
                 0.
             compute_stress (`bool`, *optional*):
                 Whether to return the stress, likewise. `None`: where it is learned.
+            compute_features (`bool`, defaults to `False`):
+                Whether to return what the last layer reads, which has no gradient; not of `architecture="mlp"`.
             num_items_in_batch (`int`, *optional*):
                 Structures over which the loss is averaged. `None`: those of this batch.
 
@@ -571,6 +584,7 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             forces=forces if compute_forces else None,
             stress=stress,
             energies=energies,
+            features=self._features(outputs) if compute_features else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -667,6 +681,12 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
             energy, energies = energy + repulsion.sum(dim=1), energies + repulsion
         return EnergyParts(energy, energies, outputs)
 
+    @torch.no_grad()
+    def _features(self, outputs: ADAPTModelOutput) -> torch.Tensor:
+        if not isinstance(self.energy_head, ADAPTAtomicEnergies) or outputs.last_hidden_state is None:
+            raise ValueError(f"the energy of architecture '{self.config.architecture}' has no features of atoms")
+        return _read_out(self.energy_head.features, outputs.last_hidden_state)
+
     def _reference_energies(self, atomic_numbers: torch.Tensor | None, known: torch.Tensor) -> torch.Tensor:
         """Those of the atoms (B, N), from those of the elements by their atomic number."""
         if atomic_numbers is None:
@@ -697,13 +717,17 @@ class ADAPTForEnergy(ADAPTPreTrainedModel):
         return self.config.stress_weight * (error / self.energy_normalizer.scale(error.dtype)).square().mean(dim=1)
 
 
-def forces_of(model: PreTrainedModel, compute_stress: bool = False, **inputs: torch.Tensor) -> Any:
+def forces_of(
+    model: PreTrainedModel, compute_stress: bool = False, compute_features: bool = False, **inputs: torch.Tensor
+) -> Any:
     """
     What `model` says, with `forces` (B, N, 3) in eV/Å: its own, or the negative gradient of its energy. With
-    `compute_stress` its `stress` (B, 3, 3) in eV/Å³ too, which only some have, see `config.gives_stress`.
+    `compute_stress` its `stress` (B, 3, 3) in eV/Å³ too, which only some have, see `config.gives_stress`; with
+    `compute_features` what its energy is linear in, see [`ADAPTEnergyOutput`].
     """
     asked = {"compute_forces": True} if model.config.predicts == "energy" else {}
     asked |= {"compute_stress": True} if compute_stress else {}
+    asked |= {"compute_features": True} if compute_features else {}
     with torch.no_grad():
         return model(**inputs, **asked)
 

@@ -103,7 +103,7 @@ def test_every_weight_learns(model, structures):
 
 
 def batches_of(structures):
-    """Of several sizes. The first is no batch of three: a graph takes sizes that are equal then for one and the same."""
+    """Of several sizes. The first is no batch of three: sizes that are equal then are one to a graph."""
     return [*structures, *structures[:2]], structures[:2], structures[1:]
 
 

@@ -28,7 +28,7 @@ from modeling_adapt.hub.staging import example_structure, is_ours, stage_model
 from modeling_adapt.loading import weights_hash
 from modeling_adapt.modeling_adapt import forces_of
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.doubt import FILE, DifferenceDoubt, Doubt, features_seen, load_doubt
+from modeling_adapt.simulation.doubt import FILE, DifferenceDoubt, Doubt, load_doubt
 from modeling_adapt.simulation.ranking import Candidate, Host, rank
 
 POOLED = {"architecture": "pairwise", "pairwise_cutoff": 4.0, "num_vector_channels": 8, "force_weight": 10.0}
@@ -117,15 +117,15 @@ class TestRegression:
 class TestInformation:
     def test_energies_are_linear_in_the_features(self, model, structures):
         inputs = extractor(model)(structures)
-        with features_seen(model) as seen, torch.no_grad():
-            energy = model(**inputs).energy
+        with torch.no_grad():
+            output = model(**inputs, compute_features=True)
         *_, last = model.energy_head.layers
         weights = torch.cat([last.weight[0], last.bias]).detach().double()
-        of_atoms = seen[0].double() @ weights * model.energy_normalizer.scale(torch.float64)
+        of_atoms = output.features.double() @ weights * model.energy_normalizer.scale(torch.float64)
         is_atom = inputs["attention_mask"].bool()
         references = model.references(torch.float64)[inputs["atomic_numbers"]]
         expected = ((of_atoms + 0.01 + references) * is_atom).sum(dim=1)
-        assert torch.allclose(expected, energy, atol=1e-4)
+        assert torch.allclose(expected, output.energy, atol=1e-4)
 
     def test_derivatives_of_features_are_those_of_energies(self, model, structures, monkeypatch):
         monkeypatch.setattr(rigidity, "STEP", 1e-4)

@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..loading import load_model
 from ..modeling_adapt import forces_of
-from ..simulation.doubt import Doubt, features_seen
+from ..simulation.doubt import Doubt
 
 DIRECTIONS = 3  # of each structure
 STEP = 0.01  # Å, of all atoms at once; in float32 a smaller one is less exact
@@ -239,9 +239,8 @@ def observe(
     random = torch.Generator().manual_seed(1)
     for batch, inputs in batches(model, feature_extractor, rows, batch_size, progress):
         is_atom = inputs["attention_mask"].bool()
-        with features_seen(model) as seen:
-            output = forces_of(model, **inputs)
-        of_atoms = _masked(seen, batch)
+        output = forces_of(model, compute_features=True, **inputs)
+        of_atoms = _masked(output.features, batch)
         known = batch["labels"].isfinite()
         features.append(of_atoms.sum(dim=1)[known])
         atoms.append(of_atoms[batch["attention_mask"].bool()])
@@ -273,20 +272,20 @@ def directional_derivative(
     sides = []
     for sign in (1, -1):
         moved = inputs | {"input_features": inputs["input_features"] + sign * step}
-        with torch.no_grad(), features_seen(model) as seen:
-            model(**moved)
-        sides.append(of_structures(seen, inputs))
+        with torch.no_grad():
+            features = model(**moved, compute_features=True).features
+        sides.append(of_structures(features, inputs))
     return (sides[0] - sides[1]) / (2 * STEP)
 
 
-def of_structures(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The features (B, D) of structures, from those of their atoms as [`features_seen`] has them."""
-    return _masked(seen, batch).sum(dim=1)
+def of_structures(features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The features (B, D) of structures, from those of their atoms (B, N, D) as an energy model has them."""
+    return _masked(features, batch).sum(dim=1)
 
 
-def _masked(seen: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Features (B, N, D) of a batch as [`features_seen`] has them, 0 for padding, where float64 is."""
-    return seen[0].cpu().double() * batch["attention_mask"].cpu()[..., None]
+def _masked(features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Likewise those of atoms (B, N, D), 0 for padding, where float64 is."""
+    return features.cpu().double() * batch["attention_mask"].cpu()[..., None]
 
 
 def random_direction(inputs: dict[str, torch.Tensor], random: torch.Generator) -> torch.Tensor:
@@ -312,9 +311,8 @@ def _information(
     for batch, inputs in batches(model, feature_extractor, chosen, batch_size, progress):
         is_atom = batch["attention_mask"].bool()
         counts = is_atom.sum(dim=1).double()[:, None]
-        with torch.no_grad(), features_seen(model) as seen:
-            model(**inputs)
-        of_atoms = _masked(seen, batch)
+        with torch.no_grad():
+            of_atoms = _masked(model(**inputs, compute_features=True).features, batch)
         atoms.append(of_atoms[is_atom].float())
         # The energy is `scale` times what the last layer says, and its error is divided by `scale` in the loss.
         learned = [of_atoms.sum(dim=1) / counts * batch["labels"].isfinite()[:, None]]

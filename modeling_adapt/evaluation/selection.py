@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
-from ..simulation.doubt import Doubt, features_seen
+from ..simulation.doubt import Doubt
 from ..simulation.prediction import input_dtype, structure_of
 from .rigidity import directional_derivative, random_direction
 
@@ -87,10 +87,10 @@ def _looked_at(
     """Derivatives (DIRECTIONS, D) of the features of a structure, whose squares add to those of all coordinates, and
     the features (N, D) of its atoms."""
     inputs = dict(feature_extractor([structure_of(atoms)], dtype=input_dtype(model)).to(model.device))
-    with torch.no_grad(), features_seen(model) as seen:
-        model(**inputs)
+    with torch.no_grad():
+        features = model(**inputs, compute_features=True).features
     changes = [directional_derivative(model, inputs, random_direction(inputs, random)) for _ in range(DIRECTIONS)]
-    return torch.cat(changes).numpy() / DIRECTIONS**0.5, seen[0][0].cpu().double().numpy()
+    return torch.cat(changes).numpy() / DIRECTIONS**0.5, features[0].cpu().double().numpy()
 
 
 def most_instructive(

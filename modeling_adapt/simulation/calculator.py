@@ -3,7 +3,6 @@
 import warnings
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +23,7 @@ from ..loading import load_model, require_forces
 from ..modeling_adapt import ADAPTForEnergy
 from ..neighbours_adapt import NeighbourList
 from ..pretrained_adapt import DEFAULT_MODEL
-from .doubt import Doubt, features_seen, load_doubt
+from .doubt import Doubt, load_doubt
 from .prediction import input_dtype, octahedral_operations, predict, structure_of
 
 OutsideDomain = Literal["raise", "warn", "ignore"]
@@ -263,28 +262,28 @@ class ADAPTCalculator(Calculator):
             require_readable(structure)  # before anything looks at it
             self._check_domain(structure, structure if atoms is None else atoms)
             self._check_dynamics(structure)
-            seen: list[torch.Tensor] = []
+            features = None
             if self.conservative or "forces" in properties:
                 self._wants_stress |= "stress" in properties and "stress" in self.implemented_properties
-                with self._watched(self.conservative) as seen:
-                    prediction = predict(
-                        *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
-                        stress=self._wants_stress,
-                        neighbours=self._near if moves else None,
-                    )
-                self.results.update({name: value for name, value in vars(prediction).items() if value is not None})
+                prediction = predict(
+                    *(self.models, self.feature_extractor, structure, self.num_images, self._aligner),
+                    stress=self._wants_stress,
+                    features=self.conservative and self.doubt is not None,
+                    neighbours=self._near if moves else None,
+                )
+                found = dict(vars(prediction))
+                features = found.pop("features")
+                self.results.update({name: value for name, value in found.items() if value is not None})
                 if self.conservative:
                     self.results["free_energy"] = prediction.energy
                 if prediction.stress is not None:
                     self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress)
             if "energy" in properties and self.energy_model is not None:
-                mapped, _ = self._energy_aligner([structure_of(structure)])
-                inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(self.energy_model)).to(self.device)
-                with torch.no_grad(), self._watched() as seen:
-                    self.results["energy"] = self.energy_model(**inputs).energy.item()
-            if "energy" in self.results and "atom_doubt" not in self.results and self.doubt is not None:
-                # Of images, whose energies are averaged, the mean.
-                features = torch.cat(seen).mean(dim=0).cpu().double().numpy() if seen else self.features(structure)
+                wants = self.doubt is not None
+                output = self._of_energy_model(self.energy_model, structure, self._energy_aligner, wants)
+                self.results["energy"] = output.energy.item()
+                features = output.features[0].cpu().double().numpy() if wants else None
+            if features is not None and self.doubt is not None:
                 self.results["energy_uncertainty"] = float(self.doubt.deviation(features.sum(axis=0)))
                 self.results["atom_doubt"] = self.doubt.of_atoms(features)
                 if self.conservative and self.doubt.of_forces is not None:
@@ -315,15 +314,21 @@ class ADAPTCalculator(Calculator):
 
     def features(self, atoms: Atoms) -> np.ndarray:
         """What the last layer of the energy reads of each atom, (N, D), for [`Doubt`]."""
+        structure = self.as_read(atoms)
+        model = self.model if self.energy_model is None else self.energy_model
+        aligner = Aligner.of(model.config.training_domain)
         if self.energy_model is None:
-            model, extractor = self.models[0], self.feature_extractor
-        else:
-            model, extractor = self.energy_model, self.energy_feature_extractor
-        mapped, _ = Aligner.of(model.config.training_domain)([structure_of(self.as_read(atoms))])
-        inputs = extractor(mapped, dtype=input_dtype(model)).to(self.device)
-        with torch.no_grad(), features_seen(model) as seen:
-            model.forward(**inputs)  # not a compiled call, which does not tell
-        return seen[0][0].cpu().double().numpy()
+            features = predict([model], self.feature_extractor, structure, 1, aligner, features=True).features
+            assert features is not None
+            return features
+        return self._of_energy_model(model, structure, aligner, True).features[0].cpu().double().numpy()
+
+    def _of_energy_model(self, model: PreTrainedModel, structure: Atoms, aligner: Aligner, features: bool) -> Any:
+        """What the model for the energy alone says of a structure, with its features for a doubt."""
+        mapped, _ = aligner([structure_of(structure)])
+        inputs = self.energy_feature_extractor(mapped, dtype=input_dtype(model)).to(self.device)
+        with torch.no_grad():
+            return model(**inputs, compute_features=features)
 
     def member_energies(self, atoms: Atoms) -> np.ndarray:
         """The energy of a structure by each of the models in eV, (M,); they are pooled energies."""
@@ -331,13 +336,6 @@ class ADAPTCalculator(Calculator):
         read = self.as_read(atoms)
         each = [predict([one], self.feature_extractor, read, self.num_images, aligner) for one in self.models]
         return np.array([prediction.energy for prediction in each])
-
-    def _watched(self, gives_energy: bool = True) -> AbstractContextManager[list[torch.Tensor]]:
-        """Within it, what the last layer of the energy reads is seen, if that costs nothing and is of use."""
-        model = self.models[0] if self.energy_model is None else self.energy_model
-        if self.doubt is None or not gives_energy or self.compiled:
-            return nullcontext([])
-        return features_seen(model)
 
     def _check_dynamics(self, atoms: Atoms) -> None:
         """Who integrates motion gives atoms momenta, which no optimiser does."""

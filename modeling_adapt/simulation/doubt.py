@@ -11,8 +11,7 @@ How S is found is in `evaluation/rigidity.py`; here it is read from a file besid
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,28 +151,10 @@ class DifferenceDoubt:
         return None
 
 
-@contextmanager
-def features_seen(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """
-    Within it, each call of an energy model adds to a list what its last layer reads, and a one for the bias: of atoms
-    (B, N, D), padding too.
-    """
-    seen: list[torch.Tensor] = []
-
-    def look(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(nn.functional.pad(inputs[0].detach(), (0, 1), value=1.0))
-
-    handle = last_layer(model).register_forward_pre_hook(look)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def last_layer(model: PreTrainedModel) -> nn.Linear:
     """The layer of an energy model in whose weights its energies are linear."""
     *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
     return last
 
 
-__all__ = ["DifferenceDoubt", "Doubt", "features_seen", "last_layer", "load_doubt"]
+__all__ = ["DifferenceDoubt", "Doubt", "last_layer", "load_doubt"]

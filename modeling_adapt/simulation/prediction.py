@@ -35,6 +35,8 @@ class Prediction:
         energies (`np.ndarray` of shape `(N,)`, *optional*): Of the atoms, in eV, where the models have them.
         stress (`np.ndarray` of shape `(3, 3)`, *optional*):
             In eV/Å³, where it was asked for and the structure is periodic in all three directions.
+        features (`np.ndarray` of shape `(N, D)`, *optional*):
+            Of the energies, where they were asked for, see [`ADAPTEnergyOutput`].
     """
 
     forces: np.ndarray
@@ -43,6 +45,7 @@ class Prediction:
     energy_std: float | None
     energies: np.ndarray | None = None
     stress: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def predict(
@@ -52,6 +55,7 @@ def predict(
     num_images: int = 1,
     aligner: Aligner | None = None,
     stress: bool = False,
+    features: bool = False,
     neighbours: NeighbourList | None = None,
 ) -> Prediction:
     """
@@ -65,6 +69,7 @@ def predict(
             agree.
         aligner ([`Aligner`], *optional*): Of that model; one that is kept follows a structure that moves.
         stress (`bool`, defaults to `False`): Whether to compute it, of models that have one.
+        features (`bool`, defaults to `False`): Whether to return them, of pooled energies.
         neighbours ([`NeighbourList`], *optional*):
             With the cutoff of `feature_extractor`: follows a structure that moves, likewise. Of one image only.
     """
@@ -77,19 +82,21 @@ def predict(
         images = [{**images[0], "neighbours": neighbours}]
     # Operations act on rows from the right, so their transpose brings the forces back.
     back = rotations @ operations.transpose(0, 2, 1)
-    forces, totals, energies, stresses = [], [], [], []
+    forces, totals, energies, stresses, read = [], [], [], [], []
     stress = stress and bool(atoms.pbc.all())
     for model in models:
         for start in range(0, num_images, IMAGES_AT_ONCE):
             some = images[start : start + IMAGES_AT_ONCE]
             inputs = feature_extractor(some, dtype=input_dtype(model)).to(model.device)
-            output = forces_of(model, compute_stress=stress, **inputs)
+            output = forces_of(model, compute_stress=stress, compute_features=features, **inputs)
             turned = output.forces.cpu().double().numpy()
             forces += [one @ operation for one, operation in zip(turned, back[start:], strict=False)]
             if (energy := getattr(output, "energy", None)) is not None:
                 totals += energy.cpu().double().tolist()
             if (of_atoms := getattr(output, "energies", None)) is not None:
                 energies += list(of_atoms.cpu().double().numpy())
+            if features:
+                read += list(output.features.cpu().double().numpy())
             if stress:
                 turns = zip(output.stress.cpu().double().numpy(), back[start:], strict=False)
                 stresses += [operation.T @ one @ operation for one, operation in turns]
@@ -103,6 +110,7 @@ def predict(
         energy_std=float(np.std(totals)) if totals and several else None,
         energies=np.mean(energies, axis=0) if energies else None,
         stress=np.mean(stresses, axis=0) if stresses else None,
+        features=np.mean(read, axis=0) if read else None,
     )
 
 

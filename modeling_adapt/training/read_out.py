@@ -29,7 +29,7 @@ from ..evaluation.rigidity import (
 )
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
-from ..simulation.doubt import features_seen, last_layer
+from ..simulation.doubt import last_layer
 
 DIRECTIONS = 20  # of each structure
 ENERGY_ERRORS = (2e-3, 1e-3, 5e-4, 2.5e-4)  # eV/atom: what is tried as the noise of energies
@@ -141,9 +141,8 @@ def _equations(
     energies: list[torch.Tensor] = []
     forces: list[torch.Tensor] = []
     for batch, inputs in batches(model, feature_extractor, rows, batch_size, progress=True, doing="solving"):
-        with features_seen(model) as seen:
-            output = forces_of(model, **inputs)
-        features = of_structures(seen, batch)
+        output = forces_of(model, compute_features=True, **inputs)
+        features = of_structures(output.features, batch)
         atoms = batch["attention_mask"].sum(dim=1, keepdim=True).double()
         weights = batch.get("structure_weights", torch.ones(len(atoms))).double().sqrt()[:, None]
         missing = (batch["labels"] - output.energy.cpu().double())[:, None]
