@@ -19,6 +19,7 @@ from itertools import product
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -34,6 +35,7 @@ RANGES = [(degree**2, (degree + 1) ** 2) for degree in DEGREES]  # where the com
 PRODUCT_WIDTH = sum(WIDTHS[:3])  # degrees up to 2 enter products
 ATOMS_AT_ONCE = 256
 MOST_PARTS = 32
+RECOMPUTED_FROM = 2**14  # atoms, whose gradient keeps 2 GB else; it takes a third more of the time
 
 
 def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -205,13 +207,22 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         query, other = self.q_proj(normed) * self.scaling, self.kv_proj(normed).chunk(2, dim=-1)
         if self.reads and features is not None:
             other = (*other, *features)
-        parts = [self._update(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
+        parts = [self._part(other, *part) for part in in_parts(normed, query, index, radial, harmonics)]
         updates, changes = zip(*parts, strict=True)
         hidden_states = hidden_states + _joined(updates, dim=0).view_as(hidden_states)
         if not self.updates:
             return hidden_states, None
         change = _joined(changes, dim=1)
         return hidden_states, change if features is None else features[: len(change)] + change
+
+    def _part(
+        self, other: Sequence[torch.Tensor], normed: torch.Tensor, *of_atoms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[`_update`]; in large structures what its gradient needs is computed again, in place of being kept."""
+        few = self.training or torch.compiler.is_compiling() or len(other[0]) < RECOMPUTED_FROM
+        if few or not torch.is_grad_enabled():
+            return self._update(other, normed, *of_atoms)
+        return checkpoint(self._update, other, normed, *of_atoms, use_reentrant=False)
 
     def _update(
         self,

@@ -1,10 +1,13 @@
 """Exact properties of the pairwise architecture: symmetry, periodic images, continuity, and its list of neighbours."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
+from torch.utils.checkpoint import checkpoint
 
 from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, pairwise_adapt
 from modeling_adapt.neighbours_adapt import Neighbours
@@ -214,6 +217,26 @@ def test_parts_of_the_atoms_change_nothing(model, structures, skewed, monkeypatc
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert torch.allclose(whole, parts, rtol=1e-12)
     assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(*gradients, strict=True))
+
+
+def test_a_gradient_that_is_computed_again_changes_nothing(make_energy_model, structures, monkeypatch):
+    """Of large structures, so that their pairs need not be kept; not while training, whose gradient has its own."""
+    model = make_energy_model(architecture="pairwise", num_vector_channels=8, num_hidden_layers=2, message_degree=2)
+    inputs, asked = extract(structures), {"compute_forces": True, "compute_stress": True}
+    with torch.no_grad():
+        kept = model(**inputs, **asked)
+    again = []
+    monkeypatch.setattr(pairwise_adapt, "ATOMS_AT_ONCE", 7)
+    monkeypatch.setattr(pairwise_adapt, "RECOMPUTED_FROM", 20)
+    monkeypatch.setattr(pairwise_adapt, "checkpoint", lambda *a, **k: again.append(1) or checkpoint(*a, **k))
+    with torch.no_grad():
+        found = model(**inputs, **asked)
+    assert len(again) == 2 * math.ceil(48 / 7)
+    for name in ("energy", "forces", "stress"):
+        assert torch.allclose(getattr(found, name), getattr(kept, name), rtol=1e-5, atol=1e-6)
+    labels = {"labels": torch.zeros(3), "reference_forces": torch.zeros(3, 16, 3)}
+    model.train()(**inputs, **labels).loss.backward()
+    assert len(again) == 2 * math.ceil(48 / 7)
 
 
 @pytest.mark.parametrize("predicts", ["forces", "energy"])
