@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ DTYPES = ("float32", "bfloat16", "float64", "mixed", "auto")
 _FASTER, _LARGEST_CHANGE, _TURNS = 1.1, 0.01, 4  # what mixed precision must bring, and may cost, as `auto` measures it
 _LEAST_SIZE = 0.1  # eV/Å, of forces by which their change is told: those of a perfect crystal vanish
 _LARGEST_CHANGE_OF_ENERGIES = 0.1  # meV/atom: minima are told apart by 10 meV
+_COMPILERS = ("g++", "clang++", "c++", "cl")  # for C++; the variable CXX may name another
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 Model = TypeVar("Model", bound="torch.nn.Module")
 
@@ -47,7 +49,7 @@ def on_device(model: Model, device: "torch.device", dtype: str | None = None, co
             Let `torch.compile` make kernels for it at its first call, which takes a minute or so.
 
     Raises:
-        [`InputError`]: An unknown dtype, or kernels for mixed precision.
+        [`InputError`]: An unknown dtype, kernels for mixed precision, or for a processor without a compiler.
     """
     import torch
 
@@ -55,6 +57,8 @@ def on_device(model: Model, device: "torch.device", dtype: str | None = None, co
         raise InputError(f"there is no dtype {dtype!r} for models; use {', '.join(DTYPES)}")
     if compiled and dtype in ("mixed", "auto"):
         raise InputError(f"no kernels are made for dtype {dtype!r}; leave out the dtype, or the compiling")
+    if compiled:
+        require_compiler(device)
     if dtype in ("mixed", "auto"):
         model = copy.deepcopy(model)
         MixedPrecision(True if dtype == "mixed" else None).watch(model)
@@ -64,6 +68,15 @@ def on_device(model: Model, device: "torch.device", dtype: str | None = None, co
     if compiled:
         model.compile(dynamic=True)
     return model
+
+
+def require_compiler(device: "torch.device") -> None:
+    """Raises [`InputError`] where `torch.compile` cannot make kernels, as a processor's need a compiler."""
+    if device.type == "cpu" and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), *_COMPILERS)))):
+        raise InputError(
+            "no kernels can be compiled, as there is no C++ compiler, such as g++, on the PATH; leave out --compile "
+            "(compiled=True, torch_compile)"
+        )
 
 
 class MixedPrecision:

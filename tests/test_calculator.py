@@ -339,6 +339,12 @@ class TestPrecision:
         with pytest.raises(InputError, match="no kernels are made for dtype 'mixed'"):
             ADAPTCalculator(model, dtype="mixed", compiled=True)
 
+    def test_kernels_without_a_compiler(self, model, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+        with pytest.raises(InputError, match="no C\\+\\+ compiler.* leave out --compile"):
+            ADAPTCalculator(model, compiled=True)
+
     @pytest.mark.slow  # kernels take a minute to make
     @pytest.mark.parametrize("kind", ["forces", "energy"])
     def test_compiled_models_say_the_same(self, make_force_model, make_energy_model, kind):

@@ -377,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--dtype", choices=DTYPES, help="of the weights, or mixed, or auto (default: as saved, float32)"
     )
-    models.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or so")
+    models.add_argument("--compile", action="store_true", help="make kernels for the model first, a minute or two")
     models.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
 
     relaxation = parser.add_argument_group("relaxation")

@@ -17,6 +17,7 @@ from ..data.load.augmentation import augmentation_steps
 from ..data.load.batching import StructureCollator, StructureDataset
 from ..data.load.importance import ImportanceWeighting
 from ..data.load.survey import DatasetStatistics, content_hash, fit_statistics, require_cubic_cells, survey
+from ..device import require_compiler
 from ..elements_adapt import SYMBOLS
 from ..errors import InputError, one_line
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
@@ -109,6 +110,8 @@ def _require_consistent(
         raise InputError(
             f"atoms_per_batch draws batches, train_sampling_strategy {training.train_sampling_strategy} too"
         )
+    if training.torch_compile and training.torch_compile_backend == "inductor":
+        require_compiler(training.device)
     if training.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise InputError("early_stopping_patience needs load_best_model_at_end: true, to end with the best model")
     if validation_rows is None and training.load_best_model_at_end:
