@@ -222,7 +222,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         few = self.training or torch.compiler.is_compiling() or len(other[0]) < RECOMPUTED_FROM
         if few or not torch.is_grad_enabled():
             return self._update(other, normed, *of_atoms)
-        return checkpoint(self._update, other, normed, *of_atoms, use_reentrant=False)
+        return checkpoint(self._update, other, normed, *of_atoms, use_reentrant=False, preserve_rng_state=False)
 
     def _update(
         self,
@@ -298,7 +298,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Rows of a table (M, channels) by an index (m, S); the gradient of `embedding` takes five times as long here."""
     rows = index.flatten()
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # the other's gradient becomes atomic additions where threads share it
         return table.gather(0, rows[:, None].expand(-1, table.shape[1])).view(*index.shape, -1)
     return table.index_select(0, rows).view(*index.shape, -1)
 
