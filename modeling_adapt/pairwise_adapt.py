@@ -35,7 +35,7 @@ RANGES = [(degree**2, (degree + 1) ** 2) for degree in DEGREES]  # where the com
 PRODUCT_WIDTH = sum(WIDTHS[:3])  # degrees up to 2 enter products
 ATOMS_AT_ONCE = 256
 MOST_PARTS = 32
-RECOMPUTED_FROM = 2**14  # atoms, whose gradient keeps 2 GB else; it takes a third more of the time
+RECOMPUTED_FROM = 2**14  # atoms, whose gradient else keeps 2 GB; it takes a third more of the time
 
 
 def spherical_harmonics(unit: torch.Tensor, dim: int = -1) -> torch.Tensor:
