@@ -1,5 +1,6 @@
 """How uncertain energies are: against linear regression, by symmetry, and wherever it is written and shown."""
 
+import copy
 import csv
 import json
 import subprocess
@@ -184,6 +185,16 @@ class TestSymmetry:
         once, twice = doubtful(model, structures[0]), doubtful(model, structures[0] * (2, 1, 1))
         assert twice["energy_uncertainty"] == pytest.approx(2 * once["energy_uncertainty"], rel=1e-4)
         np.testing.assert_allclose(twice["atom_doubt"], np.tile(once["atom_doubt"], 2), rtol=1e-3)
+
+    def test_compiled_models_doubt_alike_without_a_second_pass(self, model, structures, monkeypatch):
+        expected = doubtful(model, structures[0])
+        kernels = torch.nn.Module.compile  # which take a minute to make
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **k: kernels(self, backend="eager", **k))
+        monkeypatch.setattr(ADAPTCalculator, "features", lambda *_: pytest.fail("a pass for the doubt alone"))
+        calculator = ADAPTCalculator(copy.deepcopy(model), outside_domain="ignore", compiled=True, doubt=any_doubt())
+        calculator.get_property("energy", structures[0])
+        for name in ("energy_uncertainty", "atom_doubt"):
+            np.testing.assert_allclose(calculator.results[name], expected[name], rtol=1e-4)
 
     def test_what_defect_and_host_share_is_certain(self, model, structures):
         calculator = ADAPTCalculator(model, outside_domain="ignore", doubt=any_doubt())

@@ -12,9 +12,8 @@ from modeling_adapt.errors import InputError
 from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
 from modeling_adapt.loading import load_model
 from modeling_adapt.modeling_adapt import forces_of
-from modeling_adapt.simulation.doubt import last_layer
 from modeling_adapt.training import read_out
-from modeling_adapt.training.read_out import WORSE_FORCES, refit_read_out
+from modeling_adapt.training.read_out import WORSE_FORCES, last_layer, refit_read_out
 
 POOLED = {"architecture": "pairwise", "pairwise_cutoff": 4.0, "num_vector_channels": 8, "force_weight": 10.0}
 POOLED |= {"energy_mean": 0.01, "energy_std": 0.2, "element_energies": {"Si": -5.0}}

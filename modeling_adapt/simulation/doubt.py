@@ -21,8 +21,6 @@ import torch
 from ase import Atoms
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..errors import InputError
@@ -151,10 +149,4 @@ class DifferenceDoubt:
         return None
 
 
-def last_layer(model: PreTrainedModel) -> nn.Linear:
-    """The layer of an energy model in whose weights its energies are linear."""
-    *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
-    return last
-
-
-__all__ = ["DifferenceDoubt", "Doubt", "last_layer", "load_doubt"]
+__all__ = ["DifferenceDoubt", "Doubt", "load_doubt"]

@@ -29,7 +29,6 @@ from ..evaluation.rigidity import (
 )
 from ..feature_extraction_adapt import ADAPTFeatureExtractor
 from ..modeling_adapt import forces_of
-from ..simulation.doubt import last_layer
 
 DIRECTIONS = 20  # of each structure
 ENERGY_ERRORS = (2e-3, 1e-3, 5e-4, 2.5e-4)  # eV/atom: what is tried as the noise of energies
@@ -114,6 +113,12 @@ def refit_read_out(
     return ReadOut(before, best)
 
 
+def last_layer(model: PreTrainedModel) -> nn.Linear:
+    """The layer of an energy model in whose weights its energies are linear."""
+    *_, last = (module for module in model.energy_head.modules() if isinstance(module, nn.Linear))
+    return last
+
+
 @torch.no_grad()
 def _put(layer: nn.Linear, weights: Sequence[torch.Tensor]) -> None:
     layer.weight.copy_(weights[0])
@@ -171,4 +176,4 @@ def _solved(seen: Equations, noise: float, ridge: float) -> np.ndarray:
     return np.linalg.solve(squares + held, rows.T @ wanted)
 
 
-__all__ = ["ReadOut", "refit_read_out", "require_read_out"]
+__all__ = ["ReadOut", "last_layer", "refit_read_out", "require_read_out"]
