@@ -2,9 +2,9 @@
 The pairs of a batch: who is near whom, and by which lattice vectors, in time and memory that grow with the atoms; and
 the waves of its lattices.
 
-Atoms and those of their periodic images that the cutoff can reach are sorted into bins as wide as the cutoff, so that
-only the 27 bins around an atom have to be looked at. All structures of a batch are searched at once: crystals, slabs
-and molecules, and cells that are thinner than the cutoff.
+Atoms and those of their periodic images that the cutoff can reach are divided until a part is so small that all of its
+distances can be taken by one product of matrices. Crystals, slabs and molecules go through one search, and cells that
+are thinner than the cutoff.
 
 What moves little by little need not be searched at every step: a [`NeighbourList`] remembers who may come near.
 
@@ -21,7 +21,8 @@ THINNEST_CELL = 0.2  # Å; no crystal is thinner, and a model would meet thousan
 SKIN = 0.7  # Å; a wider list costs little more to measure, and serves longer
 _NO_SKIN = 1e-6  # Å; just beyond rounding
 _ROUNDING = 1e-8  # Å or Å^2; more than what rounding changes
-_MOST_BINS = 10**5  # along one axis: two atoms light years apart must not overflow the number of a bin
+_MOST_AT_ONCE = 2**18  # distances: a megabyte of float32, as much as stays in the cache of a processor
+_LONGEST = 200.0  # Å, of what is measured at once: float32 must tell near pairs from others
 
 
 class Neighbours(NamedTuple):
@@ -87,14 +88,14 @@ def _search(
     images = own[owners] + np.einsum("mi,mij->mj", shifts, cells[structure[owners]])
     # Images by whose they are, then by shift; the place in this order, behind the first atom, is what pairs sort by.
     farthest = np.abs(shifts).max(axis=0, initial=0.0).astype(np.int64)
-    code = place[owners]
+    code = owners
     for axis in np.flatnonzero(farthest):
         code = code * (2 * farthest[axis] + 1) + shifts[:, axis].astype(np.int64)
     order = np.argsort(code, kind="stable")
     owners, images = owners[order], images[order]
     pairs = _near_pairs(own, structure, images, structure[owners], closest, cutoff)
     keys = np.concatenate([first * len(owners) + second for first, second in pairs] or [np.empty(0, dtype=np.int64)])
-    keys.sort()
+    keys.sort(kind="stable")  # most are in order, as the parts are
     first, second = np.divmod(keys, max(1, len(owners)))
     other, turns = owners[second], turns.astype(np.int32)
     shift = shifts[order].astype(np.int32).take(second, axis=0)
@@ -238,35 +239,45 @@ def _near_pairs(
     cutoff: float,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
-    Pairs of an atom and an image of the same structure, farther apart than `closest` and nearer than `cutoff`, in nine
-    pieces of two arrays (P,): nine columns of three bins, which lie one behind the other, surround an atom.
+    Pairs of an atom and an image of the same structure, farther apart than `closest` and nearer than `cutoff`, in
+    pieces of two arrays (P,). Atoms and images are sorted by structure.
+
+    Of few atoms and images all distances are taken, by one product of matrices; of many, the atoms are halved across
+    their longest side, each half with the images that it can reach.
     """
-    if not len(positions):
-        return
-    low, high = images.min(axis=0), images.max(axis=0)
-    width = np.maximum(cutoff * (1 + 1e-9), (high - low) / _MOST_BINS)
-    counts = np.floor((high - low) / width).astype(np.int64) + 3  # a margin of one bin on both sides
+    own = np.split(np.arange(len(positions)), np.flatnonzero(np.diff(structure)) + 1)
+    bounds = np.searchsorted(image_structure, structure[[part[0] for part in own if len(part)]])
+    waiting = list(zip(own, np.split(np.arange(len(images)), bounds[1:]), strict=True))
+    while waiting:
+        first, second = waiting.pop()
+        points, others = positions[first], images[second]
+        low, high = points.min(axis=0), points.max(axis=0)
+        axis = int(np.argmax(high - low))
+        if len(first) > 1 and (len(first) * len(second) > _MOST_AT_ONCE or high[axis] - low[axis] > _LONGEST):
+            order = np.argpartition(points[:, axis], len(first) // 2)
+            for half in (order[: len(first) // 2], order[len(first) // 2 :]):
+                along, reach = points[half, axis], cutoff + _ROUNDING
+                near = (others[:, axis] >= along.min() - reach) & (others[:, axis] <= along.max() + reach)
+                waiting.append((first[half], second[near]))
+            continue
+        one, other = np.divmod(_perhaps_near(points - low, others - low, cutoff), len(second))
+        vectors = others.take(other, axis=0)
+        vectors -= points.take(one, axis=0)
+        squares = np.einsum("pi,pi->p", vectors, vectors)
+        near = np.flatnonzero((squares < cutoff**2) & (squares > closest * abs(closest)))
+        yield first[one[near]], second[other[near]]
 
-    def bins(points: np.ndarray, of: np.ndarray) -> np.ndarray:
-        x, y, z = (np.floor((points - low) / width).astype(np.int64) + 1).T
-        return ((of * counts[0] + x) * counts[1] + y) * counts[2] + z
 
-    image_bins = bins(images, image_structure)
-    order = np.argsort(image_bins, kind="stable")
-    image_bins, sorted_images = image_bins[order], images[order]
-    own_bins, own = bins(positions, structure), np.arange(len(positions))
-    for x in (-1, 0, 1):
-        for y in (-1, 0, 1):
-            centre = own_bins + (x * counts[1] + y) * counts[2]
-            start = np.searchsorted(image_bins, centre - 1, side="left")
-            length = np.searchsorted(image_bins, centre + 1, side="right") - start
-            first = np.repeat(own, length)
-            second = np.arange(len(first)) + (start - (np.cumsum(length) - length))[first]
-            vectors = sorted_images.take(second, axis=0)
-            vectors -= positions.take(first, axis=0)
-            squares = np.einsum("pi,pi->p", vectors, vectors)
-            near = np.flatnonzero((squares < cutoff**2) & (squares > closest * abs(closest)))
-            yield first[near], order[second[near]]
+def _perhaps_near(points: np.ndarray, others: np.ndarray, cutoff: float) -> np.ndarray:
+    """
+    Of all pairs of points (m, 3) and others (k, 3), whose numbers are k i + j, those within `cutoff`, and such that
+    float32 cannot tell from them: |p|^2 - 2 p q + |q|^2 is wrong by some parts in 10^7 of |p|^2 + |q|^2.
+    """
+    left, right = np.ones((len(points), 5), dtype=np.float32), np.ones((5, len(others)), dtype=np.float32)
+    left[:, :3], right[:3] = points, -2 * others.T
+    left[:, 3], right[4] = np.einsum("ni,ni->n", points, points), np.einsum("ni,ni->n", others, others)
+    limit = cutoff**2 + 2e-6 * (left[:, 3].max() + right[4].max())
+    return np.flatnonzero((left @ right).reshape(-1) < limit)
 
 
 def find_wave_numbers(cells: np.ndarray, cutoff: float) -> np.ndarray:
