@@ -162,7 +162,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         self.kv_proj = nn.Linear(hidden_size, 2 * hidden_size)
         self.radial_bias = nn.Linear(config.num_radial_basis, config.num_attention_heads, bias=False)
         self.radial_gate = nn.Linear(config.num_radial_basis, hidden_size, bias=False)
-        # Which channels are of which head; products with it are several times as fast as views by heads.
+        # Which channels are of which head; products with it are several times as fast as views by heads, but in a graph.
         self.heads = ADAPTConstant(np.repeat(np.eye(config.num_attention_heads), head_size, axis=1).tolist())
         self.mixing = nn.ModuleList(nn.Linear(hidden_size, 2 * channels, bias=False) for _ in DEGREES)
         to_points, from_points = product_grid()
@@ -270,11 +270,9 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         What some atoms receive from `other`, the keys, values and features of all: harmonics (m, 16, hidden_size), and
         for each degree that messages tell of its features (2 l + 1, m, channels), which are carried over.
         """
-        heads = self.heads(query.dtype)
         # One by one: the gradients of parts of one tensor would have to be put together again.
         key, value, *components = (_rows(table, index) for table in other)
-        logits = key @ (query[:, None] * heads).mT
-        weights = torch.sigmoid(logits + self.radial_bias(radial)) @ heads
+        weights = self._weights(query, key, self.radial_bias(radial))
         projections, carried = [], []
         if self.projection_value is not None and self.carry_gate is not None:
             units = harmonics.unbind(1)
@@ -285,6 +283,15 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
                 carried.append(torch.stack([(gate * part).sum(dim=1) for part in own]))
             value = value + self.projection_value(torch.cat(projections, dim=-1))
         return harmonics @ (weights * (value * self.radial_gate(radial))), carried
+
+    def _weights(self, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Weights of pairs (m, S, hidden_size), the same for all channels of a head, from biases (m, S, heads)."""
+        if torch.compiler.is_compiling():
+            of_head = key.shape[-1] // bias.shape[-1]
+            logits = (query[:, None] * key).unflatten(-1, (-1, of_head)).sum(dim=-1)
+            return torch.sigmoid(logits + bias)[..., None].expand(*bias.shape, of_head).flatten(-2)
+        heads = self.heads(query.dtype)
+        return torch.sigmoid(key @ (query[:, None] * heads).mT + bias) @ heads
 
     def _multiply(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """
