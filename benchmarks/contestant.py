@@ -105,12 +105,13 @@ def rattled_silicon(num_atoms: int, seed: int = 0) -> Atoms:
 
 def adapt(name: str, mode: str) -> dict[str, Callable[[list[Atoms]], Work]]:
     """A preset with random weights, or a checkpoint: forces, the making of pairs included, and training steps."""
-    from modeling_adapt.device import on_device
+    from modeling_adapt.device import keep_freed_memory, on_device
     from modeling_adapt.feature_extraction_adapt import ADAPTFeatureExtractor
     from modeling_adapt.loading import HEADS, load_model
     from modeling_adapt.modeling_adapt import forces_of
     from modeling_adapt.training.arguments import PRESETS, preset_config
 
+    keep_freed_memory()  # as commands do
     if (PRESETS / f"{name}.json").is_file():
         config = preset_config(name)
         model = HEADS[config.model_type](config)

@@ -1,6 +1,7 @@
 """What all architectures share: normalisation by statistics of the training data, and the embedding of atom tokens."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,12 @@ from .elements_adapt import DESCRIPTOR_NAMES, SYMBOLS
 def float32_or_better(values: torch.Tensor) -> torch.Tensor:
     """`values` in float32, or as they are where they are more precise: bfloat16 resolves only 0.06 Å at 12 Å."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Products in the precision of their factors; a graph that has to switch nothing off is kept on the disk whole."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 class ADAPTLinear(nn.Linear):
@@ -61,7 +68,9 @@ class ADAPTConstant(nn.Module):
     def _tensor(self, device: torch.device | None) -> torch.Tensor:
         # Metal has no float64.
         dtype = torch.float32 if device is not None and device.type == "mps" else torch.float64
-        return torch.tensor(self.numbers, dtype=dtype, device=device)
+        # One number is a tensor of one: a graph would take one without dimensions for a number of Python's, which may
+        # be another at the next call, and is traced twice then.
+        return torch.atleast_1d(torch.tensor(self.numbers, dtype=dtype, device=device))
 
     def reset(self) -> None:
         """Fills the buffer with the numbers again, where it is."""
@@ -159,7 +168,7 @@ class ADAPTEmbeddings(nn.Module):
         atomic_numbers: torch.Tensor | None,
         charge: torch.Tensor | None,
     ) -> torch.Tensor:
-        with torch.autocast(device_type=coordinates.device.type, enabled=False):
+        with without_autocast(coordinates.device):
             embeddings = torch.cat([coordinates, *self.elements(descriptors, atomic_numbers)], dim=-1)
             for index, layer in enumerate(self.layers):
                 embeddings = embeddings if index == 0 else self.activation_fn(embeddings)
@@ -178,4 +187,5 @@ __all__ = [
     "ADAPTLinear",
     "ADAPTNormalizer",
     "float32_or_better",
+    "without_autocast",
 ]

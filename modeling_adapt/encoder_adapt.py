@@ -26,6 +26,7 @@ from .embeddings_adapt import (
     ADAPTLinear,
     ADAPTNormalizer,
     float32_or_better,
+    without_autocast,
 )
 
 
@@ -170,7 +171,7 @@ class ADAPTEncoder(nn.Module):
         features = float32_or_better(input_features)
         positions, descriptors = features.split([3, features.shape[-1] - 3], dim=-1)
         cell = None if cell is None else cell.to(features.dtype)
-        with torch.autocast(device_type=features.device.type, enabled=False):
+        with without_autocast(features.device):
             coordinates = self.coordinates(positions, cell)
         hidden_states = self.embeddings(coordinates, descriptors, atomic_numbers, charge)
         mask = create_bidirectional_mask(

@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_adapt import ADAPTConfig, ADAPTEnergyConfig
 from .elements_adapt import SYMBOLS
-from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear, ADAPTNormalizer, float32_or_better
+from .embeddings_adapt import ADAPTConstant, ADAPTExactLinear, ADAPTNormalizer, float32_or_better, without_autocast
 from .encoder_adapt import (
     ADAPTAttention,
     ADAPTCartesianEncoder,
@@ -170,7 +170,7 @@ def _read_out(
     head: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *vectors: torch.Tensor | None
 ) -> torch.Tensor:
     """What `head` makes of states and vectors, in float32 or better also under autocast."""
-    with torch.autocast(device_type=hidden_states.device.type, enabled=False):
+    with without_autocast(hidden_states.device):
         return head(float32_or_better(hidden_states), *(v if v is None else float32_or_better(v) for v in vectors))
 
 

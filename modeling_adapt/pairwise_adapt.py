@@ -25,7 +25,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_adapt import ADAPTConfig
-from .embeddings_adapt import ADAPTConstant, ADAPTDropout, ADAPTEmbeddings, ADAPTExactLinear, float32_or_better
+from .embeddings_adapt import (
+    ADAPTConstant,
+    ADAPTDropout,
+    ADAPTEmbeddings,
+    ADAPTExactLinear,
+    float32_or_better,
+    without_autocast,
+)
 from .neighbours_adapt import SAME_PLACE, find_neighbours
 from .reciprocal_adapt import ADAPTReciprocalLayer, ADAPTWaveMeasure
 
@@ -162,7 +169,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
         self.kv_proj = nn.Linear(hidden_size, 2 * hidden_size)
         self.radial_bias = nn.Linear(config.num_radial_basis, config.num_attention_heads, bias=False)
         self.radial_gate = nn.Linear(config.num_radial_basis, hidden_size, bias=False)
-        # Which channels are of which head; products with it are several times as fast as views by heads, but in a graph.
+        # Which channels are of which head; without a graph, products with it are several times as fast as views.
         self.heads = ADAPTConstant(np.repeat(np.eye(config.num_attention_heads), head_size, axis=1).tolist())
         self.mixing = nn.ModuleList(nn.Linear(hidden_size, 2 * channels, bias=False) for _ in DEGREES)
         to_points, from_points = product_grid()
@@ -382,7 +389,7 @@ class ADAPTPairwise(nn.Module):
         cell = None if cell is None else cell.to(features.dtype)
         if neighbours is None or neighbour_shifts is None:
             neighbours, neighbour_shifts = self.search(positions, attention_mask, cell)
-        with torch.autocast(device_type=features.device.type, enabled=False):
+        with without_autocast(features.device):
             index, radial, harmonics = self._pairs(positions, cell, neighbours, neighbour_shifts)
         hidden_states = self.embeddings(positions[..., :0], descriptors, atomic_numbers, charge)
         radial, harmonics, vectors = radial.to(hidden_states.dtype), harmonics.to(hidden_states.dtype), None

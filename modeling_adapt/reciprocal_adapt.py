@@ -23,7 +23,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_adapt import ADAPTConfig
-from .embeddings_adapt import ADAPTConstant, ADAPTDropout, ADAPTExactLinear
+from .embeddings_adapt import ADAPTConstant, ADAPTDropout, ADAPTExactLinear, without_autocast
 from .mesh_adapt import mesh_sizes, through_mesh
 from .neighbours_adapt import find_wave_numbers
 
@@ -79,7 +79,7 @@ class ADAPTWaveMeasure(nn.Module):
         if wave_numbers is None or cell is None:
             wave_numbers = self._search(lattice)
         numbers = wave_numbers.to(positions.dtype)
-        with torch.autocast(device_type=positions.device.type, enabled=False):
+        with without_autocast(positions.device):
             reciprocal, volume = _reciprocal(lattice)
             # Sums, not products of matrices, which may be rounded to TF32.
             fractions = (positions[:, :, None] * reciprocal[:, None]).sum(-1)
@@ -168,7 +168,7 @@ class ADAPTReciprocalLayer(GradientCheckpointingLayer):
 
     def _far_field(self, charges: torch.Tensor, waves: Waves) -> tuple[torch.Tensor, torch.Tensor]:
         """The potential (M, channels) of charges (M, channels) at the atoms, and its field (3, M, channels)."""
-        with torch.autocast(device_type=charges.device.type, enabled=False):
+        with without_autocast(charges.device):
             of_atoms = charges.to(waves.fractions.dtype).unflatten(0, waves.fractions.shape[:2]) * waves.is_atom
             arrived = self._by_mesh(of_atoms, waves) if _mesh_pays(waves) else self._direct(of_atoms, waves)
         potential, *field = arrived.flatten(0, 1).chunk(4 if self.field_mixing is not None else 1, dim=-1)

@@ -107,6 +107,19 @@ def batches_of(structures):
     return [*structures, *structures[:2]], structures[:2], structures[1:]
 
 
+def test_no_constant_is_without_dimensions(model):
+    """A graph takes such a one for a number of Python's, and is traced twice."""
+    assert all(buffer.ndim for buffer in model.buffers())
+
+
+class CountedGraphs(CompileCounter):
+    """Counts graphs, and looks for what has them made again at each start, in place of taken from the disk."""
+
+    def __call__(self, graph, inputs):
+        assert not [node for node in graph.graph.nodes if "autocast" in str(node.target)]
+        return super().__call__(graph, inputs)
+
+
 class TestGraphs:
     """One graph without a break, for any number of structures, atoms and pairs."""
 
@@ -116,7 +129,7 @@ class TestGraphs:
     def _graph(model):
         """`model` as a graph, and what counts how often one is made."""
         torch._dynamo.reset()
-        made = CompileCounter()
+        made = CountedGraphs()
         return torch.compile(model, fullgraph=True, dynamic=True, backend=made), made
 
     @staticmethod
