@@ -107,9 +107,10 @@ def batches_of(structures):
     return [*structures, *structures[:2]], structures[:2], structures[1:]
 
 
-def test_no_constant_is_without_dimensions(model):
+def test_no_constant_is_without_dimensions():
     """A graph takes such a one for a number of Python's, and is traced twice."""
-    assert all(buffer.ndim for buffer in model.buffers())
+    for model in (ADAPTForForces(ADAPTConfig()), ADAPTForEnergy(ADAPTEnergyConfig(architecture="pairwise"))):
+        assert all(buffer.ndim for buffer in model.buffers())
 
 
 class CountedGraphs(CompileCounter):

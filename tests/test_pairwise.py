@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from scipy.spatial.transform import Rotation
 from torch.utils.checkpoint import checkpoint
 
-from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, pairwise_adapt
+from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, neighbours_adapt, pairwise_adapt
 from modeling_adapt.neighbours_adapt import Neighbours
 
 extract = ADAPTFeatureExtractor()
@@ -108,6 +109,23 @@ def test_images_are_those_that_ase_finds(skewed, structures):
             ours = found["neighbours"][row, atom][filled], found["neighbour_shifts"][row, atom][filled]
             assert sorted(zip(ours[0].tolist(), map(tuple, ours[1].tolist()), strict=True)) == expected
         assert (found["neighbours"][row, len(atoms) :] == -1).all()
+
+
+def test_large_and_scattered_structures_are_searched_in_parts(structures, skewed, monkeypatch):
+    """Pairs and their order do not depend on what is measured at once; atoms light years apart are no pair."""
+    random = np.random.default_rng(0)
+    scattered = Atoms("Si40", random.normal(size=(40, 3)) * 10.0 ** random.uniform(0, 26, (40, 1)))
+    chain = Atoms("Si300", np.outer(np.arange(300), [2.0, 0.0, 0.0]))
+    inputs = [*structures, skewed, bulk("Si", cubic=True) * 3, scattered, chain]
+    extract = ADAPTFeatureExtractor(cutoff=5.0)
+    whole = extract(inputs)
+    for numbers in ({"_MOST_AT_ONCE": 500}, {"_LONGEST": 3.0}, {"_MOST_AT_ONCE": 1}):
+        with monkeypatch.context() as patch:
+            for name, value in numbers.items():
+                patch.setattr(neighbours_adapt, name, value)
+            parts = extract(inputs)
+        assert all(torch.equal(parts[name], whole[name]) for name in ("neighbours", "neighbour_shifts"))
+    assert (whole["neighbours"][-1, 2:298, :4] >= 0).all() and (whole["neighbours"][-1, :, 4:] == -1).all()
 
 
 def test_inputs_without_neighbours_give_the_same_forces(model, structures, skewed):
