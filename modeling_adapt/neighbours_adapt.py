@@ -11,6 +11,7 @@ What moves little by little need not be searched at every step: a [`NeighbourLis
 This file travels inside checkpoints and imports numpy only.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -242,12 +243,12 @@ def _near_pairs(
     Pairs of an atom and an image of the same structure, farther apart than `closest` and nearer than `cutoff`, in
     pieces of two arrays (P,). Atoms and images are sorted by structure.
 
-    Of few atoms and images all distances are taken, by one product of matrices; of many, the atoms are halved across
+    Of few atoms and images all distances are taken, by one product of matrices; many, or far ones, are halved across
     their longest side, each half with the images that it can reach.
     """
-    own = np.split(np.arange(len(positions)), np.flatnonzero(np.diff(structure)) + 1)
-    bounds = np.searchsorted(image_structure, structure[[part[0] for part in own if len(part)]])
-    waiting = list(zip(own, np.split(np.arange(len(images)), bounds[1:]), strict=True))
+    rows, reach = np.unique(structure), cutoff + _ROUNDING
+    ends = [np.searchsorted(of, rows, side) for of in (structure, image_structure) for side in ("left", "right")]
+    waiting = [(np.arange(*row[:2]), np.arange(*row[2:])) for row in zip(*ends, strict=True)]
     while waiting:
         first, second = waiting.pop()
         points, others = positions[first], images[second]
@@ -256,8 +257,9 @@ def _near_pairs(
         if len(first) > 1 and (len(first) * len(second) > _MOST_AT_ONCE or high[axis] - low[axis] > _LONGEST):
             order = np.argpartition(points[:, axis], len(first) // 2)
             for half in (order[: len(first) // 2], order[len(first) // 2 :]):
-                along, reach = points[half, axis], cutoff + _ROUNDING
-                near = (others[:, axis] >= along.min() - reach) & (others[:, axis] <= along.max() + reach)
+                box = points[half].min(axis=0) - reach, points[half].max(axis=0) + reach
+                columns = zip(others.T, *box, strict=True)  # four times as fast as rows
+                near = functools.reduce(np.logical_and, [(x >= least) & (x <= most) for x, least, most in columns])
                 waiting.append((first[half], second[near]))
             continue
         one, other = np.divmod(_perhaps_near(points - low, others - low, cutoff), len(second))

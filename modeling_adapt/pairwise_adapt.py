@@ -293,7 +293,7 @@ class ADAPTPairwiseLayer(GradientCheckpointingLayer):
 
     def _weights(self, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Weights of pairs (m, S, hidden_size), the same for all channels of a head, from biases (m, S, heads)."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # views, which one kernel reads; products would stand between two
             of_head = key.shape[-1] // bias.shape[-1]
             logits = (query[:, None] * key).unflatten(-1, (-1, of_head)).sum(dim=-1)
             return torch.sigmoid(logits + bias)[..., None].expand(*bias.shape, of_head).flatten(-2)

@@ -111,10 +111,11 @@ def test_images_are_those_that_ase_finds(skewed, structures):
         assert (found["neighbours"][row, len(atoms) :] == -1).all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_large_and_scattered_structures_are_searched_in_parts(structures, skewed, monkeypatch):
     """Pairs and their order do not depend on what is measured at once; atoms light years apart are no pair."""
     random = np.random.default_rng(0)
-    scattered = Atoms("Si40", random.normal(size=(40, 3)) * 10.0 ** random.uniform(0, 26, (40, 1)))
+    scattered = Atoms("Si40", random.normal(size=(40, 3)) * 10.0 ** random.uniform(0, 36, (40, 1)))
     chain = Atoms("Si300", np.outer(np.arange(300), [2.0, 0.0, 0.0]))
     inputs = [*structures, skewed, bulk("Si", cubic=True) * 3, scattered, chain]
     extract = ADAPTFeatureExtractor(cutoff=5.0)
@@ -126,6 +127,13 @@ def test_large_and_scattered_structures_are_searched_in_parts(structures, skewed
             parts = extract(inputs)
         assert all(torch.equal(parts[name], whole[name]) for name in ("neighbours", "neighbour_shifts"))
     assert (whole["neighbours"][-1, 2:298, :4] >= 0).all() and (whole["neighbours"][-1, :, 4:] == -1).all()
+
+
+def test_a_batch_without_atoms_has_no_pairs():
+    assert ADAPTFeatureExtractor(cutoff=5.0)([])["neighbours"].shape == (0, 0, 1)
+    padding = np.zeros((2, 3), dtype=bool)
+    found = neighbours_adapt.find_neighbours(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), padding, cutoff=5.0)
+    assert (found.others == -1).all()
 
 
 def test_inputs_without_neighbours_give_the_same_forces(model, structures, skewed):
