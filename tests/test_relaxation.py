@@ -251,6 +251,19 @@ def test_command_exits_with_1_unless_all_converge(tmp_path, as_model, capsys):
     assert "left the trained region" in out and "vacancy: step " in out
 
 
+def test_command_that_cannot_write_says_one_line(tmp_path, as_model, monkeypatch, capsys):
+    """Above it stood a table of nothing."""
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "summary.csv")
+
+    monkeypatch.setattr("modeling_adapt.simulation.results.write_result", full)
+    ase.io.write(tmp_path / "vacancy.extxyz", _vacancy())
+    assert _run(tmp_path / "vacancy.extxyz", "--model", "m", "--output", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "No space left on device" in printed.err.splitlines()[-1]
+
+
 def test_command_keeps_what_is_done_when_interrupted(tmp_path, as_model, monkeypatch, capsys):
     for name in ("first", "second"):
         ase.io.write(tmp_path / f"{name}.extxyz", _vacancy())

@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> int | None:
                 if not sys.stdout.isatty():  # where no bar shows how far it is
                     print(results.ended_line(name, result), flush=True)
         finally:
-            if processes.num_processes == 1:
-                print(results.summary_table(summary.lines()))
+            if processes.num_processes == 1 and (lines := summary.lines()):
+                print(results.summary_table(lines))
         processes.wait_for_everyone()
         lines = summary.lines()
         if processes.is_main_process:
