@@ -61,7 +61,7 @@ def results(tmp_path_factory) -> Path:
         monkeypatch.setattr("modeling_adapt.simulation.relaxation.can_batch", lambda *_: False)
         monkeypatch.setattr(ADAPTCalculator, "from_pretrained", lambda *_, **__: Copper())
         output = folder / "out"
-        command.main([*paths, "--model", "runs/<copper>", "--steps", "14", "--fmax", "0.2", "--output", str(output)])
+        command.main([*paths, "--model", "runs/<copper>", "--steps", "4", "--fmax", "0.2", "--output", str(output)])
     return output
 
 

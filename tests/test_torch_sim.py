@@ -128,7 +128,7 @@ class TestBatchedRelaxation:
 
     def test_finishing_is_as_alone(self, make_energy_model):
         model = make_energy_model(architecture="pairwise", num_vector_channels=8, energy_mean=0.0, seed=3)
-        structures = {f"s{number}": _shaken(number, scale=0.02) for number in range(2)}
+        structures = {f"s{number}": _shaken(number, scale=0.02) for number in (1, 2)}
         limits = {"fmax": 2e-2, "steps": 200, "finish": 3e-3}
         for name, result in relax_batched(structures, model, **limits):
             one = relax(structures[name], ADAPTCalculator(model), **limits)
@@ -184,3 +184,6 @@ def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
     for other in (*several, {"compiled": True}):
         assert not can_batch(free, SimpleNamespace(**alone | other))
     assert can_batch(free, SimpleNamespace(**alone | {"compiled": True, "device": gpu}))
+    large = bulk("Si", cubic=True) * 3
+    assert can_batch(large, SimpleNamespace(**alone | {"device": gpu}))
+    assert not can_batch(large, SimpleNamespace(**alone))  # two of them are slower than one after the other

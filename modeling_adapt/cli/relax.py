@@ -326,9 +326,7 @@ def _tell_finish(arguments: argparse.Namespace, lines: "list[Line]") -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        "Relaxes the atoms of structures in their fixed cells with the forces of a model (FIRE).", EXAMPLE
-    )
+    parser = CommandParser("Relaxes the atoms of structures in their fixed cells with the forces of a model.", EXAMPLE)
     structures = parser.add_argument_group("structures")
     structures.add_argument(
         "input", nargs="+", help="file that ASE reads, JSON of pymatgen or doped, folder of either or of a data set"
@@ -395,7 +393,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_number,
         metavar="FMAX",
         help="relax those that converged on to this before they are compared, as they may stand on a plateau "
-        "(default: 0.005 eV/Å where the model has energies, else --fmax)",
+        "(default: 0.002 eV/Å where the model has energies, else --fmax)",
     )
     relaxation.add_argument(
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"

@@ -1,6 +1,6 @@
 """
-ADAPT as a model of torch-sim, and by its FIRE many relaxations at once: one forward pass moves all structures of a
-batch. torch-sim comes with the extra `[batch]`.
+ADAPT as a model of torch-sim, and by its optimisers many relaxations at once: one forward pass moves all structures
+of a batch. torch-sim comes with the extra `[batch]`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ import torch
 import torch_sim as ts
 from ase import Atoms
 from torch_sim.models.interface import ModelInterface
-from torch_sim.optimizers import CellFireState, FireState, fire_init, fire_step
+from torch_sim.optimizers import LBFGSState, fire_init, fire_step, lbfgs_init, lbfgs_step
 from transformers import PreTrainedModel
 
 from ..crystal.trained_region import TrainingDomain
@@ -22,7 +22,7 @@ from ..loading import require_forces
 from ..modeling_adapt import ADAPTForEnergy, forces_of
 from ..neighbours_adapt import NeighbourList
 from .prediction import input_dtype
-from .relaxation import RelaxationResult, RelaxationWatch
+from .relaxation import MEMORY, STIFFNESS, RelaxationResult, RelaxationWatch, stiffness_of
 
 ATOMS_ON_CPU = 500  # a larger batch is no faster, and leaves the cache
 WASTE = 1.25  # of the places in a batch for each that holds an atom
@@ -51,18 +51,21 @@ class ADAPTTorchSimModel(ModelInterface):
         model ([`ADAPTForForces`] or [`ADAPTForEnergy`]):
             In evaluation mode, on the device where it is to run; one of the energy is pooled.
         compute_stress (`bool`, *optional*): Whether to tell the stress. `None`: where the model has one.
+        dtype (`torch.dtype`, *optional*): Of the states, and of forces and stresses. `None`: what the model reads.
 
     Raises:
         [`InputError`]: The model has no forces, or a stress is asked of one that has none.
     """
 
-    def __init__(self, model: PreTrainedModel, compute_stress: bool | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, compute_stress: bool | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         require_forces(model)
         if compute_stress and not model.config.gives_stress:
             raise InputError("the model has no stress; a pooled energy of architecture 'pairwise' has one")
         self.model = model
-        self._device, self._dtype = model.device, getattr(torch, input_dtype(model))
+        self._device, self._dtype = model.device, dtype or getattr(torch, input_dtype(model))
         self._compute_forces = True
         self._compute_stress = model.config.gives_stress if compute_stress is None else compute_stress
         self._memory_scales_with = "n_atoms" if model.config.cutoff is None else "n_atoms_x_density"
@@ -131,8 +134,11 @@ def relax_batched(
             From a name to the file that receives each frame, or None.
         finish (`float`, *optional*): As in [`relax`].
     """
-    wrapper = ADAPTTorchSimModel(model, compute_stress=False)  # cells stay
+    # Cells stay. A small change of forces tells the stiffness: no digit of the positions is to be lost.
+    precise = torch.float32 if model.device.type == "mps" else torch.float64  # Metal has no float64
+    wrapper = ADAPTTorchSimModel(model, compute_stress=False, dtype=precise)
     conservative = isinstance(model, ADAPTForEnergy)
+    init, step = (descent_init, descent_step) if conservative else (fire_init, fire_step)
     waiting = sorted(structures, key=lambda name: len(structures[name]), reverse=True)
     room = atoms_at_once(wrapper, structures[waiting[0]]) if waiting else 0
     watches = {
@@ -140,24 +146,38 @@ def relax_batched(
         for name, atoms in structures.items()
     }
     running: list[str] = []
-    state: FireState | CellFireState | None = None
+    state: Any = None
+    entered: Any
     while running or waiting:
         newcomers = _next(waiting, running, structures, room)
         if newcomers:
             atoms = [structures[name] for name in newcomers]
-            entered = fire_init(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype), wrapper)
+            entered = init(ts.io.atoms_to_state(atoms, wrapper.device, wrapper.dtype), wrapper)
             yield from _ended(entered, newcomers, watches, conservative)
         if newcomers:
-            # Alone: beside others that move already, torch-sim halves the first step of a structure.
-            entered = fire_step(entered, wrapper)
+            # Alone: beside others that move already, torch-sim's FIRE halves the first step of a structure.
+            entered = step(entered, wrapper)
             yield from _ended(entered, newcomers, watches, conservative)
         if newcomers:
             state = entered if state is None else ts.concatenate_states([state, entered])
             running += newcomers
         if state is not None:
-            state = fire_step(state, wrapper)
+            state = step(state, wrapper)
             yield from _ended(state, running, watches, conservative)
             state = state if running else None
+
+
+def descent_init(state: ts.SimState, model: ADAPTTorchSimModel) -> LBFGSState:
+    return lbfgs_init(state, model, alpha=STIFFNESS)
+
+
+def descent_step(state: LBFGSState, model: ADAPTTorchSimModel) -> LBFGSState:
+    """As a step of [`Descent`], so that a structure relaxes among others as it does alone."""
+    state = lbfgs_step(state, model, max_history=MEMORY)
+    steps, changes = (history[:, -1].flatten(1) for history in (state.s_history, state.y_history))
+    changes, state.alpha = stiffness_of(steps, changes)
+    state.y_history[:, -1] = changes.view_as(state.y_history[:, -1])
+    return state
 
 
 def _next(waiting: list[str], running: list[str], structures: Mapping[str, Atoms], room: int) -> list[str]:
