@@ -150,10 +150,11 @@ def test_too_few_steps_are_not_converged():
     assert relax(_vacancy(), ForcesOnly(), steps=0).steps == 0
 
 
-def test_fixed_atoms_stay_and_do_not_count():
+@pytest.mark.parametrize("make", [ForcesOnly, EMT])
+def test_fixed_atoms_stay_and_do_not_count(make):
     atoms = _vacancy()
     atoms.set_constraint(FixAtoms(range(10)))
-    result = relax(atoms, ForcesOnly(), fmax=0.02)
+    result = relax(atoms, make(), fmax=0.02)
     assert result.status == "converged"
     np.testing.assert_array_equal(result.atoms.positions[:10], atoms.positions[:10])
     assert np.linalg.norm(result.atoms.get_forces(apply_constraint=False), axis=1).max() > 0.02
@@ -605,9 +606,10 @@ class TestFinish:
             (ForcesOnly(), [], 0.05),
             (with_energy, [], 0.002),
             (with_energy, ["--finish", "0.02"], 0.02),
+            (with_energy, ["--dtype", "bfloat16"], 0.01),
         ):
             as_model(calculator)
-            output = tmp_path / f"{type(calculator).__name__}{len(options)}"
+            output = tmp_path / "-".join((type(calculator).__name__, *options))
             assert _run(*arguments, output, *options) == 0
             (line,) = csv.DictReader((output / "summary.csv").read_text().splitlines())
             assert below / 20 < float(line["fmax_ev_per_ang"]) < below

@@ -114,13 +114,14 @@ def _ends(
     arguments: argparse.Namespace, pairs: Mapping[str, _Pair], calculator: "ADAPTCalculator"
 ) -> "tuple[dict[str, Atoms], dict[str, Atoms], dict[str, list[str]]]":
     """Of each pair the two minima, and a line for each that is none."""
-    from ..simulation.relaxation import FINISHED, relax_each
+    from ..simulation.relaxation import finished_at, relax_each
 
     given = {(name, end): getattr(pair, end) for name, pair in pairs.items() for end in ("start", "end")}
     notes: dict[str, list[str]] = {name: [] for name in pairs}
     if not arguments.keep_ends:
         together = {f"{name} ({end})": atoms for (name, end), atoms in given.items()}
-        results = dict(relax_each(together, calculator, arguments.fmax, arguments.steps, finish=FINISHED))
+        finish = finished_at(arguments.dtype)
+        results = dict(relax_each(together, calculator, arguments.fmax, arguments.steps, finish=finish))
         given = {(name, end): results[f"{name} ({end})"].atoms for name, end in given}
         for name, end in given:
             result = results[f"{name} ({end})"]

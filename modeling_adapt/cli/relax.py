@@ -164,10 +164,11 @@ def _calculator(arguments: argparse.Namespace, processes: "PartialState") -> "AD
 
 def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> float:
     """How far relaxations go in eV/Å: where there are energies, what is compared by them is to be at a minimum."""
-    from ..simulation.relaxation import FINISHED
+    from ..simulation.relaxation import finished_at
 
     if arguments.finish is None:
-        return min(arguments.fmax, FINISHED) if "energy" in calculator.implemented_properties else arguments.fmax
+        has_energy = "energy" in calculator.implemented_properties
+        return min(arguments.fmax, finished_at(arguments.dtype)) if has_energy else arguments.fmax
     if arguments.finish > arguments.fmax:
         raise InputError(
             f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
@@ -393,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_number,
         metavar="FMAX",
         help="relax those that converged on to this before they are compared, as they may stand on a plateau "
-        "(default: 0.002 eV/Å where the model has energies, else --fmax)",
+        "(default: 0.002 eV/Å where the model has energies, 0.01 in low precision, else --fmax)",
     )
     relaxation.add_argument(
         "--one-by-one", action="store_true", help="not many at once, which they are where torch-sim is installed"

@@ -28,6 +28,7 @@ Status = Literal["converged", "not converged", "left the trained region"]
 # After these the forces are noise and further steps only add to the damage; other findings let the relaxation run on.
 FATAL_FINDINGS = {"distance", "not finite"}
 FINISHED = 0.002  # eV/Å; what is compared by its energy is to be at a minimum
+_FINISHED_ROUGHLY = 0.01  # eV/Å; products in bfloat16 leave noise that no further step takes away
 DISPLACED = 0.1  # Å; farther than the noise of a relaxation moves an atom
 BATCHED_ON_CPU = 128  # atoms; what is larger fills a processor by itself, and is slower beside others
 STIFFNESS = 70.0  # eV/Å², of the first step; ASE's own, and more than that of silicon
@@ -163,6 +164,11 @@ def relax_each(
         with progress_bar(name, steps) as show:
             result = relax(structures[name], calculator, fmax, steps, domain, trajectory(name), show, finish)
         yield name, doubted(result, calculator)
+
+
+def finished_at(dtype: str | None) -> float:
+    """The largest force in eV/Å at which a structure is at its minimum, as far as a model in that `dtype` can tell."""
+    return FINISHED if dtype in (None, "float32", "float64") else _FINISHED_ROUGHLY
 
 
 @contextmanager
