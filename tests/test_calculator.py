@@ -288,6 +288,10 @@ class TestPrecision:
         assert 1e-5 * scale < np.abs(forces["bfloat16"] - forces["float64"]).max() < 0.05 * scale
         assert 1e-5 * scale < np.abs(forces["mixed"] - forces["float64"]).max() < 0.05 * scale
         assert any(np.array_equal(forces["auto"], forces[name]) for name in ("float32", "mixed"))
+        rough = {name for name, calculator in calculators.items() if calculator.low_precision}
+        assert rough == {"bfloat16", "mixed", "auto"}
+        as_saved = ADAPTCalculator(calculators["bfloat16"].models[0])
+        assert as_saved.low_precision  # whose minima are not looked for in its noise
         assert torch.get_default_dtype() == before
         calculators["float32"].reset()
         assert np.array_equal(calculators["float32"].get_forces(atoms), forces["float32"])

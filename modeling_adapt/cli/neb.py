@@ -120,7 +120,7 @@ def _ends(
     notes: dict[str, list[str]] = {name: [] for name in pairs}
     if not arguments.keep_ends:
         together = {f"{name} ({end})": atoms for (name, end), atoms in given.items()}
-        finish = finished_at(arguments.dtype)
+        finish = finished_at(calculator)
         results = dict(relax_each(together, calculator, arguments.fmax, arguments.steps, finish=finish))
         given = {(name, end): results[f"{name} ({end})"].atoms for name, end in given}
         for name, end in given:

@@ -168,7 +168,7 @@ def _finish(arguments: argparse.Namespace, calculator: "ADAPTCalculator") -> flo
 
     if arguments.finish is None:
         has_energy = "energy" in calculator.implemented_properties
-        return min(arguments.fmax, finished_at(arguments.dtype)) if has_energy else arguments.fmax
+        return min(arguments.fmax, finished_at(calculator)) if has_energy else arguments.fmax
     if arguments.finish > arguments.fmax:
         raise InputError(
             f"--finish {arguments.finish:g} is above --fmax {arguments.fmax:g}; give less, or a larger --fmax"
@@ -322,7 +322,7 @@ def _tell_finish(arguments: argparse.Namespace, lines: "list[Line]") -> None:
         print(f"relaxed on from {arguments.fmax:g} to {arguments.finish:g} eV/Å before they were compared (--finish)")
     for line in lines:
         if line["status"] == "converged" and float(line["fmax_ev_per_ang"]) >= arguments.finish:
-            left = f"still {float(line['fmax_ev_per_ang']):.3f} eV/Å after as many steps again"
+            left = f"still {float(line['fmax_ev_per_ang']):.3f} eV/Å after {arguments.steps} more steps"
             print(f"{line['name']}: {left}; it may be on its way to another minimum")
 
 

@@ -34,7 +34,7 @@ BATCHED_ON_CPU = 160  # atoms; what is larger fills a processor by itself, and i
 STIFFNESS = 70.0  # eV/Å², of the first step; ASE's own, and more than that of silicon
 MEMORY = 30  # steps from which L-BFGS tells the stiffness
 _STIFFNESSES = (5.0, 1000.0)  # eV/Å², what a step may tell of it
-_SMALL = 1e-12  # eV; what a step brings where nothing moves
+_SMALL = 1e-12  # Å², eV; what a step is and brings where nothing moves
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def relax(
         on_step (`Callable[[int, float], None]`, *optional*):
             Called with the number of steps taken and the largest force in eV/Å.
         finish (`float`, *optional*):
-            Below `fmax`: how far a relaxation that has converged goes on, for as many steps again at most, in eV/Å. At
-            `fmax` it may still be on a plateau; whether it has converged is judged by the forces at its end.
+            Below `fmax`: how far a relaxation that has converged goes on, for `steps` more at most, in eV/Å. At `fmax`
+            it may still be on a plateau; whether it has converged is judged by the forces at its end.
     """
     watch = RelaxationWatch(as_atoms(atoms), fmax, domain, trajectory, on_step, steps, finish)
     for _ in relaxing(watch, calculator):
@@ -153,6 +153,8 @@ def relax_each(
     """
     domain = calculator.domain
     together = {} if one_by_one else {name: one for name, one in structures.items() if can_batch(one, calculator)}
+    if len(together) < 2:  # torch-sim takes longer to be imported than one small structure to relax
+        together = {}
     if together:
         from .batched import relax_batched
 
@@ -166,9 +168,9 @@ def relax_each(
         yield name, doubted(result, calculator)
 
 
-def finished_at(dtype: str | None) -> float:
-    """The largest force in eV/Å at which a structure is at its minimum, as far as a model in that `dtype` can tell."""
-    return FINISHED if dtype in (None, "float32", "float64") else _FINISHED_ROUGHLY
+def finished_at(calculator: BaseCalculator) -> float:
+    """The largest force in eV/Å at which a structure is at its minimum, as far as the precision of the model tells."""
+    return _FINISHED_ROUGHLY if getattr(calculator, "low_precision", False) else FINISHED
 
 
 @contextmanager
