@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -40,7 +40,7 @@ from .encoder_adapt import (
 from .mesh_adapt import through_mesh  # noqa: F401  transformers 5.4 copies only what this file names
 from .mlp_adapt import ADAPTResidualBlock, ADAPTResidualMLP, ADAPTTotalEnergy
 from .neighbours_adapt import find_neighbours  # noqa: F401  likewise
-from .pairwise_adapt import ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
+from .pairwise_adapt import ATOMS_AT_ONCE, ADAPTPairwise, ADAPTPairwiseLayer, ADAPTVectorForces
 from .pretrained_adapt import in_the_box
 from .reciprocal_adapt import ADAPTReciprocalLayer  # noqa: F401  likewise
 from .repulsion_adapt import ADAPTRepulsion
@@ -729,7 +729,28 @@ def forces_of(
     asked |= {"compute_stress": True} if compute_stress else {}
     asked |= {"compute_features": True} if compute_features else {}
     with torch.no_grad():
-        return model(**inputs, **asked)
+        outputs = [model(**some, **asked) for some in _some_at_a_time(model, inputs)]
+    if len(outputs) == 1:
+        return outputs[0]
+    said = {name: value for name, value in outputs[0].items() if isinstance(value, torch.Tensor)}
+    return type(outputs[0])(**{name: torch.cat([output[name] for output in outputs]) for name in said})
+
+
+def _some_at_a_time(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Iterable[dict[str, torch.Tensor]]:
+    """
+    The inputs of a few structures after those of others, where all that a model keeps of their pairs would leave the
+    cache of a processor: for a gradient, or in a graph, which takes all atoms at once.
+    """
+    size, num_atoms, _ = inputs["input_features"].shape
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    keeps = model.config.traits.cutoff_field is not None and (compiled or model.config.predicts == "energy")
+    # Never fewer in the last part: a graph for one structure is another one.
+    parts = size // max(1, ATOMS_AT_ONCE // max(1, num_atoms))
+    if not keeps or inputs["input_features"].device.type != "cpu" or parts < 2:
+        return [inputs]
+    names = [name for name, value in inputs.items() if value is not None]
+    splits = zip(*(inputs[name].tensor_split(parts) for name in names), strict=True)
+    return [dict(zip(names, some, strict=True)) for some in splits]
 
 
 # So that `save_pretrained` puts this file into the checkpoint, and its name into config.json.

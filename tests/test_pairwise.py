@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch.utils.checkpoint import checkpoint
 
 from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, neighbours_adapt, pairwise_adapt
+from modeling_adapt.modeling_adapt import forces_of as predicted
 from modeling_adapt.neighbours_adapt import Neighbours
 
 extract = ADAPTFeatureExtractor()
@@ -263,6 +264,64 @@ def test_a_gradient_that_is_computed_again_changes_nothing(make_energy_model, st
     labels = {"labels": torch.zeros(3), "reference_forces": torch.zeros(3, 16, 3)}
     model.train()(**inputs, **labels).loss.backward()
     assert len(again) == 2 * math.ceil(48 / 7)
+
+
+class TestAFewStructuresAtATime:
+    """What is asked of many structures at once on a processor, where each keeps much of its pairs."""
+
+    @pytest.fixture
+    def sizes(self, monkeypatch):
+        """Of the parts that a model is given, once it is watched."""
+        monkeypatch.setattr("modeling_adapt.modeling_adapt.ATOMS_AT_ONCE", 32)  # two of 16 atoms, padding included
+
+        def watch(model) -> list[int]:
+            seen: list[int] = []
+            model.adapt.register_forward_pre_hook(
+                lambda module, args, kwargs: seen.append(len([*args, *kwargs.values()][0])), with_kwargs=True
+            )
+            return seen
+
+        return watch
+
+    @pytest.mark.parametrize("long_range", [False, True])
+    def test_energies_forces_stresses_and_features_are_as_at_once(
+        self, make_energy_model, structures, sizes, long_range
+    ):
+        model = make_energy_model(
+            architecture="pairwise", num_vector_channels=8, long_range=long_range, short_range_repulsion=1.0
+        )
+        inputs = ADAPTFeatureExtractor.for_model(model.config)([*structures, structures[0], structures[2]])
+        with torch.no_grad():
+            asked = {"compute_forces": True, "compute_stress": True, "compute_features": True}
+            whole = model(**inputs, **asked)
+        seen = sizes(model)
+        parts = predicted(model, compute_stress=True, compute_features=True, **inputs)
+        assert seen == [3, 2] and type(parts) is type(whole) and set(parts) == set(whole)
+        for name, values in whole.items():
+            torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=1e-6)
+
+    def test_no_structure_is_left_alone_but_where_all_are(self, make_energy_model, structures, sizes):
+        """A graph for one is another graph, which takes a minute to make."""
+        model = make_energy_model(architecture="pairwise", num_vector_channels=8)
+        seen, expected = sizes(model), {1: [1], 2: [2], 3: [3], 4: [2, 2], 5: [3, 2]}
+        for count, parts in expected.items():
+            predicted(model, **extract([structures[2]] * count))
+            assert [seen.pop(0) for _ in parts] == parts and not seen
+        predicted(model, **extract([structures[2].repeat((3, 1, 1))] * 2))
+        assert seen == [1, 1]
+
+    def test_forces_go_so_in_a_graph_alone(self, make_force_model, make_energy_model, structures, sizes):
+        """Else all at once is as fast; and without pairs faster."""
+        inputs = extract(structures * 2)
+        direct = make_force_model(architecture="pairwise", num_vector_channels=8)
+        attends = make_energy_model(architecture="fourier", fourier_wave_numbers=[1, 2])
+        of_attention, seen = sizes(attends), sizes(direct)
+        whole = predicted(direct, **inputs).forces
+        predicted(attends, **inputs)
+        assert seen == of_attention == [6]
+        direct.compile(dynamic=True, backend="eager")
+        torch.testing.assert_close(predicted(direct, **inputs).forces, whole)
+        assert seen[1:] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("predicts", ["forces", "energy"])
