@@ -739,13 +739,15 @@ def forces_of(
 def _some_at_a_time(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Iterable[dict[str, torch.Tensor]]:
     """
     The inputs of a few structures after those of others, where all that a model keeps of their pairs would leave the
-    cache of a processor: for a gradient, or in a graph, which takes all atoms at once.
+    cache of a processor: in a graph, which takes all atoms at once, and for a gradient.
     """
     size, num_atoms, _ = inputs["input_features"].shape
     compiled = getattr(model, "_compiled_call_impl", None) is not None
     keeps = model.config.traits.cutoff_field is not None and (compiled or model.config.predicts == "energy")
+    # Without a graph a call costs more, and parts of the atoms are in the cache anyway: then it is for the memory.
+    at_once = ATOMS_AT_ONCE if compiled else 4 * ATOMS_AT_ONCE
     # Never fewer in the last part: a graph for one structure is another one.
-    parts = size // max(1, ATOMS_AT_ONCE // max(1, num_atoms))
+    parts = size // max(1, at_once // max(1, num_atoms))
     if not keeps or inputs["input_features"].device.type != "cpu" or parts < 2:
         return [inputs]
     names = [name for name, value in inputs.items() if value is not None]

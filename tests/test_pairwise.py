@@ -272,7 +272,7 @@ class TestAFewStructuresAtATime:
     @pytest.fixture
     def sizes(self, monkeypatch):
         """Of the parts that a model is given, once it is watched."""
-        monkeypatch.setattr("modeling_adapt.modeling_adapt.ATOMS_AT_ONCE", 32)  # two of 16 atoms, padding included
+        monkeypatch.setattr("modeling_adapt.modeling_adapt.ATOMS_AT_ONCE", 8)  # without a graph two of 16 atoms
 
         def watch(model) -> list[int]:
             seen: list[int] = []
@@ -310,7 +310,7 @@ class TestAFewStructuresAtATime:
         predicted(model, **extract([structures[2].repeat((3, 1, 1))] * 2))
         assert seen == [1, 1]
 
-    def test_forces_go_so_in_a_graph_alone(self, make_force_model, make_energy_model, structures, sizes):
+    def test_forces_go_so_in_a_graph_alone(self, make_force_model, make_energy_model, structures, sizes, monkeypatch):
         """Else all at once is as fast; and without pairs faster."""
         inputs = extract(structures * 2)
         direct = make_force_model(architecture="pairwise", num_vector_channels=8)
@@ -319,6 +319,7 @@ class TestAFewStructuresAtATime:
         whole = predicted(direct, **inputs).forces
         predicted(attends, **inputs)
         assert seen == of_attention == [6]
+        monkeypatch.setattr("modeling_adapt.modeling_adapt.ATOMS_AT_ONCE", 32)
         direct.compile(dynamic=True, backend="eager")
         torch.testing.assert_close(predicted(direct, **inputs).forces, whole)
         assert seen[1:] == [2, 2, 2]
