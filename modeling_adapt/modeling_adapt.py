@@ -736,23 +736,26 @@ def forces_of(
     return type(outputs[0])(**{name: torch.cat([output[name] for output in outputs]) for name in said})
 
 
-def _some_at_a_time(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Iterable[dict[str, torch.Tensor]]:
+def _some_at_a_time(model: PreTrainedModel, inputs: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """
-    The inputs of a few structures after those of others, where all that a model keeps of their pairs would leave the
-    cache of a processor: in a graph, which takes all atoms at once, and for a gradient.
+    The inputs of a few structures after those of others, where what a model keeps of the pairs of all would be too
+    much for a processor: in a graph, which takes all atoms at once, for its cache; for a gradient for the memory.
     """
-    size, num_atoms, _ = inputs["input_features"].shape
+    tokens, config = inputs["input_features"], model.config
+    size, num_atoms, _ = tokens.shape
     compiled = getattr(model, "_compiled_call_impl", None) is not None
-    keeps = model.config.traits.cutoff_field is not None and (compiled or model.config.predicts == "energy")
-    # Without a graph a call costs more, and parts of the atoms are in the cache anyway: then it is for the memory.
+    keeps = config.traits.cutoff_field is not None and (compiled or config.predicts == "energy")
+    # Without a graph parts of the atoms are in the cache anyway, and more calls cost more.
     at_once = ATOMS_AT_ONCE if compiled else 4 * ATOMS_AT_ONCE
     # Never fewer in the last part: a graph for one structure is another one.
     parts = size // max(1, at_once // max(1, num_atoms))
-    if not keeps or inputs["input_features"].device.type != "cpu" or parts < 2:
+    given = {name: value for name, value in inputs.items() if value is not None}
+    of_structures = all(isinstance(value, torch.Tensor) and len(value) == size for value in given.values())
+    of_all = "labels" in given or config.output_hidden_states or config.output_attentions
+    if not keeps or tokens.device.type != "cpu" or parts < 2 or of_all or not of_structures:
         return [inputs]
-    names = [name for name, value in inputs.items() if value is not None]
-    splits = zip(*(inputs[name].tensor_split(parts) for name in names), strict=True)
-    return [dict(zip(names, some, strict=True)) for some in splits]
+    splits = zip(*(value.tensor_split(parts) for value in given.values()), strict=True)
+    return [dict(zip(given, some, strict=True)) for some in splits]
 
 
 # So that `save_pretrained` puts this file into the checkpoint, and its name into config.json.

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch.utils.checkpoint import checkpoint
 
 from modeling_adapt import ADAPTFeatureExtractor, feature_extraction_adapt, neighbours_adapt, pairwise_adapt
+from modeling_adapt.modeling_adapt import _some_at_a_time as some_at_a_time
 from modeling_adapt.modeling_adapt import forces_of as predicted
 from modeling_adapt.neighbours_adapt import Neighbours
 
@@ -309,6 +310,22 @@ class TestAFewStructuresAtATime:
             assert [seen.pop(0) for _ in parts] == parts and not seen
         predicted(model, **extract([structures[2].repeat((3, 1, 1))] * 2))
         assert seen == [1, 1]
+
+    def test_nothing_else_is_divided(self, make_energy_model, structures, sizes):
+        """Losses and states are of the batch; a GPU holds it."""
+        model = make_energy_model(architecture="pairwise", num_vector_channels=8)
+        inputs = dict(extract(structures * 2))
+        asked = {"labels": torch.zeros(6), "reference_forces": torch.zeros(6, 16, 3)}
+        seen = sizes(model)
+        assert predicted(model, **inputs, **asked).loss.ndim == 0
+        assert len(predicted(model, **inputs, output_hidden_states=True).hidden_states) > 0
+        model.config.output_hidden_states = True
+        assert len(predicted(model, **inputs).hidden_states) > 0
+        assert seen == [6, 6, 6]
+        model.config.output_hidden_states = False
+        elsewhere = {name: values.to("meta") for name, values in inputs.items()}
+        for given, parts in ((inputs, 3), (elsewhere, 1)):
+            assert len(list(some_at_a_time(model, given))) == parts
 
     def test_forces_go_so_in_a_graph_alone(self, make_force_model, make_energy_model, structures, sizes, monkeypatch):
         """Else all at once is as fast; and without pairs faster."""

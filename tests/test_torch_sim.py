@@ -16,7 +16,7 @@ from modeling_adapt.crystal.trained_region import fit_domain
 from modeling_adapt.data.structures import structure_row
 from modeling_adapt.errors import InputError
 from modeling_adapt.simulation.calculator import ADAPTCalculator
-from modeling_adapt.simulation.relaxation import can_batch, relax
+from modeling_adapt.simulation.relaxation import can_batch, relax, relax_each
 
 ts = pytest.importorskip("torch_sim", minversion="0.6", reason="torch-sim is an optional extra")
 
@@ -169,6 +169,16 @@ def test_command_relaxes_many_at_once_or_one_by_one(make_force_model, tmp_path, 
         np.testing.assert_allclose(many.positions, one.positions, atol=1e-4)
         assert len(ase.io.read(tmp_path / "many" / f"s{number}.traj.extxyz", ":")) == 6
     assert capsys.readouterr().out.count("not converged") == 2 * 8  # in the log, as each ends, and in the table
+
+
+def test_one_structure_does_not_wait_for_torch_sim(make_energy_model, monkeypatch):
+    calculator = ADAPTCalculator(make_energy_model(architecture="pairwise", num_vector_channels=8))
+    batched = []
+    monkeypatch.setattr(
+        "modeling_adapt.simulation.batched.relax_batched", lambda given, *_: batched.append(set(given)) or iter(())
+    )
+    assert [name for name, _ in relax_each({"a": _shaken(0)}, calculator, steps=1)] == ["a"] and not batched
+    assert not list(relax_each({"a": _shaken(0), "b": _shaken(1)}, calculator)) and batched == [{"a", "b"}]
 
 
 def test_command_does_not_batch_what_torch_sim_cannot(tmp_path):
