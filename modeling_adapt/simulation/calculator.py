@@ -135,7 +135,7 @@ class ADAPTCalculator(Calculator):
         self._near = None if cutoff is None else NeighbourList(cutoff)
         self.energy_feature_extractor = energy_feature_extractor or _extractor([energy_model or models[0]])
         self.conservative = isinstance(models[0], ADAPTForEnergy)
-        self.low_precision = dtype in ("mixed", "auto") or any(one.dtype == torch.bfloat16 for one in self.models)
+        self.low_precision = dtype in ("mixed", "auto") or any(one.dtype.itemsize < 4 for one in self.models)
         for one in models:
             require_forces(one)
         if len({isinstance(one, ADAPTForEnergy) for one in models}) > 1:
