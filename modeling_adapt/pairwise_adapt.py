@@ -40,7 +40,7 @@ DEGREES = (0, 1, 2, 3)  # of the spherical harmonics; 1 + 3 + 5 + 7 = 16 compone
 WIDTHS = [2 * degree + 1 for degree in DEGREES]
 RANGES = [(degree**2, (degree + 1) ** 2) for degree in DEGREES]  # where the components of a degree stand
 PRODUCT_WIDTH = sum(WIDTHS[:3])  # degrees up to 2 enter products
-ATOMS_AT_ONCE = 256
+ATOMS_AT_ONCE = 256  # for each thread, whose core has a cache of its own
 MOST_PARTS = 32
 RECOMPUTED_FROM = 2**14  # atoms, whose gradient else keeps 2 GB; it takes a third more of the time
 
@@ -340,7 +340,8 @@ def in_parts(*of_atoms: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     if device.type != "cpu" or torch.compiler.is_compiling() or rows <= ATOMS_AT_ONCE:
         return iter([of_atoms])
     # The gradient of what is gathered has a row for each atom, in each part: so not more parts the more atoms.
-    at_once = max(ATOMS_AT_ONCE, rows // MOST_PARTS if torch.is_grad_enabled() else 0)
+    least = rows // MOST_PARTS if torch.is_grad_enabled() else 0
+    at_once = max(ATOMS_AT_ONCE * torch.get_num_threads(), least)
     return zip(*(tensor.split(at_once) for tensor in of_atoms), strict=True)
 
 
